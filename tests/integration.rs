@@ -3,6 +3,7 @@
 //! To add a file, name it in its folder's `mod.rs`. `PRONGHORN_TEST_BINARY=/usr/sbin/nginx cargo test --test
 //! integration` runs the same tests against nginx, whose behaviour most of them pin.
 
+mod applications;
 mod control;
 mod http;
 mod operator;

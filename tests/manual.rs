@@ -147,6 +147,7 @@ const NO_DIRECTIVES: &[&str] = &[
     "auto",
     "snippets",
     "proxy_params",
+    "fastcgi_params",
     "on",
     "off",
     "upgrade",

@@ -83,7 +83,10 @@ impl Draft {
     ) -> usize {
         let is_tls = is_tls && port.is_none();
         let (index, is_new) = self.index(name, port, is_tls);
-        if is_new {
+        let is_portless = matches!(host, Host::Inet { port: 0, .. });
+        if let Some(entry) = self.entries.get_mut(index).filter(|_| is_portless) {
+            (entry.host, entry.span) = (Some(host), span); // whatever port another protocol has
+        } else if is_new {
             self.entries.push(Entry {
                 name: name.into(),
                 port,
@@ -183,6 +186,10 @@ impl Draft {
             let mut group = match (entry.defined, entry.host) {
                 (Some(defined), _) => common.complete(defined),
                 (None, Some(host)) => {
+                    if matches!(host, Host::Inet { port: 0, .. }) {
+                        let message = format!("no port in upstream \"{}\"", entry.name);
+                        out.push(Diagnostic::error(entry.span, message));
+                    }
                     let name = with_port(&entry.name, entry.port.or(entry.is_tls.then_some(HTTPS_PORT)));
                     let mut server = Server::new(&name, host);
                     look_up(&mut server, entry.span, names, out);

@@ -30,8 +30,8 @@ pub struct Connection {
     /// Counts it among the worker's connections.
     pub place: Place,
     pub peer: Rc<Peer>,
-    /// The location that opened it, which alone may reuse it if connections are `local`.
-    pub tag: u32,
+    /// The location that opened it, which alone may reuse it if connections are `local`, and its protocol.
+    pub tag: Tag,
     /// The terms on which it is encrypted; `None`: it is plain. Only requests with equal terms may use it.
     pub terms: Option<Arc<Terms>>,
     /// Number of requests so far, including the current one.
@@ -51,6 +51,30 @@ impl Connection {
         let mut timer = std::mem::take(&mut self.timer);
         timer.cancel();
         timer
+    }
+}
+
+/// Which requests may use a connection, besides those of the location that opened it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tag(u32);
+
+impl Tag {
+    /// Numbers of protocols must be below this one.
+    const PROTOCOLS: u32 = 8;
+
+    /// A location, and the number of the protocol in which it talks to its upstreams: the same server may be named for
+    /// several.
+    #[inline]
+    pub fn new(location: u32, protocol: u8) -> Self {
+        debug_assert!(u32::from(protocol) < Self::PROTOCOLS);
+        Self(location.wrapping_mul(Self::PROTOCOLS) | u32::from(protocol))
+    }
+
+    /// True if a request with the other tag may use the connection.
+    #[inline]
+    fn fits(self, other: Self, is_local: bool) -> bool {
+        let decisive = if is_local { u32::MAX } else { Self::PROTOCOLS - 1 };
+        (self.0 ^ other.0) & decisive == 0
     }
 }
 
@@ -117,7 +141,7 @@ impl Pool {
     pub fn take(
         &self,
         peer: &Rc<Peer>,
-        tag: u32,
+        tag: Tag,
         terms: Option<&Arc<Terms>>,
         keepalive: &Keepalive,
     ) -> Option<Box<Connection>> {
@@ -125,7 +149,7 @@ impl Pool {
             let fits = |idle: &Idle| {
                 idle.address_id == peer.address_id && {
                     let kept = &idle.connection;
-                    (!keepalive.local || kept.tag == tag) && are_equal(kept.terms.as_ref(), terms)
+                    kept.tag.fits(tag, keepalive.local) && are_equal(kept.terms.as_ref(), terms)
                 }
             };
             let idle = {

@@ -18,7 +18,7 @@ use crate::upstream::group::Group;
 use crate::upstream::known::Spot;
 use crate::upstream::load::Loads;
 use crate::upstream::peer::{BACKUP, Peer, Server, Shared};
-use crate::upstream::pool::{Connection, Pool};
+use crate::upstream::pool::{Connection, Pool, Tag};
 use crate::upstream::sticky::Id;
 use crate::upstream::waiting::Waiting;
 
@@ -147,7 +147,7 @@ impl GroupState {
 
     /// Takes a kept connection to `peer` on these terms, if there is a good one. `tag` is the location that
     /// asks.
-    pub fn take(&self, peer: &Rc<Peer>, tag: u32, terms: Option<&Arc<Terms>>) -> Option<Box<Connection>> {
+    pub fn take(&self, peer: &Rc<Peer>, tag: Tag, terms: Option<&Arc<Terms>>) -> Option<Box<Connection>> {
         self.pool.take(peer, tag, terms, &self.group.keepalive)
     }
 

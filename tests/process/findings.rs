@@ -132,12 +132,12 @@ fn settings_of_what_is_not_in_use_are_warnings() {
         ("server", "http2_max_requests 10; http2 off;", &["[warn] \"http2_max_requests\" has no effect"]),
         (
             "http",
-            "fastcgi_param A b; uwsgi_param A b; scgi_param A b; grpc_set_header A b;",
+            "xslt_types a/b; dav_access user:rw; tunnel_buffer_size 1k; mp4_buffer_size 1m;",
             &[
-                "[warn] \"fastcgi_param\" has no effect",
-                "[warn] \"uwsgi_param\" has no effect",
-                "[warn] \"scgi_param\" has no effect",
-                "[warn] \"grpc_set_header\" has no effect",
+                "[warn] \"xslt_types\" has no effect",
+                "[warn] \"dav_access\" has no effect",
+                "[warn] \"tunnel_buffer_size\" has no effect",
+                "[warn] \"mp4_buffer_size\" has no effect",
             ],
         ),
         ("main", "mail { }", &["[warn] \"mail\" has no effect"]),
@@ -155,9 +155,9 @@ fn one_missing_feature_is_told_once_for_each_server() {
     check(&[
         (
             "http",
-            "server { listen 127.0.0.1:%%PORT_0%%; location /a { include /dev/null; fastcgi_pass 127.0.0.1:9; fastcgi_param A b; }
-                      location /b { fastcgi_pass 127.0.0.1:9; fastcgi_param A b; } }",
-            &["[emerg] the \"fastcgi_pass\" directive is not available yet"],
+            "server { listen 127.0.0.1:%%PORT_0%%; location /a { include /dev/null; dav_methods PUT; dav_access user:r; }
+                      location /b { dav_methods PUT; dav_access user:r; } }",
+            &["[emerg] the \"dav_methods\" directive is not available yet"],
         ),
         ("server", "http2 on;", &["[warn] \"http2\" has no effect"]),
         ("main", "mail { server { } }", &["[emerg] the \"mail\" directive is not available yet"]),
@@ -184,24 +184,24 @@ fn lines_are_counted_and_a_table_says_what_is_needed() {
     }
     let text = printed(
         "http {
-            uwsgi_read_timeout 1s;
+            dav_access user:rw;
             server {
                 listen 127.0.0.1:%%PORT_0%%;
-                uwsgi_param A b;
-                uwsgi_param C d;
-                location /u { uwsgi_pass 127.0.0.1:9; }
-                location / { fastcgi_pass 127.0.0.1:9; }
+                create_full_put_path on;
+                min_delete_depth 2;
+                location /u { dav_methods PUT; }
+                location / { image_filter test; }
             }
         }
         ",
     );
-    assert!(text.contains(" uwsgi: 3 lines, ") && !text.contains("FastCGI: "), "{text}");
+    assert!(text.contains(" WebDAV: 3 lines, ") && !text.contains("images: "), "{text}");
     let (_, table) =
         text.split_once("this configuration needs features that are not available yet:\n").expect("a table");
     let rows: Vec<&str> = table.lines().take(2).collect();
-    assert!(rows[0].starts_with("  uwsgi    4 lines in 1 server, /"), "{text}");
-    assert!(rows[1].starts_with("  FastCGI  1 line in 1 server, /"), "{text}");
-    assert!(!printed("http { uwsgi_read_timeout 1s; }\n").contains("needs features that are not available"));
+    assert!(rows[0].starts_with("  WebDAV  4 lines in 1 server, /"), "{text}");
+    assert!(rows[1].starts_with("  images  1 line in 1 server, /"), "{text}");
+    assert!(!printed("http { dav_access user:rw; }\n").contains("needs features that are not available"));
 }
 
 #[test]

@@ -6,7 +6,8 @@
 //!
 //! Environment: `PRONGHORN_TEST_DEADLINE` is the number of seconds that a wait may take (30); raise it on a
 //! slow machine. `PRONGHORN_TEST_BINARY` is another daemon to run the tests against, such as
-//! `/usr/sbin/nginx`, whose behaviour is the specification of most tests here.
+//! `/usr/sbin/nginx`, whose behaviour is the specification of most tests here. `PRONGHORN_NEED_PEERS`: a program that some
+//! tests talk to, such as php-fpm, must be installed; otherwise they are left out where it is not.
 #![allow(dead_code, unused_imports)]
 
 pub mod captured;
@@ -15,11 +16,13 @@ pub mod daemon;
 pub mod deadline;
 pub mod dns;
 pub mod environment;
+pub mod fastcgi;
 pub mod load;
 pub mod message;
 pub mod origin;
 pub mod port;
 pub mod process;
+pub mod program;
 pub mod tls;
 pub mod wire;
 

@@ -149,6 +149,7 @@ fn build_location(draft: LocationDraft, outer: &Confs, cx: &mut Cx) -> Location 
     check_nesting(&kind, &name, &inside.locations, cx);
     modules::proxy_pass::check(&confs.proxy_pass, &confs.proxy, &kind, cx);
     traps::check(&confs, &inside.nameless.ifs, cx);
+    modules::fastcgi::check(&confs, &kind, span, cx);
     let mut nameless = |partial: Partial, span| {
         if let Some(own) = &partial.proxy_pass {
             modules::proxy_pass::check(own, &confs.proxy, &Kind::Named, cx);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::base::foreign;
 use crate::config::Span;
 use crate::http::modules::Confs;
+use crate::http::upstream::protocol::Protocol;
 use crate::http::upstream::tls::Layer;
 use crate::proto::message::Method;
 use crate::script::regex::hint::{Ends, Hint};
@@ -47,6 +48,8 @@ pub struct Location {
     pub name_length: usize,
     pub span: Span,
     pub confs: Confs,
+    /// The protocol of its `…_pass`; HTTP without one.
+    pub protocol: Protocol,
     nested: Option<Box<Locations>>,
     nameless: Option<Box<Nameless>>,
     /// A request for the name without its final slash is redirected to it (the location is proxied).
@@ -133,6 +136,7 @@ impl Location {
             name: name.into(),
             name_length,
             span,
+            protocol: confs.proxy_pass.protocol(),
             confs,
             nested,
             nameless: None,

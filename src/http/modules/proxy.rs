@@ -16,7 +16,8 @@ use crate::config::{Diagnostic, Inherit, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::scope::{Script, Variable};
-use crate::http::upstream::conf::{self, Family, Names, upstream_rows};
+use crate::http::upstream::conf::{self, Family, Names};
+use crate::http::upstream::rows::upstream_rows;
 use crate::proto::field_text::{Label, Token};
 use crate::proto::header::Id;
 use crate::proto::message::Version;
@@ -140,7 +141,7 @@ impl BlockConf for Conf {
 }
 
 #[rustfmt::skip]
-pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("proxy_", Conf, upstream, [
+pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("proxy_", Conf, upstream, [relay, streamed, http, tls], [
     custom("proxy_set_header", ANY, Arity::exactly(2), set_header, "Sets a field of the request to the upstream.").default("Host $proxy_host"),
     custom("proxy_redirect", ANY, Arity::between(1, 2), |conf: &mut Conf, cx, node| redirect::read(&mut conf.redirects, cx, node),
         "Rewrites the Location and Refresh fields of the response.").default("default"),
@@ -155,7 +156,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("proxy_", Conf, upstr
         "Sets the method of the request to the upstream, instead of the client's. A value that is not a token is answered with 500."),
     custom("proxy_set_body", ANY, ONE, |c, cx, node| script(&mut c.upstream.set.own_body, cx, node),
         "Sets the body of the request to the upstream, instead of the client's."),
-    accepted("fastcgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "FastCGI is not available yet."),
     accepted("uwsgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "Uwsgi is not available yet."),
     accepted("scgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "SCGI is not available yet."),
     accepted("proxy_headers_hash_max_size", ANY, ONE, Accepted::Number, "Tables grow as needed."),

@@ -1,8 +1,9 @@
-//! The target of a location's requests: `proxy_pass`.
+//! The target of a location's requests: `proxy_pass`, `fastcgi_pass`, and those of other protocols.
 //!
-//! It is not inherited: a nested location passes requests on only if it says so itself. Touches: nothing; the
-//! groups of peers are made after the whole configuration has been read.
-//! Behaviour: nginx.org, `proxy_pass` of ngx_http_proxy_module.
+//! It is not inherited: a nested location passes requests on only if it says so itself. A block has one target; of
+//! several directives for different protocols the last one counts, as in nginx. Touches: nothing; the groups of peers
+//! are made after the whole configuration has been read.
+//! Behaviour: nginx.org, `proxy_pass` of ngx_http_proxy_module, `fastcgi_pass` of ngx_http_fastcgi_module.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::http::modules::{BlockConf, Directive, proxy};
 use crate::http::request::Request;
 use crate::http::scope::{Script, Variable};
 use crate::http::upstream::h1::HostLine;
+use crate::http::upstream::protocol::Protocol;
 use crate::http::upstream::tls::Layer;
 use crate::http::verdict::{Reply, Verdict};
 use crate::log;
@@ -29,6 +31,7 @@ settings! {
     #[derive(Debug)]
     pub struct Conf {
         pass: Option<(Pass, Span)> => own,
+        protocol: Protocol => own,
     }
 }
 
@@ -46,9 +49,10 @@ pub enum Pass {
     Script(Script),
 }
 
-/// The parts of a `proxy_pass` URL.
+/// The parts of a `proxy_pass` URL, or of another protocol's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
+    pub protocol: Protocol,
     /// The whole URL, for `proxy_redirect default`.
     pub url: Box<str>,
     /// `https://`: the server speaks TLS.
@@ -77,19 +81,28 @@ impl Conf {
         self.pass.as_ref().map(|(pass, _)| pass)
     }
 
-    /// The fixed target; `None` if it has variables.
+    /// The protocol of the target; HTTP without one.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The fixed target of a `proxy_pass`; `None` if it has variables.
     pub fn target(&self) -> Option<&Target> {
         match self.pass() {
-            Some(Pass::Fixed { target, .. }) => Some(target),
-            Some(Pass::Script(_)) | None => None,
+            Some(Pass::Fixed { target, .. }) if target.protocol == Protocol::Http => Some(target),
+            Some(Pass::Fixed { .. } | Pass::Script(_)) | None => None,
         }
     }
 }
 
+const PLACES: Context = Context::LOCATION.or(Context::LOCATION_IF);
+
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("proxy_pass", Context::LOCATION.or(Context::LOCATION_IF).or(Context::LIMIT_EXCEPT), Arity::exactly(1), proxy_pass,
+    custom("proxy_pass", PLACES.or(Context::LIMIT_EXCEPT), Arity::exactly(1), proxy_pass,
         "Passes the requests of a location to a server or a group of servers: http://host:port/uri, or https://host:port/uri to speak TLS."),
+    custom("fastcgi_pass", PLACES, Arity::exactly(1), |conf: &mut Conf, cx, node| pass(conf, cx, node, Protocol::FastCgi),
+        "Passes the requests of a location to a FastCGI server or a group of them: host:port, unix:/path, or the name of an upstream block."),
 ];
 
 #[rustfmt::skip]
@@ -116,6 +129,9 @@ pub fn content(request: &mut Request) -> Verdict {
 /// Refuses a URI part if there is no location name to replace, and `proxy_redirect default` if the target is
 /// not known.
 pub fn check(conf: &Conf, redirects: &proxy::Conf, kind: &Kind, cx: &mut Cx) {
+    if conf.protocol != Protocol::Http {
+        return;
+    }
     if let (Some((Pass::Script(_), span)), true) = (&conf.pass, redirects.has_default_redirect()) {
         let message =
             "\"proxy_redirect default\" cannot be used with \"proxy_pass\" directive with variables";
@@ -136,7 +152,11 @@ pub fn check(conf: &Conf, redirects: &proxy::Conf, kind: &Kind, cx: &mut Cx) {
 pub fn layer(conf: &Conf, proxy: &proxy::Conf, cx: &mut Cx) -> Option<Arc<Layer>> {
     let (host, span) = match &conf.pass {
         Some((Pass::Fixed { target, .. }, span)) if target.is_tls => (Some(target.tls_name()), *span),
-        Some((Pass::Script(script), span)) if !script.begins_with("http://") => (None, *span),
+        Some((Pass::Script(script), span))
+            if conf.protocol == Protocol::Http && !script.begins_with("http://") =>
+        {
+            (None, *span)
+        }
         Some(_) | None => return None,
     };
     proxy.upstream.set.tls.layer(proxy.upstream.prefix(), host, span, cx)
@@ -153,29 +173,47 @@ impl Target {
             (_, true) => (true, &url["https://".len()..]),
             _ => return Err("invalid URL prefix".to_owned()),
         };
-        let default_port = default_port(is_tls);
+        let protocol = Protocol::Http;
+        let default_port = protocol.default_port(is_tls).unwrap_or(0);
         if let Some(rest) = rest.strip_prefix("unix:") {
             let (path, uri) = rest.split_once(':').map_or((rest, ""), |(path, uri)| (path, uri));
             let host = address::parse_upstream(&format!("unix:{path}"), default_port)
                 .map_err(|bad| format!("{bad} in upstream \"{rest}\""))?;
             let name = format!("unix:{path}").into();
-            return Ok(Self { url: url.into(), is_tls, name, port: None, host, uri: uri_part(uri) });
+            let (url, uri) = (url.into(), uri_part(uri));
+            return Ok(Self { protocol, url, is_tls, name, port: None, host, uri });
         }
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, uri) = rest.split_at(end);
         let host = address::parse_upstream(authority, default_port)
             .map_err(|bad| format!("{bad} in upstream \"{rest}\""))?;
-        let name_end = if authority.starts_with('[') {
-            authority.find(']').map_or(authority.len(), |at| at + 1)
-        } else {
-            authority.find(':').unwrap_or(authority.len())
+        let (name, port) = name_and_port(authority, &host);
+        Ok(Self { protocol, url: url.into(), is_tls, name, port, host, uri: uri_part(uri) })
+    }
+
+    /// Reads the address of a server of another protocol: `host:port`, `unix:/path`, or the name of a group. Errors:
+    /// nginx's words.
+    pub fn parse_address(text: &str, protocol: Protocol) -> Result<Self, String> {
+        let host = address::parse_upstream(text, protocol.default_port(false).unwrap_or(0))
+            .map_err(|bad| format!("{bad} in upstream \"{text}\""))?;
+        let (name, port) = match &host {
+            Host::Unix(_) => (text.into(), None),
+            Host::Inet { .. } => name_and_port(text, &host),
         };
-        let port = match &host {
-            Host::Inet { port, .. } if name_end < authority.len() => Some(*port),
-            Host::Inet { .. } | Host::Unix(_) => None,
-        };
-        let name = authority[..name_end].into();
-        Ok(Self { url: url.into(), is_tls, name, port, host, uri: uri_part(uri) })
+        Ok(Self { protocol, url: text.into(), is_tls: false, name, port, host, uri: None })
+    }
+
+    /// Reads the value of a `…_pass` with variables.
+    pub fn parse_value(text: &str, protocol: Protocol) -> Result<Self, String> {
+        match protocol {
+            Protocol::Http => Self::parse(text),
+            Protocol::FastCgi => Self::parse_address(text, protocol),
+        }
+    }
+
+    /// True if no port is written although the protocol has no usual one: the name must be that of a group.
+    pub fn is_portless(&self) -> bool {
+        matches!(self.host, Host::Inet { port: 0, .. })
     }
 
     /// Writes `$proxy_host`, which is the default `Host`: without the port if it is the protocol's own.
@@ -184,7 +222,7 @@ impl Target {
             return out.extend_from_slice(b"localhost");
         }
         out.extend_from_slice(self.name.as_bytes());
-        if let Some(port) = self.port.filter(|&port| port != default_port(self.is_tls)) {
+        if let Some(port) = self.port.filter(|&port| Some(port) != self.protocol.default_port(self.is_tls)) {
             out.push(b':');
             out.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
         }
@@ -199,7 +237,7 @@ impl Target {
 
     /// The port, written or not.
     pub fn own_port(&self) -> u16 {
-        self.port.unwrap_or_else(|| default_port(self.is_tls))
+        self.port.or(self.protocol.default_port(self.is_tls)).unwrap_or(0)
     }
 
     /// The host that the server's certificate is for, unless `proxy_ssl_name` names another: that of
@@ -213,8 +251,18 @@ impl Target {
     }
 }
 
-fn default_port(is_tls: bool) -> u16 {
-    if is_tls { 443 } else { 80 }
+/// The name in an address as it is written, and the port if it is written too.
+fn name_and_port(authority: &str, host: &Host) -> (Box<str>, Option<u16>) {
+    let name_end = if authority.starts_with('[') {
+        authority.find(']').map_or(authority.len(), |at| at + 1)
+    } else {
+        authority.find(':').unwrap_or(authority.len())
+    };
+    let port = match host {
+        Host::Inet { port, .. } if name_end < authority.len() => Some(*port),
+        Host::Inet { .. } | Host::Unix(_) => None,
+    };
+    (authority[..name_end].into(), port)
 }
 
 fn uri_part(text: &str) -> Option<Box<str>> {
@@ -226,22 +274,34 @@ fn uri_part(text: &str) -> Option<Box<str>> {
 }
 
 fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    if conf.is_set() {
+    if value::has_variables(&node.args[0].text) {
+        warn_of_clients_word(&node.args[0], cx);
+    }
+    pass(conf, cx, node, Protocol::Http)
+}
+
+fn pass(conf: &mut Conf, cx: &mut Cx, node: &Node, protocol: Protocol) -> Result<(), Diagnostic> {
+    if conf.is_set() && conf.protocol == protocol {
         return Err(duplicate(node));
     }
     let word = &node.args[0];
     let pass = if value::has_variables(&word.text) {
-        warn_of_clients_word(word, cx);
         cx.has_passes_of_variables = true;
         Pass::Script(Script::compile(word, cx)?)
     } else {
-        let target = Target::parse(&word.text).map_err(|why| Diagnostic::error(word.span, why))?;
+        let target =
+            Target::parse_value(&word.text, protocol).map_err(|why| Diagnostic::error(word.span, why))?;
+        let has_https_port = target.is_tls && protocol == Protocol::Http;
         let group =
-            cx.upstreams.reference(&target.name, target.port, target.is_tls, target.host.clone(), word.span);
-        cx.note_fixed(group, word.span);
+            cx.upstreams.reference(&target.name, target.port, has_https_port, target.host.clone(), word.span);
+        if protocol == Protocol::Http {
+            cx.note_fixed(group, word.span);
+        }
         Pass::Fixed { group, host_line: HostLine::of(&target), target }
     };
-    conf.pass = Some((pass, node.span));
+    // an application is told the length of a body, for which it must be read first
+    cx.body_files |= protocol != Protocol::Http;
+    (conf.pass, conf.protocol) = (Some((pass, node.span)), protocol);
     Ok(())
 }
 

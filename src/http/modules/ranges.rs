@@ -14,8 +14,8 @@ pub use parts::Parts;
 use std::ops::Range;
 
 use crate::base::http_date;
-use crate::config::directive::{flag, number};
-use crate::config::{Context, Inherit, Setting, settings};
+use crate::config::directive::number;
+use crate::config::{Context, Inherit, settings};
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::error::Error;
 use crate::http::request::{Request, states};
@@ -30,7 +30,6 @@ settings! {
     #[derive(Debug)]
     pub struct Conf {
         max: Inherit<u64>,
-        force: Setting<bool> = false,
     }
 }
 
@@ -39,7 +38,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     number("max_ranges", Context::ANY, (0, u64::MAX), |c: &mut Conf| &mut c.max,
         "Limits how many ranges of a request are served; 0 disables ranges. A request with more ranges, or with ranges that add up to more than the whole \
          response, gets the whole response.").default("no limit"),
-    flag("proxy_force_ranges", Context::ANY, |c| &mut c.force, "Serves ranges of upstream responses, whatever they say about ranges themselves."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
@@ -112,7 +110,7 @@ pub fn single(request: &mut Request, size: u64) -> Single {
 /// Cuts the requested ranges out of a response that allows it.
 pub fn head(request: &mut Request) {
     let conf: &'static Conf = &request.location.confs.ranges;
-    if conf.force.get() && request.proxied.head().is_some() {
+    if request.passes().force_ranges() && request.proxied.head().is_some() {
         request.response.allows_ranges = true;
     }
     if request.response.allows_ranges && request.response.status == 200 && !request.is_subrequest() {

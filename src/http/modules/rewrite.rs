@@ -76,6 +76,11 @@ impl BlockConf for Conf {
 }
 
 impl Conf {
+    /// True if something depends on a condition.
+    pub fn has_conditions(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::If(_)))
+    }
+
     /// True if no request stays in the location after the last step: it is answered, or moves to another
     /// location.
     pub fn always_ends(&self) -> bool {

@@ -95,6 +95,12 @@ pub enum Kind {
     HeadTooBig,
     /// A malformed head, or one that frames its body ambiguously.
     BadHead(&'static str),
+    /// The peer ended its response too early, in the terms of its protocol: what it ended.
+    EndedEarly(&'static str),
+    /// The peer refused the request in the terms of its protocol: the reason.
+    Refused(&'static str),
+    /// The peer reported an error that the configuration names (`fastcgi_catch_stderr`).
+    Caught,
     /// More interim responses than a peer may send before the final one.
     TooManyInterim,
     /// 101 for a request that did not ask for another protocol.
@@ -137,6 +143,8 @@ impl Kind {
             Self::Status(status) => Fault::Status(*status),
             Self::HeadTooBig
             | Self::BadHead(_)
+            | Self::EndedEarly(_)
+            | Self::Caught
             | Self::TooManyInterim
             | Self::UnaskedSwitch
             | Self::SwitchInSubrequest
@@ -145,6 +153,7 @@ impl Kind {
             Self::Gone
             | Self::Lost(_)
             | Self::Cut
+            | Self::Refused(_)
             | Self::Failed(..)
             | Self::Handshake(_)
             | Self::BodyTooLarge { .. }
@@ -168,6 +177,11 @@ impl Kind {
             Self::Late => write!(out, "{who} timed out: the answer was not complete in time"),
             Self::HeadTooBig => write!(out, "{who} sent too big header"),
             Self::BadHead(why) => write!(out, "{who} sent {why}"),
+            Self::EndedEarly(what) => write!(out, "{who} prematurely closed {what}"),
+            Self::Refused(why) => write!(out, "{who} refused the request: {why}"),
+            Self::Caught => {
+                write!(out, "{who} reported an error that \"fastcgi_catch_stderr\" names")
+            }
             Self::TooManyInterim => write!(out, "{who} sent too many 1xx"),
             Self::UnaskedSwitch => write!(out, "{who} sent 101 without being asked to switch protocols"),
             Self::SwitchInSubrequest => {

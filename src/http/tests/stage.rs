@@ -21,7 +21,7 @@ use crate::proto::h1::chunked::Decoder;
 use crate::runtime::{self, Runtime};
 use crate::sys::address::SockAddr;
 use crate::upstream::GroupState;
-use crate::upstream::pool::Connection;
+use crate::upstream::pool::{Connection, Tag};
 
 /// A service with its configuration, which is never freed, as a worker's is not.
 #[derive(Clone)]
@@ -108,7 +108,7 @@ impl Stage {
             place: Place::new(),
             peer,
             terms: None,
-            tag: 0,
+            tag: Tag::default(),
             requests: 1,
             opened_ms,
             is_single: false,

@@ -14,8 +14,10 @@ use smallvec::SmallVec;
 use crate::http::config::location::Location;
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Kind};
-use crate::http::upstream::h1;
+use crate::http::upstream::protocol::Protocol;
 use crate::http::upstream::target::Goal;
+use crate::http::upstream::{fastcgi, h1};
+use crate::proto;
 use crate::proto::head::ResponseHead;
 use crate::proto::message::{BodyLength, Method};
 use crate::runtime::buffer::Buffer;
@@ -52,18 +54,24 @@ pub enum Progress {
 #[derive(Clone, Copy, Debug)]
 pub enum Encoder {
     H1(h1::Encoder),
+    FastCgi(fastcgi::Encoder),
 }
 
 impl Encoder {
     /// The encoder of the protocol that the location uses for upstreams.
+    #[inline]
     pub fn of(location: &Location) -> Self {
-        Self::H1(h1::Encoder::of(location))
+        match location.protocol {
+            Protocol::Http => Self::H1(h1::Encoder::of(location)),
+            Protocol::FastCgi => Self::FastCgi(fastcgi::Encoder::of(location)),
+        }
     }
 
     /// True if a body with this declaration is sent in frames.
     pub fn is_framed(self, framing: Framing) -> bool {
         match self {
             Self::H1(_) => framing == Framing::Framed,
+            Self::FastCgi(_) => framing != Framing::None,
         }
     }
 
@@ -71,6 +79,7 @@ impl Encoder {
     pub fn has_frames(self) -> bool {
         match self {
             Self::H1(encoder) => encoder.has_frames(),
+            Self::FastCgi(encoder) => encoder.has_frames(),
         }
     }
 
@@ -84,6 +93,7 @@ impl Encoder {
     ) -> Result<(), Error> {
         match self {
             Self::H1(encoder) => encoder.head(request, goal, framing, out),
+            Self::FastCgi(encoder) => encoder.head(request, framing, out),
         }
     }
 
@@ -91,13 +101,33 @@ impl Encoder {
     pub fn frame_bytes_max(self) -> usize {
         match self {
             Self::H1(_) => h1::FRAME_BYTES_MAX,
+            Self::FastCgi(_) => fastcgi::FRAME_BYTES_MAX,
         }
     }
 
-    /// Appends one frame with this payload, which must not be empty. Returns the position of the payload.
+    /// Appends frames with this payload, which must not be empty. Returns the position of what
+    /// [`Encoder::payload`] finds it in.
     pub fn frame(self, payload: &[u8], out: &mut Vec<u8>) -> Range<usize> {
         match self {
             Self::H1(_) => h1::frame(payload, out),
+            Self::FastCgi(_) => fastcgi::frame(payload, out),
+        }
+    }
+
+    /// The payload of what [`Encoder::frame`] has appended.
+    pub fn payload(self, framed: Vec<u8>) -> Vec<u8> {
+        match self {
+            Self::H1(_) => framed,
+            Self::FastCgi(_) => proto::fastcgi::contents(&framed),
+        }
+    }
+
+    /// The head of a frame whose payload, of at most [`Encoder::frame_bytes_max`] bytes, is sent by itself and
+    /// followed by nothing. `None`: bodies of known length have no frames.
+    pub fn frame_head(self, payload_bytes: usize) -> Option<[u8; 8]> {
+        match self {
+            Self::H1(_) => None,
+            Self::FastCgi(_) => Some(fastcgi::frame_head(payload_bytes)),
         }
     }
 
@@ -106,6 +136,7 @@ impl Encoder {
     pub fn seal(self, bytes: &mut Vec<u8>) -> usize {
         match self {
             Self::H1(_) => h1::seal(bytes),
+            Self::FastCgi(_) => fastcgi::seal(bytes),
         }
     }
 
@@ -113,6 +144,7 @@ impl Encoder {
     pub fn finish(self, out: &mut Vec<u8>) {
         match self {
             Self::H1(_) => h1::finish(out),
+            Self::FastCgi(_) => fastcgi::finish(out),
         }
     }
 }
@@ -125,6 +157,17 @@ impl Encoder {
 #[derive(Debug)]
 pub enum Decoder {
     H1(h1::Decoder),
+    FastCgi(Box<fastcgi::Decoder>),
+}
+
+/// What a peer has sent besides its response, for the error log.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    pub messages: Vec<Vec<u8>>,
+    /// More followed, which was dropped: only this many bytes of a response's messages are logged.
+    pub is_cut: Option<usize>,
+    /// The body was longer than the head had said; the rest was dropped.
+    pub has_extra: bool,
 }
 
 impl Decoder {
@@ -133,6 +176,15 @@ impl Decoder {
     pub fn new(encoder: Encoder) -> Self {
         match encoder {
             Encoder::H1(encoder) => Self::H1(h1::Decoder::new(encoder)),
+            Encoder::FastCgi(encoder) => Self::FastCgi(Box::new(fastcgi::Decoder::new(encoder))),
+        }
+    }
+
+    /// A second decoder for the body after a complete head, which may see the same bytes before this one.
+    pub fn fork(&self, encoder: Encoder) -> Self {
+        match self {
+            Self::H1(_) => Self::new(encoder),
+            Self::FastCgi(decoder) => Self::FastCgi(Box::new(decoder.fork())),
         }
     }
 
@@ -148,6 +200,7 @@ impl Decoder {
     ) -> Result<Progress, Kind> {
         match self {
             Self::H1(decoder) => decoder.head(buffer.data(), bytes_max, head),
+            Self::FastCgi(decoder) => decoder.head(buffer, bytes_max, head),
         }
     }
 
@@ -163,6 +216,7 @@ impl Decoder {
     ) -> Result<BodyLength, Kind> {
         match self {
             Self::H1(decoder) => decoder.begin_body(head, data, method),
+            Self::FastCgi(decoder) => decoder.begin_body(head, data, method),
         }
     }
 
@@ -173,6 +227,7 @@ impl Decoder {
     pub fn body(&mut self, data: &[u8], pieces: &mut Pieces, trailers: &mut Vec<u8>) -> Result<usize, Kind> {
         match self {
             Self::H1(decoder) => decoder.body(data, pieces, trailers),
+            Self::FastCgi(decoder) => decoder.body(data, pieces),
         }
     }
 
@@ -181,6 +236,7 @@ impl Decoder {
     pub fn is_done(&self) -> bool {
         match self {
             Self::H1(decoder) => decoder.is_done(),
+            Self::FastCgi(decoder) => decoder.is_done(),
         }
     }
 
@@ -188,6 +244,7 @@ impl Decoder {
     pub fn is_framed(&self) -> bool {
         match self {
             Self::H1(decoder) => decoder.is_framed(),
+            Self::FastCgi(decoder) => decoder.is_framed(),
         }
     }
 
@@ -195,6 +252,7 @@ impl Decoder {
     pub fn raw_left(&self) -> Option<u64> {
         match self {
             Self::H1(decoder) => decoder.raw_left(),
+            Self::FastCgi(_) => None,
         }
     }
 
@@ -202,6 +260,7 @@ impl Decoder {
     pub fn moved(&mut self, count: u64) {
         match self {
             Self::H1(decoder) => decoder.moved(count),
+            Self::FastCgi(_) => {}
         }
     }
 
@@ -209,6 +268,7 @@ impl Decoder {
     pub fn closed(&mut self) -> Result<(), Kind> {
         match self {
             Self::H1(decoder) => decoder.closed(),
+            Self::FastCgi(decoder) => decoder.closed(),
         }
     }
 
@@ -217,6 +277,26 @@ impl Decoder {
     pub fn may_keep(&self) -> bool {
         match self {
             Self::H1(decoder) => decoder.may_keep(),
+            Self::FastCgi(decoder) => decoder.may_keep(),
+        }
+    }
+
+    /// Why the body will never be complete, although the connection is open: the peer has ended it early. What was
+    /// decoded before is to be passed on all the same.
+    #[inline]
+    pub fn broken(&self) -> Option<Kind> {
+        match self {
+            Self::H1(_) => None,
+            Self::FastCgi(decoder) => decoder.broken(),
+        }
+    }
+
+    /// What is to be logged of the bytes decoded so far. `is_all`: also what is incomplete, since no more follows.
+    #[inline]
+    pub fn notes(&mut self, is_all: bool) -> Option<Notes> {
+        match self {
+            Self::H1(_) => None,
+            Self::FastCgi(decoder) => decoder.notes(is_all),
         }
     }
 }

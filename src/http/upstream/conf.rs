@@ -2,7 +2,7 @@
 //! directives.
 //!
 //! nginx has these directives once for each protocol (`proxy_`, `fastcgi_`, `uwsgi_`, `scgi_`, `grpc_`). Here
-//! a family is a prefix: [`upstream_rows!`] gives its table the rows, and its settings contain a [`Conf`].
+//! a family is a prefix: `upstream_rows!` (`rows.rs`) gives its table the rows, and its settings contain a [`Conf`].
 //! Code that passes a request on asks [`Request::passes`] for the settings in force and never names a family;
 //! messages get the full name of a directive from [`Conf::directive`].
 //! Behaviour: nginx.org, ngx_http_proxy_module; unlike nginx, nothing is written to disk unless the
@@ -20,6 +20,7 @@ use crate::http::response::Omits;
 use crate::http::scope::Script;
 use crate::http::temp_file::TempPath;
 use crate::http::upstream::name::{Name, Prefix};
+use crate::http::upstream::protocol::Protocol;
 use crate::http::upstream::store::Place;
 use crate::http::upstream::tls;
 use crate::net::connect;
@@ -53,6 +54,9 @@ pub struct Family {
     /// Response fields that are hidden from the client by default.
     pub hidden: &'static [&'static str],
     rewrite: Option<Rewrite>,
+    /// Bodies of requests are read completely first, unless the configuration says otherwise: an application serves
+    /// few requests at a time, and a client that sends slowly must not occupy it.
+    reads_bodies: bool,
     /// The values in force where none of its directives is set.
     frozen: OnceLock<Frozen>,
 }
@@ -63,14 +67,19 @@ impl Family {
         hidden: &'static [&'static str],
         rewrite: Option<Rewrite>,
     ) -> Self {
-        Self { prefix: Prefix(prefix), hidden, rewrite, frozen: OnceLock::new() }
+        Self { prefix: Prefix(prefix), hidden, rewrite, reads_bodies: false, frozen: OnceLock::new() }
+    }
+
+    /// A family of applications.
+    pub const fn of_applications(prefix: &'static str, hidden: &'static [&'static str]) -> Self {
+        Self { prefix: Prefix(prefix), hidden, rewrite: None, reads_bodies: true, frozen: OnceLock::new() }
     }
 }
 
 /// The settings of one block that every family has.
 ///
 /// A family's own settings contain one, and merge and freeze it with theirs. The rows made by
-/// [`upstream_rows!`] set its fields; all other code uses the getters.
+/// `upstream_rows!` set its fields; all other code uses the getters.
 #[derive(Debug)]
 pub struct Conf {
     family: &'static Family,
@@ -103,6 +112,7 @@ settings! {
         pub send_timeout: Setting<u64> = 60_000,
         pub read_timeout: Setting<u64> = 60_000,
         pub pass_trailers: Setting<bool> = false,
+        pub force_ranges: Setting<bool> = false,
         pub intercept_errors: Setting<bool> = false,
         pub ignore_client_abort: Setting<bool> = false,
         pub socket_keepalive: Setting<bool> = false,
@@ -183,10 +193,22 @@ impl Names {
 }
 
 impl Location {
-    /// The settings of the family that passes its requests to upstreams; so far there is only one.
+    /// The settings of the family that passes its requests to upstreams.
     #[inline]
     pub fn passes(&self) -> &Conf {
-        &self.confs.proxy.upstream
+        match self.protocol {
+            Protocol::Http => &self.confs.proxy.upstream,
+            other => self.passes_to(other),
+        }
+    }
+
+    /// Those of an application: not inlined, so that asking for the usual ones stays short.
+    #[cold]
+    fn passes_to(&self, protocol: Protocol) -> &Conf {
+        match protocol {
+            Protocol::Http => &self.confs.proxy.upstream,
+            Protocol::FastCgi => &self.confs.fastcgi.upstream,
+        }
     }
 }
 
@@ -290,9 +312,9 @@ impl Conf {
         self.set.buffer_size.span()
     }
 
-    /// `proxy_request_buffering`, if it is set.
+    /// `proxy_request_buffering`, if it is set, or the family reads bodies completely by default.
     pub fn request_buffering(&self) -> Option<bool> {
-        self.set.request_buffering.as_ref().copied()
+        self.set.request_buffering.as_ref().copied().or(self.family.reads_bodies.then_some(true))
     }
 
     pub fn connect_timeout_ms(&self) -> u64 {
@@ -319,6 +341,12 @@ impl Conf {
 
     pub fn pass_trailers(&self) -> bool {
         self.set.pass_trailers.get()
+    }
+
+    /// True if ranges are cut out of responses that do not offer them.
+    #[inline]
+    pub fn force_ranges(&self) -> bool {
+        self.set.force_ranges.get()
     }
 
     pub fn intercept_errors(&self) -> bool {
@@ -401,131 +429,15 @@ impl Merge for Conf {
     }
 }
 
-/// The table of one family: its own rows, and the shared rows with its prefix.
-///
-/// `upstream_rows!("fastcgi_", Conf, upstream, [own rows])`, where `upstream` is the field of the family's
-/// settings (`Conf`) that contains the [`Conf`] of this file. It is a macro because a row is a constant: the
-/// compiler joins its name and text, and the manual, the diagnostics and the conversion read it like any
-/// other row.
-macro_rules! upstream_rows {
-    ($prefix:literal, $conf:ty, $field:ident, [$($own:expr),* $(,)?]) => {{
-        use $crate::config::directive::{Accepted, accepted, custom, flag, millis, number, size, text};
-        use $crate::config::{Arity, Context};
-        use $crate::http::config::tls_files::{Words, add_words, certificate_cache};
-        use $crate::http::upstream::{conf, store, tls};
-        const ANY: Context = Context::ANY;
-        const ONE: Arity = Arity::exactly(1);
-        const MANY: Arity = Arity::at_least(1);
-        &[
-            $($own,)*
-            custom(concat!($prefix, "hide_header"), ANY, ONE, |c, _, node| conf::push(&mut c.$field.set.hide, node),
-                "Hides a response field from the client."),
-            custom(concat!($prefix, "pass_header"), ANY, ONE, |c, _, node| conf::push(&mut c.$field.set.pass, node),
-                "Passes a response field to the client that is hidden by default. With Server and Date the client gets the upstream's field, or none."),
-            custom(concat!($prefix, "ignore_headers"), ANY, MANY, |c, cx, node| conf::ignore_headers(&mut c.$field, cx, node),
-                "Names response fields that are passed on but have no effect."),
-            custom(concat!($prefix, "next_upstream"), ANY, MANY, |c: &mut $conf, cx, node| conf::next_upstream(&mut c.$field, cx, node),
-                "Selects the faults after which another server is tried.").default("error timeout"),
-            number(concat!($prefix, "next_upstream_tries"), ANY, (0, u32::MAX as u64), |c| &mut c.$field.set.next_tries,
-                "Limits how many servers are tried for one request; 0 tries all."),
-            millis(concat!($prefix, "next_upstream_timeout"), ANY, |c| &mut c.$field.set.next_timeout,
-                "Limits the time during which another server may be tried; 0 sets no limit."),
-            custom(concat!($prefix, "bind"), ANY, Arity::between(1, 2), |c: &mut $conf, cx, node| conf::bind(&mut c.$field, cx, node),
-                "Sets the local address of connections to upstreams, with an optional port. With transparent it may be any address, such as \
-                 $remote_addr.").default("off"),
-            size(concat!($prefix, "buffer_size"), ANY, |c| &mut c.$field.set.buffer_size, "Limits the size of a response head."),
-            flag(concat!($prefix, "request_buffering"), ANY, |c| &mut c.$field.set.request_buffering, concat!(
-                "Reads the request body before choosing an upstream: all of it (on), or nothing (off). If this is not set, reads up to \
-                 client_body_buffer_size, and all of a body that may have to be sent to another server (", $prefix, "next_upstream) or to the proxied \
-                 location of an error_page.")),
-            millis(concat!($prefix, "connect_timeout"), ANY, |c| &mut c.$field.set.connect_timeout, "Limits the time for connecting to an upstream."),
-            millis(concat!($prefix, "send_timeout"), ANY, |c| &mut c.$field.set.send_timeout, "Limits the time between two writes to the upstream."),
-            millis(concat!($prefix, "read_timeout"), ANY, |c| &mut c.$field.set.read_timeout,
-                "Limits the time between two reads from the upstream, and that for the whole of a short response whose server could still be replaced."),
-            millis(concat!($prefix, "hedge_after"), ANY, |c| &mut c.$field.set.hedge_after,
-                "Sends GET, HEAD and OPTIONS requests without a body to a second server too if the first one has not answered by then; the first \
-                response is used. At most a tenth of the requests to a group are sent twice, and none to a group with sticky. 0: never."),
-            millis(concat!($prefix, "timeout_total"), ANY, |c| &mut c.$field.set.timeout_total,
-                "Limits the time from choosing the first upstream to the end of the response, over all tries; 0 sets no limit."),
-            flag(concat!($prefix, "pass_trailers"), ANY, |c| &mut c.$field.set.pass_trailers,
-                "Passes the trailer fields of a chunked response on to HTTP/1.1 clients."),
-            flag(concat!($prefix, "intercept_errors"), ANY, |c| &mut c.$field.set.intercept_errors,
-                "Sends responses with status 300 and above through error_page."),
-            flag(concat!($prefix, "ignore_client_abort"), ANY, |c| &mut c.$field.set.ignore_client_abort,
-                "Keeps waiting for the upstream's response after the client has closed its connection."),
-            flag(concat!($prefix, "socket_keepalive"), ANY, |c| &mut c.$field.set.socket_keepalive, "Sends TCP keepalive probes to upstreams."),
-            flag(concat!($prefix, "pass_request_headers"), ANY, |c| &mut c.$field.set.pass_request_headers,
-                "Passes on the header fields of the client's request."),
-            flag(concat!($prefix, "pass_request_body"), ANY, |c| &mut c.$field.set.pass_request_body, "Passes on the body of the client's request."),
-            flag(concat!($prefix, "buffering"), ANY, |c| &mut c.$field.set.buffering,
-                concat!("Reads responses ahead of a slower client, as far as ", $prefix, "buffers. While ", $prefix, "next_upstream permits \
-                another server, a response of at most 16k is passed on once it is complete, so that one that breaks off can be replaced.")),
-            custom(concat!($prefix, "buffers"), ANY, Arity::exactly(2), |c: &mut $conf, _, node| conf::buffers(&mut c.$field, node),
-                "Sets the number and size of buffers; their product limits how much is read ahead.").default("8 4k"),
-            size(concat!($prefix, "max_temp_file_size"), ANY, |c| &mut c.$field.set.temp_file_max,
-                "Limits how much of a response may wait in a temporary file when the buffers are full; 0 disables such files."),
-            custom(concat!($prefix, "limit_rate"), ANY, ONE,
-                |c: &mut $conf, cx, node| $crate::http::modules::limit_rate::size(&mut c.$field.set.limit_rate, cx, node),
-                "Limits the rate at which one response is read from an upstream, in bytes a second; 0 sets no limit.").default("0"),
-            custom(concat!($prefix, "temp_path"), ANY, Arity::between(1, 4), |c: &mut $conf, cx, node| conf::temp_path(&mut c.$field, cx, node),
-                "Sets the directory for temporary files of responses, and up to three levels of subdirectories.")
-                .default(concat!($prefix, "temp")),
-            custom(concat!($prefix, "store"), ANY, ONE, |c: &mut $conf, cx, node| store::place(&mut c.$field.set.store, cx, node),
-                "Stores responses with status 200 as files: on (below root), or under a path with variables.").default("off"),
-            custom(concat!($prefix, "store_access"), ANY, Arity::between(1, 3), |c: &mut $conf, _, node| store::access(&mut c.$field.set.store_access, node),
-                "Sets who may read and write these files: user:rw group:r all:r.").default("user:rw"),
-            flag(concat!($prefix, "ssl_session_reuse"), ANY, |c| &mut c.$field.set.tls.session_reuse, "Resumes TLS sessions with upstreams."),
-            custom(concat!($prefix, "ssl_protocols"), ANY, MANY, |c: &mut $conf, _, node| c.$field.set.tls.protocols.put(Words::of(node), node),
-                "Enables these versions of TLS to upstreams: TLSv1.2 and TLSv1.3. Older ones are not available.").default("TLSv1.2 TLSv1.3"),
-            text(concat!($prefix, "ssl_ciphers"), ANY, |c: &mut $conf| &mut c.$field.set.tls.ciphers,
-                "Sets the cipher suites of TLS 1.2 to upstreams in OpenSSL's notation. There are six: ECDHE with ECDSA or RSA, and AES-128-GCM, \
-                 AES-256-GCM or ChaCha20-Poly1305.").default("DEFAULT"),
-            custom(concat!($prefix, "ssl_conf_command"), ANY, Arity::exactly(2), |c: &mut $conf, _, node| add_words(&mut c.$field.set.tls.conf_commands, node),
-                "Sets what OpenSSL's configuration command of this name sets; commands that mean nothing here are reported and ignored."),
-            custom(concat!($prefix, "ssl_name"), ANY, ONE, |c: &mut $conf, cx, node| tls::script(&mut c.$field.set.tls.name, cx, node), concat!(
-                "Sets the name that the upstream's certificate must be for, and that is sent with ", $prefix, "ssl_server_name.")).default("$proxy_host"),
-            flag(concat!($prefix, "ssl_server_name"), ANY, |c| &mut c.$field.set.tls.server_name,
-                "Sends the name to upstreams in the handshake (SNI), for servers that choose their certificate by it."),
-            flag(concat!($prefix, "ssl_verify"), ANY, |c| &mut c.$field.set.tls.verify, concat!(
-                "Checks upstreams' certificates with ", $prefix, "ssl_trusted_certificate; one that is refused is answered with 502.")),
-            number(concat!($prefix, "ssl_verify_depth"), ANY, (0, 100), |c| &mut c.$field.set.tls.verify_depth,
-                "Limits how many intermediate certificates an upstream's chain may have."),
-            text(concat!($prefix, "ssl_trusted_certificate"), ANY, |c: &mut $conf| &mut c.$field.set.tls.trusted_certificate,
-                "Names a file with the CA certificates that upstreams' certificates are checked with. A copy of an upstream's own certificate in it is \
-                 accepted too."),
-            text(concat!($prefix, "ssl_crl"), ANY, |c: &mut $conf| &mut c.$field.set.tls.crl,
-                "Names a file with lists of revoked certificates, which upstreams' certificates are checked with."),
-            custom(concat!($prefix, "ssl_certificate"), ANY, ONE, |c: &mut $conf, cx, node| tls::script(&mut c.$field.set.tls.certificate, cx, node),
-                "Names a file with our certificate for upstreams that ask for one, in PEM; an empty value means none. With variables it is loaded while \
-                 serving."),
-            custom(concat!($prefix, "ssl_certificate_key"), ANY, ONE, |c: &mut $conf, cx, node| tls::script(&mut c.$field.set.tls.certificate_key, cx, node),
-                "Names the file with the private key of that certificate."),
-            custom(concat!($prefix, "ssl_certificate_cache"), ANY, Arity::between(1, 3), |c: &mut $conf, _, node|
-                c.$field.set.tls.certificate_cache.put(certificate_cache(node)?, node),
-                "Keeps certificates whose names have variables: at most max= certificates and keys, until they have not been used for inactive= \
-                 (10s). They are read again after valid= (60s). With off, each new connection reads them.").default("off"),
-            text(concat!($prefix, "ssl_password_file"), ANY, |c: &mut $conf| &mut c.$field.set.tls.password_file,
-                "Names a file with the passwords of encrypted private keys, one a line; they are tried in turn."),
-            text(concat!($prefix, "ssl_key_log"), ANY, |c: &mut $conf| &mut c.$field.set.tls.key_log,
-                "Names a file that the secrets of connections to upstreams are written to, for debugging with a packet analyzer. Anyone who reads it can \
-                 decrypt them."),
-            custom(concat!($prefix, "ssl_alpn"), ANY, MANY, |c: &mut $conf, _, node| tls::alpn(&mut c.$field.set.tls.alpn, node),
-                "Offers these protocols to upstreams by ALPN; without it the extension is not sent."),
-            accepted(concat!($prefix, "busy_buffers_size"), ANY, ONE, Accepted::Size, "Data is always sent as soon as it arrives."),
-            accepted(concat!($prefix, "temp_file_write_size"), ANY, ONE, Accepted::Size, "Temporary files are written one buffer at a time."),
-            accepted(concat!($prefix, "send_lowat"), ANY, ONE, Accepted::Size, "Data is never held back to fill a packet.").default("0"),
-        ]
-    }};
-}
-pub(crate) use upstream_rows;
-
 fn freeze(conf: &Conf) -> Frozen {
     let mut hidden = Names::default();
     let own = conf.set.hide.iter().map(|name| &**name);
     conf.family.hidden.iter().copied().chain(own).for_each(|name| hidden.insert(name));
     conf.set.pass.iter().for_each(|name| hidden.remove(name));
     let passes = |id: Id| !hidden.contains(Some(id), b"");
-    let omits = Omits { server: passes(Id::Server), date: passes(Id::Date) };
+    // Those of an application are always passed on, and ours are sent if it has none.
+    let is_chosen = |id: Id, name: &str| conf.family.hidden.contains(&name) && passes(id);
+    let omits = Omits { server: is_chosen(Id::Server, "Server"), date: is_chosen(Id::Date, "Date") };
     let mut ignored = Names::default();
     conf.set.ignore.iter().for_each(|name| ignored.insert(name));
     let (bind, is_transparent) = conf.set.bind.as_ref().map_or((None, false), Bind::fixed);
@@ -603,6 +515,7 @@ mod tests {
     use crate::config::{Context, Directive, Inherits, LoadOptions, RowInfo, load_text};
     use crate::http::CompileOptions;
     use crate::http::modules;
+    use crate::http::upstream::rows::upstream_rows;
     use crate::log::Logger;
 
     settings! {
@@ -619,6 +532,7 @@ mod tests {
         "toy_",
         Toy,
         upstream,
+        [relay, streamed, http, tls],
         [flag("toy_script", Context::ANY, |c: &mut Toy| &mut c.script, "Its own.")]
     );
 

@@ -17,14 +17,14 @@ use crate::http::upstream::Pass;
 use crate::http::upstream::carrier::Carrier;
 use crate::http::upstream::codec::{Decoder, Progress};
 use crate::http::upstream::conf::Conf;
-use crate::http::upstream::handshake;
 use crate::http::upstream::outgoing::SendFault;
 use crate::http::upstream::proxied::Head;
+use crate::http::upstream::{handshake, notes};
 use crate::net::connect::{self, Refusal};
 use crate::net::tls::client::Terms;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Timer};
-use crate::upstream::pool::Connection;
+use crate::upstream::pool::{Connection, Tag};
 use crate::upstream::trace::Action;
 use crate::upstream::{Fault, GroupState, Peer};
 
@@ -56,6 +56,12 @@ fn fail(kind: Kind) -> Stop {
     Stop::Peer(kind.into())
 }
 
+/// The tag of connections for a request.
+#[inline]
+fn tag(request: &Request) -> Tag {
+    Tag::new(request.location.id.0, request.location.protocol as u8)
+}
+
 /// Opens a connection to `peer`, encrypted if there are terms for that.
 async fn connection(
     request: &mut Request,
@@ -63,7 +69,7 @@ async fn connection(
     (group, terms): (&GroupState, Option<&Arc<Terms>>),
 ) -> Result<Box<Connection>, Stop> {
     let conf = request.passes();
-    let tag = request.location.id.0;
+    let tag = tag(request);
     let local = conf.has_own_local().then(|| Box::new(conf.own_options(request)));
     let is_single = local.is_some();
     request.upstream.action = Some(Action::Connecting);
@@ -110,7 +116,7 @@ impl Pass<'_, '_> {
         if self.request.passes().has_own_local() {
             return None;
         }
-        let connection = self.goal.group.take(peer, self.request.location.id.0, self.goal.terms.as_ref())?;
+        let connection = self.goal.group.take(peer, tag(self.request), self.goal.terms.as_ref())?;
         self.request.upstream.last().connect_us = Some(0);
         Some(Carrier::Own { connection, decoder: Decoder::new(self.outgoing.encoder()) })
     }
@@ -147,7 +153,11 @@ impl Pass<'_, '_> {
             }
             while !buffer.data().is_empty() {
                 let Some(Head { head, buffer: place }) = Rc::get_mut(&mut answer) else { break };
-                match carrier.decoder().head(&mut buffer, conf.head_bytes_max(), head).map_err(fail)? {
+                let progress = carrier.decoder().head(&mut buffer, conf.head_bytes_max(), head);
+                if let Some(notes) = carrier.decoder().notes(progress.is_err()) {
+                    notes::tell(self.request, &notes).map_err(fail)?;
+                }
+                match progress.map_err(fail)? {
                     Progress::Interim(length) => {
                         // a 100 answers an expectation that was never passed on
                         interim_count += 1;

@@ -33,7 +33,10 @@ impl Lookahead {
     fn is_complete(&mut self, body: &[u8]) -> Result<bool, Kind> {
         let data = body.get(self.seen..).unwrap_or(b"");
         self.seen += self.decoder.body(data, &mut Pieces::new(), &mut Vec::new())?;
-        Ok(self.decoder.is_done())
+        match self.decoder.broken() {
+            Some(kind) => Err(kind),
+            None => Ok(self.decoder.is_done()),
+        }
     }
 }
 
@@ -81,14 +84,14 @@ impl Pass<'_, '_> {
         Ok((!is_settled).then_some(ahead))
     }
 
-    fn lookahead(&self, answer: &Answer) -> Option<Lookahead> {
-        let (head, data) = (&answer.head.head, answer.head.buffer.data());
+    fn lookahead(&self, answer: &mut Answer) -> Option<Lookahead> {
         let conf = self.request.passes();
         let is_buffered = answer::told_buffering(answer, conf).unwrap_or(conf.is_buffering());
-        if !is_buffered || head.status == 101 {
+        if !is_buffered || answer.head.head.status == 101 {
             return None;
         }
-        let mut decoder = Decoder::new(self.outgoing.encoder());
+        let mut decoder = answer.carrier.decoder().fork(self.outgoing.encoder());
+        let (head, data) = (&answer.head.head, answer.head.buffer.data());
         // The exchange's own decoder will say what is wrong with it.
         decoder.begin_body(head, data, self.request.method).ok()?;
         let room = answer.head.buffer.capacity() - answer.head_length;

@@ -39,10 +39,41 @@ enum Rest {
     Nothing,
     /// The file into which the client's body was read.
     File,
+    /// The same, each piece in a frame.
+    FramedFile,
     /// The client's body, unframed, as it arrives.
     Plain,
     /// The client's body, each piece in a frame.
     Framed,
+}
+
+/// A frame whose payload is part of a file.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    head: [u8; 8],
+    head_sent: u8,
+    /// How much of its payload is to be sent.
+    left: u64,
+    /// It ends the body.
+    is_last: bool,
+}
+
+impl Default for Frame {
+    /// One that is sent, before the first one.
+    fn default() -> Self {
+        Self { head: [0; 8], head_sent: 8, left: 0, is_last: false }
+    }
+}
+
+impl Frame {
+    fn head_left(self) -> usize {
+        self.head.len().saturating_sub(usize::from(self.head_sent))
+    }
+
+    /// True once the end of the body has been sent.
+    fn is_end(self) -> bool {
+        self.is_last && self.head_left() == 0
+    }
 }
 
 /// A request on its way to an upstream.
@@ -61,6 +92,8 @@ pub struct Outgoing {
     rest: Rest,
     /// The part of the body's file that is still to be sent.
     file_left: Range<u64>,
+    /// The frame of the file that is being sent.
+    frame: Frame,
     /// Moves a long body inside the kernel.
     pipe: Option<Pipe>,
     /// No pipe was available: the body is copied.
@@ -134,15 +167,25 @@ impl Outgoing {
         let mut bytes = Vec::with_capacity(request.input.data().len() + kept.len() + 256);
         let encoder = Encoder::of(request.location);
         encoder.head(request, goal, framing, &mut bytes)?;
-        let place = if encoder.is_framed(framing) && !kept.is_empty() {
+        let is_framed = encoder.is_framed(framing);
+        let rest = match rest {
+            Rest::Plain if is_framed => Rest::Framed,
+            Rest::File if is_framed => Rest::FramedFile,
+            rest => rest,
+        };
+        let place = if is_framed && !kept.is_empty() {
             encoder.frame(&kept, &mut bytes)
         } else {
             let start = bytes.len();
             bytes.extend_from_slice(&kept);
             start..bytes.len()
         };
+        if is_framed && rest == Rest::Nothing {
+            encoder.finish(&mut bytes);
+        }
         let kept = (takes_body && declared != BodyLength::None).then_some(place);
-        let file_left = 0..if rest == Rest::File { file_length.unwrap_or(0) } else { 0 };
+        let is_file = matches!(rest, Rest::File | Rest::FramedFile);
+        let file_left = 0..if is_file { file_length.unwrap_or(0) } else { 0 };
         Ok(boxed(|| Self {
             encoder,
             bytes,
@@ -150,6 +193,7 @@ impl Outgoing {
             kept,
             rest,
             file_left,
+            frame: Frame::default(),
             pipe: None,
             is_copied: false,
             is_spent: false,
@@ -168,6 +212,7 @@ impl Outgoing {
         let has_rest = match self.rest {
             Rest::Nothing => false,
             Rest::File => !self.file_left.is_empty(),
+            Rest::FramedFile => !self.frame.is_end(),
             Rest::Plain | Rest::Framed => true,
         };
         self.at == self.bytes.len() && !has_rest
@@ -198,6 +243,7 @@ impl Outgoing {
             kept: self.kept.clone(),
             rest: Rest::Nothing,
             file_left: 0..0,
+            frame: Frame::default(),
             pipe: None,
             is_copied: false,
             is_spent: false,
@@ -211,7 +257,7 @@ impl Outgoing {
         let Some(kept) = self.kept else { return };
         body.keep((!self.is_spent).then(|| {
             self.bytes.truncate(kept.end);
-            self.bytes.split_off(kept.start)
+            self.encoder.payload(self.bytes.split_off(kept.start))
         }));
     }
 
@@ -220,7 +266,7 @@ impl Outgoing {
         if let Some(kept) = self.kept.clone()
             && self.rest == Rest::Nothing
         {
-            body.keep(self.bytes.get(kept).map(<[u8]>::to_vec));
+            body.keep(self.bytes.get(kept).map(|bytes| self.encoder.payload(bytes.to_vec())));
         }
     }
 
@@ -228,6 +274,7 @@ impl Outgoing {
     pub fn rewind(&mut self) {
         debug_assert!(self.can_repeat());
         (self.at, self.sent, self.file_left.start) = (0, 0, 0);
+        self.frame = Frame::default();
     }
 
     /// Sends what is available, reading the client's body on the way. Ready when everything has been sent.
@@ -268,9 +315,13 @@ impl Outgoing {
                 return Poll::Ready(Ok(()));
             }
             if self.rest == Rest::File {
-                let count = ready!(self.poll_file(cx, upstream, body))?;
+                let count = ready!(self.poll_file(cx, upstream, body, SENDFILE_BYTES))?;
                 self.file_left.start += count;
                 self.sent += count;
+                continue;
+            }
+            if self.rest == Rest::FramedFile {
+                self.sent += ready!(self.poll_framed_file(cx, upstream, body))?;
                 continue;
             }
             if self.rest == Rest::Framed {
@@ -375,15 +426,41 @@ impl Outgoing {
         moved.map(|count| count.map(|count| count as u64).map_err(SendFault::Upstream))
     }
 
+    /// Sends a part of the file in frames, the last of which is empty. Ready with the number of bytes sent.
+    fn poll_framed_file(
+        &mut self,
+        cx: &mut Context<'_>,
+        upstream: &Transport,
+        body: &Body,
+    ) -> Poll<Result<u64, SendFault>> {
+        if self.frame.left == 0 && self.frame.head_left() == 0 {
+            let left = self.file_left.end - self.file_left.start;
+            let length = left.min(self.encoder.frame_bytes_max() as u64);
+            let head = self.encoder.frame_head(length as usize).unwrap_or_default();
+            self.frame = Frame { head, head_sent: 0, left: length, is_last: length == 0 };
+        }
+        let head = self.frame.head.get(usize::from(self.frame.head_sent)..).unwrap_or(b"");
+        if !head.is_empty() {
+            let count = ready!(upstream.poll_write(cx, head)).map_err(SendFault::Upstream)?;
+            self.frame.head_sent += count as u8;
+            return Poll::Ready(Ok(count as u64));
+        }
+        let count = ready!(self.poll_file(cx, upstream, body, self.frame.left))?;
+        self.file_left.start += count;
+        self.frame.left -= count;
+        Poll::Ready(Ok(count))
+    }
+
     fn poll_file(
         &self,
         cx: &mut Context<'_>,
         upstream: &Transport,
         body: &Body,
+        max: u64,
     ) -> Poll<Result<u64, SendFault>> {
         let lost = || SendFault::Client(Error::ours("the file of the request body was truncated"));
         let Some(file) = body.file() else { return Poll::Ready(Err(lost())) };
-        let length = (self.file_left.end - self.file_left.start).min(SENDFILE_BYTES);
+        let length = (self.file_left.end - self.file_left.start).min(max);
         match ready!(upstream.poll_write_file(cx, file.as_fd(), self.file_left.start, length)) {
             Ok(0) => Poll::Ready(Err(lost())),
             Ok(count) => Poll::Ready(Ok(count as u64)),

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use crate::http::response::headers::Headers;
+use crate::http::upstream::protocol::Protocol;
 use crate::net::Transport;
 use crate::net::open::Place;
 use crate::proto::head::ResponseHead;
@@ -31,7 +32,8 @@ pub struct Proxied {
     pub buffering: Option<bool>,
     /// `$proxy_host` and `$proxy_port`, if `proxy_pass` has variables.
     pub host: Option<(Vec<u8>, Vec<u8>)>,
-    /// The upstream speaks TLS.
+    /// The protocol of the upstream, and whether it is inside TLS.
+    pub protocol: Protocol,
     pub is_tls: bool,
     /// The cookies of sticky groups, for the response to the client; no two have the same name.
     cookies: Option<Box<Cookies>>,
@@ -55,6 +57,7 @@ impl Proxied {
     /// Starts with what is known of another pass before its first response.
     pub fn begin_like(&mut self, other: &Self) {
         (self.host, self.is_tls, self.uri) = (other.host.clone(), other.is_tls, other.uri.clone());
+        self.protocol = other.protocol;
     }
 
     pub fn set_head(&mut self, head: Rc<Head>) {
@@ -86,13 +89,16 @@ impl Proxied {
         }
     }
 
-    /// `http://127.0.0.1:8080/uri`, for the error log, while a try is in progress. `received`: the client's target.
+    /// `http://127.0.0.1:8080/uri`, for the error log, while a try is in progress; of another protocol only the address.
+    /// `received`: the client's target.
     pub fn url(&self, trace: &Trace, received: &[u8]) -> Option<String> {
         trace.action?;
         let uri = String::from_utf8_lossy(self.uri.as_deref().unwrap_or(received));
-        let scheme = if self.is_tls { "https" } else { "http" };
+        let scheme = self.protocol.scheme(self.is_tls);
         trace.peer_name().map(|name| {
-            if name.starts_with("unix:") {
+            if self.protocol != Protocol::Http {
+                format!("{scheme}://{name}")
+            } else if name.starts_with("unix:") {
                 format!("{scheme}://{name}:{uri}")
             } else {
                 format!("{scheme}://{name}{uri}")

@@ -21,9 +21,9 @@ use crate::http::upstream::Pass;
 use crate::http::upstream::carrier::Carrier;
 use crate::http::upstream::codec::{Decoder, Pieces};
 use crate::http::upstream::exchange::{Answer, Stop, Wait};
-use crate::http::upstream::h1;
 use crate::http::upstream::proxied::Head;
 use crate::http::upstream::store::{self, Store};
+use crate::http::upstream::{h1, notes};
 use crate::log;
 use crate::net::pace::Pace;
 use crate::net::transport::Raw;
@@ -193,7 +193,12 @@ fn decode(
         runtime::charge((data.len() / DECODED_BYTES) as u32);
     }
     let mut trailers = Vec::new();
-    let used = decoder.body(data, pieces, &mut trailers).map_err(Error::upstream)?;
+    let decoded = decoder.body(data, pieces, &mut trailers);
+    if let Some(notes) = decoder.notes(decoded.is_err()) {
+        // the response has begun: an error that the application reports now changes nothing
+        let _ = notes::tell(request, &notes);
+    }
+    let used = decoded.map_err(Error::upstream)?;
     pass_trailers(request, trailers);
     Ok(used)
 }
@@ -352,6 +357,9 @@ impl Stream {
         let mut pieces = Pieces::new();
         pass.request.upstream.action = Some(Action::ReadingBody);
         while !self.carrier.decoder().is_done() {
+            if let Some(kind) = self.carrier.decoder().broken() {
+                return Err(Error::upstream(kind));
+            }
             if let Some((left, sockets)) = self.spliceable(pass) {
                 splice(pass, sockets, left).await?;
                 self.carrier.decoder().moved(left);

@@ -13,6 +13,7 @@ use crate::http::request::Request;
 use crate::http::request::error::{During, Error, Kind};
 use crate::http::scope::Script;
 use crate::http::upstream::h1::HostLine;
+use crate::http::upstream::protocol::Protocol;
 use crate::log;
 use crate::net::address::Host;
 use crate::net::tls::client::Terms;
@@ -53,25 +54,28 @@ impl Goal {
                     settle(request, client, group).await?;
                 }
                 let group = Rc::clone(group);
+                request.proxied.protocol = target.protocol;
                 let terms = if target.is_tls { Some(terms(request, target)?) } else { None };
                 let target = Parts::Fixed(target, host_line);
                 Ok(Self { group, target, is_evaluated: false, terms })
             }
             Some(Pass::Script(script)) => {
+                let protocol = request.location.protocol;
+                let directive = protocol.directive();
                 let url = String::from_utf8(script.to_vec(request))
-                    .map_err(|_| Error::ours("the URL of \"proxy_pass\" is no text"))?;
+                    .map_err(|_| Error::ours(format!("the value of \"{directive}\" is no text")))?;
                 let shown = log::Text(url.as_bytes());
-                let target =
-                    Target::parse(&url).map_err(|why| Error::ours(format!("{why} in \"{shown}\"")))?;
+                let target = Target::parse_value(&url, protocol)
+                    .map_err(|why| Error::ours(format!("{why} in \"{shown}\"")))?;
                 if let Host::Unix(path) = &target.host
                     && !request.config.may_connect(path, is_literal_socket(script))
                 {
                     let what = "a unix socket that the configuration does not name";
-                    return Err(Error::ours(format!("\"proxy_pass\" has become \"{shown}\", {what}")));
+                    return Err(Error::ours(format!("\"{directive}\" has become \"{shown}\", {what}")));
                 }
                 Self::evaluated(request, client, target).await
             }
-            None => Err(Error::ours("no \"proxy_pass\" in this location")),
+            None => Err(Error::ours("the location passes no requests on")),
         }
     }
 
@@ -82,6 +86,7 @@ impl Goal {
         target: &'static Target,
         host_line: &'static HostLine,
     ) -> Result<Self, Error> {
+        request.proxied.protocol = target.protocol;
         let terms = if target.is_tls { Some(terms(request, target)?) } else { None };
         let (group, target) = (Rc::clone(group), Parts::Own(target, host_line));
         Ok(Self { group, target, is_evaluated: false, terms })
@@ -116,22 +121,30 @@ impl Goal {
     }
 
     async fn evaluated(request: &mut Request, client: Downstream<'_>, target: Target) -> Result<Self, Error> {
-        let group = match request.worker.upstreams.find(&target.name, target.port, target.is_tls) {
+        let is_http = target.protocol == Protocol::Http;
+        request.proxied.protocol = target.protocol;
+        let group = match request.worker.upstreams.find(&target.name, target.port, target.is_tls && is_http) {
             Some(group) => {
                 if is_unsettled(group) {
                     settle(request, client, group).await?;
                 }
                 Rc::clone(group)
             }
+            None if target.is_portless() => {
+                let name = log::Text(target.name.as_bytes());
+                return Err(Error::ours(format!("no port in upstream \"{name}\"")));
+            }
             None => {
                 let found = Box::pin(patiently(request, client, look_up(request, &target))).await;
                 found.unwrap_or_else(|| Err(left(request)))?
             }
         };
-        let (mut host, mut port) = (Vec::new(), Vec::new());
-        target.write_host(&mut host);
-        target.write_port(&mut port);
-        request.proxied.host = Some((host, port));
+        if is_http {
+            let (mut host, mut port) = (Vec::new(), Vec::new());
+            target.write_host(&mut host);
+            target.write_port(&mut port);
+            request.proxied.host = Some((host, port));
+        }
         let terms = if target.is_tls { Some(terms(request, &target)?) } else { None };
         Ok(Self { group, target: Parts::Evaluated(Box::new(target)), is_evaluated: true, terms })
     }
@@ -146,7 +159,7 @@ fn terms(request: &mut Request, target: &Target) -> Result<Arc<Terms>, Error> {
 }
 
 fn is_literal_socket(script: &Script) -> bool {
-    script.begins_with("http://unix:") || script.begins_with("https://unix:")
+    ["unix:", "http://unix:", "https://unix:"].iter().any(|start| script.begins_with(start))
 }
 
 /// True for a group without peers whose names are looked up while serving and have no results yet.

@@ -17,10 +17,10 @@ use crate::net::transport::script::{Script, play};
 use crate::proto::h1::chunked;
 use crate::proto::message::BodyLength;
 use crate::runtime::{Runtime, race, sleep};
-use crate::upstream::pool::Connection;
+use crate::upstream::pool::{Connection, Tag};
 
 /// A server that passes everything on, with these directives. Never freed, like a worker's configuration.
-fn config(directives: &str) -> &'static Worker {
+pub(super) fn config(directives: &str) -> &'static Worker {
     let text = format!(
         "http {{ access_log off; error_log stderr emerg; server {{ listen 127.0.0.1:1; location / {{ \
          proxy_pass http://127.0.0.1:1; {directives} }} }} }}"
@@ -56,7 +56,7 @@ impl Pass<'_, '_> {
             transport,
             place: Place::new(),
             peer,
-            tag: 0,
+            tag: Tag::default(),
             terms: None,
             requests: 1,
             opened_ms: runtime::now_ms(),
@@ -81,19 +81,19 @@ impl Pass<'_, '_> {
 
 /// The outcome of a pass.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
-    outcome: Result<(), String>,
+pub(super) struct Seen {
+    pub outcome: Result<(), String>,
     /// The bytes that the upstream got.
-    sent: Vec<u8>,
+    pub sent: Vec<u8>,
     /// The head that the client got, without its date, and the unframed body.
-    head: String,
-    body: Vec<u8>,
+    pub head: String,
+    pub body: Vec<u8>,
     /// The upstream's connection is kept for another request.
-    is_kept: bool,
+    pub is_kept: bool,
 }
 
 /// Passes a request on, while both sides do what `plays` scripts for the client and the upstream.
-async fn pass(
+pub(super) async fn pass(
     worker: &'static Worker,
     start: &str,
     declared: BodyLength,

@@ -115,6 +115,10 @@ fn field(request: &Request, id: Id, out: Out) -> bool {
         }
         (_, _, Some(value)) => text(value, out),
         (Id::ContentLength, BodyLength::Length(length), None) => decimal(length, out),
+        // of a body in chunks once all of it has arrived
+        (Id::ContentLength, BodyLength::Chunked, None) if request.body.is_read() => {
+            decimal(request.body.received(), out)
+        }
         _ => false,
     }
 }

@@ -1,0 +1,39 @@
+//! The protocols in which requests are passed on, and how each is named.
+//!
+//! Pure.
+
+/// The protocol in which requests are passed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    #[default]
+    Http,
+    FastCgi,
+}
+
+impl Protocol {
+    /// The directive that passes requests on in this protocol.
+    pub fn directive(self) -> &'static str {
+        match self {
+            Self::Http => "proxy_pass",
+            Self::FastCgi => "fastcgi_pass",
+        }
+    }
+
+    /// The scheme of upstreams' URLs in the error log.
+    pub fn scheme(self, is_tls: bool) -> &'static str {
+        match self {
+            Self::Http if is_tls => "https",
+            Self::Http => "http",
+            Self::FastCgi => "fastcgi",
+        }
+    }
+
+    /// The port of a server for which none is written; `None`: it must be written.
+    pub fn default_port(self, is_tls: bool) -> Option<u16> {
+        match self {
+            Self::Http if is_tls => Some(443),
+            Self::Http => Some(80),
+            Self::FastCgi => None,
+        }
+    }
+}
