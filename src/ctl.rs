@@ -33,6 +33,8 @@ Commands:
   processes                            : show the processes of all generations
   reload                               : read the configuration again, and wait for the outcome
   status                               : show all numbers as JSON
+
+An upstream of the \"stream\" block is written stream/NAME.
 ";
 
 /// Why a command failed.
@@ -271,7 +273,11 @@ fn fields(words: &[&str]) -> Result<Map<String, Value>, Error> {
 
 /// The path of an upstream's document. Names may have any byte.
 fn path_of(upstream: &str) -> String {
-    let mut path = "/api/9/http/upstreams/".to_owned();
+    let (part, upstream) = match upstream.strip_prefix("stream/") {
+        Some(name) => ("stream", name),
+        None => ("http", upstream.strip_prefix("http/").unwrap_or(upstream)),
+    };
+    let mut path = format!("/api/9/{part}/upstreams/");
     for byte in upstream.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => path.push(char::from(byte)),
@@ -324,7 +330,7 @@ impl Client {
 
     fn list(&self, upstream: Option<&str>) -> Result<String, Error> {
         let all = match upstream {
-            None => self.ask("GET", "/api/9/http/upstreams", None)?.json()?,
+            None => self.all()?,
             Some(name) => json!({ name: self.ask("GET", &path_of(name), None)?.json()? }),
         };
         if self.is_json {
@@ -339,6 +345,7 @@ impl Client {
                     Value::String(text) => text.clone(),
                     other => other.to_string(),
                 };
+                let requests = if peer["requests"].is_null() { "connections" } else { "requests" };
                 let backup = if peer["backup"] == json!(true) { " (backup)" } else { "" };
                 let server = text("server") + backup;
                 rows.push([
@@ -348,12 +355,22 @@ impl Client {
                     text("state"),
                     text("weight"),
                     text("active"),
-                    text("requests"),
+                    text(requests),
                     text("fails"),
                 ]);
             }
         }
         Ok(table(&rows))
+    }
+
+    /// The upstreams of all protocols.
+    fn all(&self) -> Result<Value, Error> {
+        let mut all = self.ask("GET", "/api/9/http/upstreams", None)?.json()?;
+        let streams = self.ask("GET", "/api/9/stream/upstreams", None)?.json()?;
+        for (name, group) in streams.as_object().into_iter().flatten() {
+            all[format!("stream/{name}")] = group.clone();
+        }
+        Ok(all)
     }
 
     fn differences(&self) -> Result<String, Error> {
@@ -368,7 +385,8 @@ impl Client {
                 Some("remove") => "-",
                 _ => "~",
             };
-            format!("{sign} upstream {}: server {};\n", text("upstream"), text("server"))
+            let part = if difference["part"] == "stream" { "stream/" } else { "" };
+            format!("{sign} upstream {part}{}: server {};\n", text("upstream"), text("server"))
         };
         let lines: String = found.as_array().into_iter().flatten().map(line).collect();
         Ok(if lines.is_empty() { "nothing is different from the configuration".to_owned() } else { lines })
@@ -422,7 +440,11 @@ mod tests {
 
     #[test]
     fn a_name_with_any_byte_is_one_part_of_a_path() {
-        assert_eq!(path_of("a b/c%é"), "/api/9/http/upstreams/a%20b%2Fc%25%C3%A9");
+        assert_eq!(path_of("http/a b/c%é"), "/api/9/http/upstreams/a%20b%2Fc%25%C3%A9");
+        assert_eq!(
+            (&*path_of("u"), &*path_of("stream/u")),
+            ("/api/9/http/upstreams/u", "/api/9/stream/upstreams/u")
+        );
     }
 
     #[test]

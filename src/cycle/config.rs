@@ -13,7 +13,7 @@ use crate::net::tls::watch::{self, Pair};
 use crate::stream;
 use crate::sys::socket::ListenOptions;
 use crate::upstream::Group;
-use crate::upstream::edits::{Difference, Edit, Edits, Made, Refusal};
+use crate::upstream::edits::{Difference, Edit, Edits, Made, Part, Refusal};
 use crate::upstream::groups::{Followed, Groups};
 
 /// A compiled configuration.
@@ -145,26 +145,45 @@ impl Config {
     pub fn edit_upstream(
         &mut self,
         edits: &mut Edits,
-        upstream: &str,
+        (part, upstream): (Part, &str),
         edit: &Edit,
     ) -> Result<(Made, Difference), Refusal> {
-        let http = self.http.as_mut().ok_or(Refusal::NoGroup)?;
-        edits.make(&mut http.upstreams, upstream, edit)
+        let groups = self.upstreams_of(part).ok_or(Refusal::NoGroup)?;
+        edits.make(groups, (part, upstream), edit)
+    }
+
+    fn upstreams_of(&mut self, part: Part) -> Option<&mut Groups> {
+        match part {
+            Part::Http => self.http.as_mut().map(|http| &mut http.upstreams),
+            Part::Stream => self.stream.as_mut().map(|stream| &mut stream.upstreams),
+        }
+    }
+
+    /// The index in messages of a group of one protocol.
+    pub fn upstream_index(&self, part: Part, group: usize) -> usize {
+        match part {
+            Part::Http => group,
+            Part::Stream => self.stream_groups() + group,
+        }
     }
 
     /// Puts a group back as it was before a change.
-    pub fn put_upstream_back(&mut self, made: &Made) {
-        if let Some(http) = &mut self.http {
-            http.upstreams.replace(made.group, Arc::clone(&made.before));
+    pub fn put_upstream_back(&mut self, part: Part, made: &Made) {
+        if let Some(groups) = self.upstreams_of(part) {
+            groups.replace(made.group, Arc::clone(&made.before));
         }
     }
 
     /// Makes earlier changes of upstream groups. Returns what is forgotten because it does not fit, and why.
     pub fn apply_edits(&mut self, edits: &mut Edits) -> Vec<String> {
-        match &mut self.http {
-            Some(http) => edits.apply(&mut http.upstreams),
-            None => edits.apply(&mut Groups::default()),
+        let mut forgotten = Vec::new();
+        for part in [Part::Http, Part::Stream] {
+            forgotten.append(&mut match self.upstreams_of(part) {
+                Some(groups) => edits.apply(part, groups),
+                None => edits.apply(part, &mut Groups::default()),
+            });
         }
+        forgotten
     }
 
     /// An upstream group, by its index in messages.

@@ -21,6 +21,7 @@ pub mod tunnel;
 pub mod upstream;
 pub mod verdict;
 
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -38,7 +39,7 @@ use crate::net::tls::watch::Pair;
 use crate::script::registry::Variables;
 pub use crate::shared::CompileOptions;
 use crate::shared::control::Desk;
-use crate::shm::counter::{self};
+use crate::shm::counter::{self, Slot};
 use crate::upstream::{Groups, Upstreams};
 
 /// A compiled `http` block: plain data. A worker leaks it after the fork and refers to it for life. State
@@ -153,15 +154,39 @@ pub struct Worker {
     pub resolvers: Rc<Resolvers>,
     /// Where the orders of operators go.
     pub desk: Desk,
-    /// The worker whose state the control interface shows; `None`: this one.
-    pub subject: Option<&'static Worker>,
+    /// What the control interface shows besides this worker; set once, if there is anything.
+    pub shown: OnceCell<Shown>,
+}
+
+/// What the control interface shows and changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shown {
+    /// The worker whose upstreams it is about; `None`: the one that is asked.
+    pub http: Option<&'static Worker>,
+    pub stream: Option<Streams>,
+}
+
+/// What it shows of the `stream` block.
+#[derive(Clone, Copy, Debug)]
+pub struct Streams {
+    pub upstreams: &'static Upstreams,
+    /// Its servers that are counted.
+    pub servers: &'static [Counted],
+}
+
+/// A server with its counters.
+#[derive(Debug)]
+pub struct Counted {
+    pub name: Box<str>,
+    pub address: Box<str>,
+    pub slot: Slot,
 }
 
 impl Worker {
     pub fn new(config: &'static Config) -> Self {
         let resolvers = Rc::<Resolvers>::default();
         let upstreams = Upstreams::new(&config.upstreams);
-        Self { config, upstreams, resolvers, desk: Desk::default(), subject: None }
+        Self { config, upstreams, resolvers, desk: Desk::default(), shown: OnceCell::new() }
     }
 }
 

@@ -7,7 +7,7 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use crate::http::{Config, Listen, Worker, h1};
+use crate::http::{Config, Listen, Shown, Worker, h1};
 use crate::log;
 use crate::net::handover::Handover;
 use crate::net::{Transport, room};
@@ -49,24 +49,23 @@ impl fmt::Debug for Service {
 impl Service {
     /// Called once per worker, inside its runtime.
     pub fn new(config: &'static Config, hooks: Hooks) -> Self {
-        Self::with_orders(config, hooks, Desk::default(), None)
+        Self::with_orders(config, hooks, Desk::default())
     }
 
-    /// The same for a service whose clients give orders. `subject`: the worker whose upstreams they see and change, if
-    /// it is another one.
-    pub fn with_orders(
-        config: &'static Config,
-        hooks: Hooks,
-        desk: Desk,
-        subject: Option<&'static Worker>,
-    ) -> Self {
-        let worker = Worker { desk, subject, ..Worker::new(config) };
+    /// The same for a service whose clients may give orders.
+    pub fn with_orders(config: &'static Config, hooks: Hooks, desk: Desk) -> Self {
+        let worker = Worker { desk, ..Worker::new(config) };
         worker.upstreams.recall();
         Self(Box::leak(Box::new(Inner { worker, hooks, next_number: Cell::new(1) })))
     }
 
     pub fn config(self) -> &'static Config {
         self.0.worker.config
+    }
+
+    /// Sets what the control interface shows. Called once, before any connection is served.
+    pub fn show(self, shown: Shown) {
+        let _ = self.0.worker.shown.set(shown);
     }
 
     /// The state of this worker.

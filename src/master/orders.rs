@@ -22,8 +22,8 @@ use crate::master::seat::Worker;
 use crate::master::supervisor::{Event, Order as Request, WorkerId};
 use crate::shared::control::{Operator, Order};
 use crate::sys::sealed;
-use crate::upstream::edits::{Difference, Edit, Edits, Kind, Refusal};
-use crate::worker::messages::{Edited, PART_BYTES_MAX, Part, ToWorker};
+use crate::upstream::edits::{Difference, Edit, Edits, Kind, Part, Refusal};
+use crate::worker::messages::{AnswerPart, Edited, PART_BYTES_MAX, ToWorker};
 
 /// Maximum size of a state file, and of the changes that go to the next binary.
 const STATE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -43,7 +43,7 @@ pub struct Orders {
     /// The outcome of that reload, once it is known.
     verdict: Option<bool>,
     /// Parts of answers that found no room in their sockets.
-    unsent: VecDeque<(WorkerId, Part)>,
+    unsent: VecDeque<(WorkerId, AnswerPart)>,
 }
 
 #[derive(Debug)]
@@ -215,7 +215,7 @@ impl Master {
                 _ if self.is_upgrading() => {
                     (409, b"the binary is being upgraded: end one of the two masters first".to_vec())
                 }
-                Order::Edit { upstream, edit, by } => self.edit(&upstream, &edit, by),
+                Order::Edit { part, upstream, edit, by } => self.edit((part, &upstream), &edit, by),
                 Order::Reload { by } => {
                     self.reload_for(worker, number, by);
                     continue;
@@ -270,9 +270,9 @@ impl Master {
     }
 
     /// Changes a server of an upstream, and tells all processes.
-    fn edit(&mut self, upstream: &str, edit: &Edit, by: Operator) -> (u16, Vec<u8>) {
+    fn edit(&mut self, (part, upstream): (Part, &str), edit: &Edit, by: Operator) -> (u16, Vec<u8>) {
         let refused = |status, why: String| (status, why.into_bytes());
-        let edited = self.cycle.config.edit_upstream(&mut self.orders.edits, upstream, edit);
+        let edited = self.cycle.config.edit_upstream(&mut self.orders.edits, (part, upstream), edit);
         let (made, difference) = match edited {
             Ok(edited) => edited,
             Err(why @ (Refusal::NoGroup | Refusal::NoServer)) => return refused(404, why.to_string()),
@@ -281,7 +281,7 @@ impl Master {
         };
         if let Err((path, error)) = self.write_state(&difference) {
             self.orders.edits.forget(&made, &difference);
-            self.cycle.config.put_upstream_back(&made);
+            self.cycle.config.put_upstream_back(part, &made);
             let cause = log::Cause(&error);
             let why = format!("writing the state file \"{}\" failed {cause}", path.display());
             log::alert!(log::process(), &(), "{why}: a change of upstream \"{upstream}\" is refused");
@@ -298,7 +298,7 @@ impl Master {
             "server \"{}\" of upstream \"{upstream}\" {what} by {by}",
             difference.server
         );
-        let position = (index(made.group), index(made.position));
+        let position = (index(self.cycle.config.upstream_index(part, made.group)), index(made.position));
         for worker in &mut self.workers {
             if self.supervisor.is_of_generation(worker.id) {
                 worker.edited.insert(position);
@@ -347,7 +347,7 @@ impl Master {
         let mut rest = body;
         loop {
             let (part, next) = rest.split_at(rest.len().min(PART_BYTES_MAX));
-            let part = Part { number, status, is_last: next.is_empty(), body: part.to_vec() };
+            let part = AnswerPart { number, status, is_last: next.is_empty(), body: part.to_vec() };
             self.orders.unsent.push_back((worker, part));
             rest = next;
             if rest.is_empty() {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use crate::base::frame::Fields;
 use crate::runtime::channel::{OnceReceiver, OnceSender, oneshot};
-use crate::upstream::edits::{Edit, LINE_BYTES_MAX};
+use crate::upstream::edits::{Edit, LINE_BYTES_MAX, Part};
 
 /// Maximum number of orders of one process that the master has not answered.
 pub const ORDERS_MAX: usize = 64;
@@ -22,7 +22,7 @@ pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Change a server of the upstream of this name.
-    Edit { upstream: Box<str>, edit: Edit, by: Operator },
+    Edit { part: Part, upstream: Box<str>, edit: Edit, by: Operator },
     /// Read the configuration again, and say what came of it.
     Reload { by: Operator },
     /// Say which processes there are.
@@ -76,7 +76,7 @@ impl Order {
             out.extend_from_slice(&by.uid.to_le_bytes());
         }
         match self {
-            Self::Edit { upstream, edit, by } => {
+            Self::Edit { part, upstream, edit, by } => {
                 let (tag, id, line) = match edit {
                     Edit::Add { line } => (b'a', 0, &**line),
                     Edit::Set { id, line } => (b's', *id, &**line),
@@ -84,6 +84,7 @@ impl Order {
                 };
                 out.push(tag);
                 operator(out, *by);
+                out.push(u8::from(*part == Part::Stream));
                 text(out, upstream, NAME_BYTES_MAX);
                 if tag != b'a' {
                     out.extend_from_slice(&id.to_le_bytes());
@@ -112,6 +113,7 @@ impl Order {
         let order = match fields.u8()? {
             tag @ (b'a' | b's' | b'r') => {
                 let by = operator(&mut fields)?;
+                let part = if fields.flag()? { Part::Stream } else { Part::Http };
                 let upstream = text(&mut fields, NAME_BYTES_MAX)?.into();
                 let id = if tag == b'a' { 0 } else { fields.u32()? };
                 let line = if tag == b'r' { "" } else { text(&mut fields, LINE_BYTES_MAX)? }.into();
@@ -120,7 +122,7 @@ impl Order {
                     b's' => Edit::Set { id, line },
                     _ => Edit::Remove { id },
                 };
-                Self::Edit { upstream, edit, by }
+                Self::Edit { part, upstream, edit, by }
             }
             b'l' => Self::Reload { by: operator(&mut fields)? },
             b'p' => Self::Processes,
@@ -219,7 +221,7 @@ mod tests {
 
     fn orders() -> Vec<Order> {
         let by = Operator { pid: 7, uid: 1000 };
-        let edit = |edit| Order::Edit { upstream: "u".into(), edit, by };
+        let edit = |edit| Order::Edit { part: Part::Stream, upstream: "u".into(), edit, by };
         vec![
             edit(Edit::Add { line: "10.0.0.1:80 weight=2".into() }),
             edit(Edit::Set { id: 3, line: "10.0.0.1:80 down".into() }),

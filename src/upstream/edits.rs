@@ -76,10 +76,31 @@ impl std::fmt::Display for Refusal {
     }
 }
 
+/// The language part whose upstream it is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    #[default]
+    Http,
+    Stream,
+}
+
+impl Part {
+    /// The name of its block.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Stream => "stream",
+        }
+    }
+}
+
 /// One difference from the configuration, as it is written to the state file: one JSON object for each line.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Difference {
+    #[serde(default, skip_serializing_if = "is_http")]
+    pub part: Part,
     pub upstream: Box<str>,
     pub change: Kind,
     /// The words of the server's line; of a removed one its name.
@@ -103,6 +124,11 @@ pub enum Kind {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_http(part: &Part) -> bool {
+    *part == Part::Http
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_first(nth: &usize) -> bool {
     *nth == 0
 }
@@ -110,7 +136,7 @@ fn is_first(nth: &usize) -> bool {
 /// What is different from the configuration, by group.
 #[derive(Clone, Debug, Default)]
 pub struct Edits {
-    groups: BTreeMap<Box<str>, BTreeMap<Key, Difference>>,
+    groups: BTreeMap<(Part, Box<str>), BTreeMap<Key, Difference>>,
 }
 
 /// An added server, or a configured one with its number among those of the same name.
@@ -122,6 +148,10 @@ struct Key {
 }
 
 impl Difference {
+    fn name(&self) -> (Part, Box<str>) {
+        (self.part, self.upstream.clone())
+    }
+
     fn key(&self) -> Key {
         let name = self.server.split(' ').next().unwrap_or_default();
         Key { is_added: matches!(self.change, Kind::Add | Kind::Undo), name: name.into(), nth: self.nth }
@@ -136,14 +166,14 @@ impl Edits {
     pub fn make(
         &mut self,
         groups: &mut Groups,
-        name: &str,
+        (part, name): (Part, &str),
         edit: &Edit,
     ) -> Result<(Made, Difference), Refusal> {
         let index = groups.find(name, None, false).ok_or(Refusal::NoGroup)?;
         let group = Arc::clone(groups.get(index).filter(|group| group.is_block).ok_or(Refusal::NoGroup)?);
         let (position, server) = match edit {
             Edit::Add { line } => {
-                let server = read(line)?;
+                let server = read(line, part)?;
                 check(&group, &server, None)?;
                 // A configured server that comes back keeps its position: its absence was the difference.
                 let is_it = |old: &Arc<Server>| old.is_removed && old.name == server.name;
@@ -153,7 +183,7 @@ impl Edits {
             }
             Edit::Set { id, line } => {
                 let position = group.position(*id).ok_or(Refusal::NoServer)?;
-                let (old, mut server) = (&group.servers[position], read(line)?);
+                let (old, mut server) = (&group.servers[position], read(line, part)?);
                 if server.name != old.name {
                     let why =
                         format!("the address of a server cannot be changed: add \"{}\" instead", server.name);
@@ -169,17 +199,18 @@ impl Edits {
             }
         };
         let server = put(groups, index, &group, position, server).ok_or(Refusal::Full)?;
-        let (difference, previous) = self.note(&group, position, &server);
+        let (difference, previous) = self.note(part, &group, position, &server);
         Ok((Made { group: index, position, server, before: group, previous }, difference))
     }
 
     /// Forgets a change that was just made.
     pub fn forget(&mut self, made: &Made, difference: &Difference) {
         let key = difference.key();
-        if let Some(servers) = self.groups.get_mut(&difference.upstream) {
+        let name = difference.name();
+        if let Some(servers) = self.groups.get_mut(&name) {
             servers.remove(&key);
             if servers.is_empty() {
-                self.groups.remove(&difference.upstream);
+                self.groups.remove(&name);
             }
         }
         if let Some(previous) = &made.previous {
@@ -188,7 +219,13 @@ impl Edits {
     }
 
     /// Remembers a change of the server at a position of `group`, as the group was before.
-    fn note(&mut self, group: &Group, position: usize, server: &Server) -> (Difference, Option<Difference>) {
+    fn note(
+        &mut self,
+        part: Part,
+        group: &Group,
+        position: usize,
+        server: &Server,
+    ) -> (Difference, Option<Difference>) {
         let is_added = position >= group.configured_count;
         let is_same = |other: &Arc<Server>| other.name == server.name;
         let range = if is_added { group.configured_count..position } else { 0..position };
@@ -200,14 +237,14 @@ impl Edits {
             (false, false) => Kind::Set,
         };
         let line = if server.is_removed { server.name.to_string() } else { block::words(server).join(" ") };
-        let difference = Difference { upstream: group.name.clone(), change, server: line.into(), nth };
+        let difference = Difference { part, upstream: group.name.clone(), change, server: line.into(), nth };
         let previous = self.remember(difference.clone());
         (difference, previous)
     }
 
     /// Takes over a line of the state file. Returns the difference that it replaces.
     pub fn remember(&mut self, difference: Difference) -> Option<Difference> {
-        let name = difference.upstream.clone();
+        let name = difference.name();
         let servers = self.groups.entry(name.clone()).or_default();
         let previous = match difference.change {
             Kind::Undo => servers.remove(&difference.key()),
@@ -221,15 +258,16 @@ impl Edits {
 
     /// Makes all changes once more, in another configuration. What no longer applies to it is forgotten; the messages
     /// say what and why.
-    pub fn apply(&mut self, groups: &mut Groups) -> Vec<String> {
+    pub fn apply(&mut self, part: Part, groups: &mut Groups) -> Vec<String> {
         let mut forgotten = Vec::new();
-        for difference in self.iter().cloned().collect::<Vec<_>>() {
+        let own = self.iter().filter(|difference| difference.part == part);
+        for difference in own.cloned().collect::<Vec<_>>() {
             if let Err(why) = apply_one(groups, &difference) {
                 let Difference { upstream, server, .. } = &difference;
                 forgotten.push(format!(
                     "the change of server \"{server}\" in upstream \"{upstream}\" is forgotten: {why}"
                 ));
-                if let Some(servers) = self.groups.get_mut(upstream) {
+                if let Some(servers) = self.groups.get_mut(&difference.name()) {
                     servers.remove(&difference.key());
                 }
             }
@@ -266,7 +304,7 @@ fn apply_one(groups: &mut Groups, difference: &Difference) -> Result<(), String>
             if same.next().is_some() {
                 return Err("the configuration has this server".to_owned());
             }
-            let server = read(&difference.server).map_err(|why| why.to_string())?;
+            let server = read(&difference.server, difference.part).map_err(|why| why.to_string())?;
             check(&group, &server, None).map_err(|why| why.to_string())?;
             let position = vacant_position(&group).ok_or_else(|| Refusal::Full.to_string())?;
             (position, Server { id: group.next_id, ..server })
@@ -278,7 +316,7 @@ fn apply_one(groups: &mut Groups, difference: &Difference) -> Result<(), String>
             if difference.change == Kind::Remove {
                 (position, old.removed())
             } else {
-                let mut server = read(&difference.server).map_err(|why| why.to_string())?;
+                let mut server = read(&difference.server, difference.part).map_err(|why| why.to_string())?;
                 check(&group, &server, Some(old)).map_err(|why| why.to_string())?;
                 (server.addresses, server.id) = (old.addresses.clone(), old.id);
                 (position, server)
@@ -320,8 +358,13 @@ fn vacant_position(group: &Group) -> Option<usize> {
     left.or_else(|| Some(group.servers.len()).filter(|length| *length < SERVERS_MAX))
 }
 
+/// The port of an address without one.
+fn default_port(part: Part) -> Option<u16> {
+    (part == Part::Http).then_some(80)
+}
+
 /// A server from its line.
-fn read(line: &str) -> Result<Server, Refusal> {
+fn read(line: &str, part: Part) -> Result<Server, Refusal> {
     if line.len() > LINE_BYTES_MAX {
         return Err(Refusal::Line(format!("a server's line has at most {LINE_BYTES_MAX} bytes")));
     }
@@ -330,7 +373,7 @@ fn read(line: &str) -> Result<Server, Refusal> {
     if let Some(byte) = line.bytes().find(is_bad) {
         return Err(Refusal::Line(format!("a server's line must not contain {:?}", char::from(byte))));
     }
-    block::server(line.split(' ').filter(|word| !word.is_empty()), Some(80))
+    block::server(line.split(' ').filter(|word| !word.is_empty()), default_port(part))
         .map_err(|(_, why)| Refusal::Line(why))
 }
 
@@ -368,7 +411,7 @@ mod tests {
     /// A configuration with the upstream `u` of these lines.
     fn groups(lines: &[&str]) -> Groups {
         let mut draft = Draft::default();
-        let servers = lines.iter().map(|line| read(line).expect("a line")).collect();
+        let servers = lines.iter().map(|line| read(line, Part::Http).expect("a line")).collect();
         let group = Group::with(
             ("", "u"),
             servers,
@@ -402,7 +445,8 @@ mod tests {
     fn changes_are_made_again_in_the_next_configuration() {
         let configured = ["1.1.1.1:80", "1.1.1.2:80", "1.1.1.2:80", "1.1.1.3:80"];
         let (mut now, mut edits) = (groups(&configured), Edits::default());
-        let mut make = |edit: Edit| edits.make(&mut now, "u", &edit).map(|(made, _)| made.server.id);
+        let mut make =
+            |edit: Edit| edits.make(&mut now, (Part::Http, "u"), &edit).map(|(made, _)| made.server.id);
         assert_eq!(make(add("1.1.1.4:80 weight=2")), Ok(4));
         assert_eq!(make(add("1.1.1.5:80")), Ok(5));
         assert_eq!(make(Edit::Remove { id: 4 }), Ok(4));
@@ -417,7 +461,7 @@ mod tests {
         let mut again = Edits::default();
         written.into_iter().for_each(|difference| drop(again.remember(difference)));
         let mut next = groups(&configured);
-        assert_eq!(again.apply(&mut next), [""; 0]);
+        assert_eq!(again.apply(Part::Http, &mut next), [""; 0]);
         let expected = ["0 1.1.1.1:80", "1 1.1.1.2:80", "2 1.1.1.2:80 down", "4 1.1.1.5:80", "5 1.1.1.6:80"];
         assert_eq!(lines(&next), expected);
     }
@@ -426,34 +470,34 @@ mod tests {
     fn what_no_longer_applies_is_forgotten() {
         let (mut now, mut edits) = (groups(&["1.1.1.1:80", "1.1.1.2:80"]), Edits::default());
         for edit in [add("1.1.1.3:80"), set(0, "1.1.1.1:80 down"), Edit::Remove { id: 1 }] {
-            edits.make(&mut now, "u", &edit).expect("a change");
+            edits.make(&mut now, (Part::Http, "u"), &edit).expect("a change");
         }
         let mut next = groups(&["1.1.1.3:80 weight=5"]);
-        assert_eq!(edits.apply(&mut next).len(), 3);
+        assert_eq!(edits.apply(Part::Http, &mut next).len(), 3);
         assert!(edits.is_empty() && lines(&next) == ["0 1.1.1.3:80 weight=5"]);
     }
 
     #[test]
     fn a_configured_server_that_comes_back_is_a_change_of_it() {
         let (mut now, mut edits) = (groups(&["1.1.1.1:80", "1.1.1.2:80"]), Edits::default());
-        edits.make(&mut now, "u", &Edit::Remove { id: 0 }).expect("it is there");
-        edits.make(&mut now, "u", &add("1.1.1.1:80 weight=3")).expect("it may come back");
+        edits.make(&mut now, (Part::Http, "u"), &Edit::Remove { id: 0 }).expect("it is there");
+        edits.make(&mut now, (Part::Http, "u"), &add("1.1.1.1:80 weight=3")).expect("it may come back");
         assert_eq!(lines(&now), ["2 1.1.1.1:80 weight=3", "1 1.1.1.2:80"]);
         let mut next = groups(&["1.1.1.1:80", "1.1.1.2:80"]);
-        assert_eq!(edits.apply(&mut next), [""; 0]);
+        assert_eq!(edits.apply(Part::Http, &mut next), [""; 0]);
         assert_eq!(lines(&next), ["0 1.1.1.1:80 weight=3", "1 1.1.1.2:80"]);
     }
 
     #[test]
     fn a_change_that_is_taken_back_leaves_what_was_before() {
         let (mut now, mut edits) = (groups(&["1.1.1.1:80"]), Edits::default());
-        edits.make(&mut now, "u", &set(0, "1.1.1.1:80 weight=2")).expect("a change");
-        edits.make(&mut now, "u", &add("1.1.1.2:80")).expect("a change");
+        edits.make(&mut now, (Part::Http, "u"), &set(0, "1.1.1.1:80 weight=2")).expect("a change");
+        edits.make(&mut now, (Part::Http, "u"), &add("1.1.1.2:80")).expect("a change");
         let before: Vec<Difference> = edits.iter().cloned().collect();
         for edit in
             [set(0, "1.1.1.1:80 weight=9"), add("1.1.1.3:80"), Edit::Remove { id: 1 }, Edit::Remove { id: 0 }]
         {
-            let (made, difference) = edits.make(&mut now, "u", &edit).expect("a change");
+            let (made, difference) = edits.make(&mut now, (Part::Http, "u"), &edit).expect("a change");
             edits.forget(&made, &difference);
             now.replace(made.group, made.before);
             assert_eq!(edits.iter().cloned().collect::<Vec<_>>(), before, "{edit:?}");
@@ -474,14 +518,14 @@ mod tests {
             "name.test",
         ] {
             let (mut now, mut edits) = (groups(&["1.1.1.1:80"]), Edits::default());
-            let made = edits.make(&mut now, "u", &add(line));
+            let made = edits.make(&mut now, (Part::Http, "u"), &add(line));
             assert!(matches!(made, Err(Refusal::Line(_))), "{line:?} {made:?}");
             assert!(edits.is_empty());
         }
         let (mut now, mut edits) = (groups(&["1.1.1.1:80"]), Edits::default());
-        assert!(matches!(edits.make(&mut now, "v", &add("1.1.1.1")), Err(Refusal::NoGroup)));
+        assert!(matches!(edits.make(&mut now, (Part::Http, "v"), &add("1.1.1.1")), Err(Refusal::NoGroup)));
         assert!(
-            matches!(edits.make(&mut now, "u", &set(0, "1.1.1.2:80")), Err(Refusal::Line(_))),
+            matches!(edits.make(&mut now, (Part::Http, "u"), &set(0, "1.1.1.2:80")), Err(Refusal::Line(_))),
             "another address"
         );
     }

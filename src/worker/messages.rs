@@ -42,7 +42,7 @@ pub enum ToWorker {
     /// The server at a position of an upstream group is another one now.
     Edited(Edited),
     /// A part of the answer to an order.
-    Answer(Part),
+    Answer(AnswerPart),
     /// Give a sign of life: a `Pong` with the sequence number of this message.
     Ping,
 }
@@ -82,7 +82,7 @@ pub struct Edited {
 
 /// A part of the answer to an order. The parts come in their order, and each has the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct AnswerPart {
     pub number: u32,
     pub status: u16,
     pub is_last: bool,
@@ -280,10 +280,10 @@ fn read_edited(mut fields: Fields<'_>) -> Option<Edited> {
     Some(Edited { group, position, id, line, is_removed, shared })
 }
 
-fn read_part(mut fields: Fields<'_>) -> Option<Part> {
+fn read_part(mut fields: Fields<'_>) -> Option<AnswerPart> {
     let (number, status, is_last) = (fields.u32()?, fields.u16()?, fields.flag()?);
     let body = fields.rest().to_vec();
-    (body.len() <= PART_BYTES_MAX).then_some(Part { number, status, is_last, body })
+    (body.len() <= PART_BYTES_MAX).then_some(AnswerPart { number, status, is_last, body })
 }
 
 impl Learned {

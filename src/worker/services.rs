@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use crate::cycle::Config;
-use crate::http::{self, Hooks};
+use crate::http::{self, Counted, Hooks, Shown, Streams};
 use crate::net::handover::Handover;
 use crate::net::listener::{Listener, Serves};
 use crate::shared::control::Desk;
@@ -79,6 +79,15 @@ impl Prober {
     }
 }
 
+/// What the control interface shows of the `stream` block.
+fn streams(config: &'static Config, upstreams: &'static Upstreams) -> Streams {
+    let servers = config.stream.iter().flat_map(|stream| &stream.servers);
+    let counted = servers.filter_map(|server| {
+        Some(Counted { name: server.name().into(), address: server.address.clone(), slot: server.slot? })
+    });
+    Streams { upstreams, servers: Box::leak(counted.collect()) }
+}
+
 /// Takes over a server that was changed, in the upstreams of the protocol that has it.
 fn edit_in(
     http: Option<&Upstreams>,
@@ -117,11 +126,15 @@ impl Services {
             hand_over(fd, &Handover { listen, ..handover.clone() })
         };
         let hooks = Hooks { hand_over: Box::new(hand_over) };
-        let http = config.http.as_ref().map(|http| http::Service::with_orders(http, hooks, desk, None));
+        let http = config.http.as_ref().map(|http| http::Service::with_orders(http, hooks, desk));
         let hooks = stream::Hooks { pass: Box::new(pass) };
         let stream = config.stream.as_ref().map(|stream| stream::Service::new(stream, hooks));
         if http.is_none() && stream.is_none() {
             return None;
+        }
+        if let Some(http) = http {
+            let streams = stream.map(|stream| streams(config, &stream.worker().upstreams));
+            http.show(Shown { http: None, stream: streams });
         }
         let services = Self {
             listeners: config.listeners(),
@@ -144,13 +157,19 @@ impl Services {
             worker.upstreams.recall();
             &*Box::leak(Box::new(worker))
         });
-        let http = http::Service::with_orders(config.control.as_ref()?, hooks, desk, subject);
+        let stream: Option<&'static stream::Worker> = config.stream.as_ref().map(|stream| {
+            let worker = stream::Worker::new(stream);
+            worker.upstreams.recall();
+            &*Box::leak(Box::new(worker))
+        });
+        let http = http::Service::with_orders(config.control.as_ref()?, hooks, desk);
+        http.show(Shown { http: subject, stream: stream.map(|worker| streams(config, &worker.upstreams)) });
         Some(Self {
             listeners: config.listeners(),
             http: Some(http),
             stream: None,
             http_upstreams: subject.map(|subject| &subject.upstreams),
-            stream_upstreams: None,
+            stream_upstreams: stream.map(|worker| &worker.upstreams),
             stream_groups: config.stream_groups(),
         })
     }

@@ -273,3 +273,44 @@ fn a_group_without_a_zone_changes_too() {
     assert_eq!(control(&daemon, "POST", path, r#"{"server": "127.0.0.1:1"}"#).status, 201, "it comes back");
     assert_eq!(control(&daemon, "GET", &format!("{path}/0"), "").status, 404, "as another one");
 }
+
+#[test]
+fn streams_have_the_same() {
+    if is_stand_in() {
+        return;
+    }
+    let (one, two) = (Origin::saying("one"), Origin::saying("two"));
+    let conf = r#"
+worker_processes 2;
+control unix:%%DIR%%/ctl;
+stream {
+    upstream u { zone u 64k; server %%ORIGIN%%; }
+    server { listen 127.0.0.1:%%PORT_0%%; proxy_pass u; }
+}
+"#;
+    let daemon = Setup::new(conf).set("ORIGIN", one.address()).level("notice").start();
+    assert_eq!(get(daemon.port(0), "/").text(), "one");
+    let path = "/api/9/stream/upstreams/u/servers";
+    let answer = control(&daemon, "POST", path, &json!({ "server": two.address() }).to_string());
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert_eq!(control(&daemon, "DELETE", &format!("{path}/0"), "").status, 200);
+    wait_for("both workers to know", || {
+        (0..8).all(|_| get(daemon.port(0), "/").text() == "two").then_some(())
+    });
+    assert_eq!(
+        control(&daemon, "POST", path, r#"{"server": "127.0.0.1"}"#).code(),
+        "UpstreamConfFormatError"
+    );
+    assert_eq!(control(&daemon, "POST", "/api/9/http/upstreams/u/servers", "{}").code(), "UpstreamNotFound");
+    assert_eq!(control(&daemon, "PATCH", "/1/control/config", "").status, 200);
+    assert_eq!(get(daemon.port(0), "/").text(), "two", "over a reload");
+    let peers = control(&daemon, "GET", "/api/9/stream/upstreams/u", "").json();
+    assert!(peers["peers"][0]["connections"].as_u64() >= Some(8), "{peers}");
+    let zones = control(&daemon, "GET", "/api/9/stream/server_zones", "").json();
+    assert_eq!(zones.as_object().map(serde_json::Map::len), Some(1), "{zones}");
+    let (code, out, _) = super::ctl(&daemon, &["list"]);
+    assert!(code == 0 && out.contains("stream/u") && out.contains(&two.address()), "{out}");
+    let (code, _, err) = super::ctl(&daemon, &["set", "stream/u", &two.address(), "max_conns=3"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(super::ctl(&daemon, &["diff"]).1.contains("+ upstream stream/u: server"));
+}

@@ -25,12 +25,13 @@ use crate::http::request::Request;
 use crate::http::response::{Body, Response};
 use crate::http::scope::Variable;
 use crate::http::verdict::{Reply, Then, Verdict, Work};
-use crate::http::{Config, Worker};
+use crate::http::{Config, Counted, Shown, Worker};
 use crate::net::transport::Probe;
 use crate::proto::header::Id;
 use crate::runtime::blocking::Lane;
 use crate::shared::control::{Answer, Operator, Order};
-use crate::upstream::Group;
+use crate::upstream::edits::Part;
+use crate::upstream::{Group, Upstreams};
 
 settings! {
     #[derive(Debug)]
@@ -125,25 +126,43 @@ pub fn content(request: &mut Request) -> Verdict {
 
 /// The worker whose upstreams are shown and changed.
 fn subject(request: &Request) -> &'static Worker {
-    request.worker.subject.unwrap_or(request.worker)
+    shown(request).http.unwrap_or(request.worker)
+}
+
+fn shown(request: &Request) -> Shown {
+    request.worker.shown.get().copied().unwrap_or_default()
+}
+
+/// The upstreams of a language part; `None`: the configuration does not have it.
+fn upstreams(request: &Request, part: Part) -> Option<&'static Upstreams> {
+    match part {
+        Part::Http => Some(&subject(request).upstreams),
+        Part::Stream => shown(request).stream.map(|streams| streams.upstreams),
+    }
 }
 
 /// What documents are made of, on another thread.
 struct Source {
     config: &'static Config,
+    part: Part,
+    /// The upstreams of the part.
     groups: Vec<Arc<Group>>,
+    /// The servers of the `stream` block.
+    streams: &'static [Counted],
     fields: Option<String>,
     /// The address that the client has asked.
     address: String,
 }
 
 impl Source {
-    fn of(request: &Request) -> Self {
+    fn of(request: &Request, part: Part) -> Self {
         let subject = subject(request);
         let fields = request.args.split(|byte| *byte == b'&').find_map(|pair| pair.strip_prefix(b"fields="));
         Self {
             config: subject.config,
-            groups: subject.upstreams.present(),
+            part,
+            groups: upstreams(request, part).map(Upstreams::present).unwrap_or_default(),
+            streams: shown(request).stream.map_or(&[], |streams| streams.servers),
             fields: fields.map(|fields| String::from_utf8_lossy(fields).into_owned()),
             address: request.connection.local.to_string(),
         }
@@ -161,7 +180,12 @@ impl Source {
 
 /// Makes a document on another thread.
 fn made(request: &Request, make: impl FnOnce(&Source) -> Verdict + Send + 'static) -> Verdict {
-    let source = Source::of(request);
+    made_of(request, Part::Http, make)
+}
+
+/// The same about the upstreams of this part.
+fn made_of(request: &Request, part: Part, make: impl FnOnce(&Source) -> Verdict + Send + 'static) -> Verdict {
+    let source = Source::of(request, part);
     Work::on_files(move || -> Then {
         let verdict = make(&source);
         let Verdict::Done(reply) = verdict else { return Box::new(|_| Verdict::Next) };

@@ -5,14 +5,14 @@ use serde_json::{Map, Value};
 use super::plus::{
     self, BAD_ID, Failure, JSON_ERROR, NO_SERVER, NO_UPSTREAM, TOO_LONG, failure, failure_because,
 };
-use super::{Verdict, body, document, operator, ordered, subject};
+use super::{Verdict, body, document, operator, ordered, upstreams};
 use crate::base::number;
 use crate::http::request::Request;
 use crate::http::verdict::Pause;
 use crate::proto::header::Id;
 use crate::shared::control::{Answer, NAME_BYTES_MAX, Order};
 use crate::upstream::block::words;
-use crate::upstream::edits::Edit;
+use crate::upstream::edits::{Edit, Part};
 use crate::upstream::peer::{BACKUP, Server};
 use crate::upstream::{Group, block};
 
@@ -20,8 +20,8 @@ const FORMAT_ERROR: Failure = Failure { status: 400, text: "", code: "UpstreamCo
 const UNAVAILABLE: Failure = Failure { status: 503, text: "", code: "Unavailable" };
 
 /// POST of a server.
-pub(super) fn add(request: &mut Request, name: &str) -> Verdict {
-    if name.len() > NAME_BYTES_MAX || group(request, name).is_none() {
+pub(super) fn add(request: &mut Request, name: (Part, &str)) -> Verdict {
+    if name.1.len() > NAME_BYTES_MAX || group(request, name).is_none() {
         return failure(request, &NO_UPSTREAM);
     }
     Verdict::Wait(Pause::Body(added))
@@ -36,16 +36,16 @@ fn added(request: &mut Request) -> Verdict {
         return failure_because(request, &FORMAT_ERROR, "missing \"server\" argument");
     };
     // Its other words come from the fields.
-    let server = block::server([address.as_str()], Some(80)).map_err(|(_, why)| why);
+    let server = block::server([address.as_str()], default_port(request)).map_err(|(_, why)| why);
     let server = match server.and_then(|server| with_fields(server, &fields)) {
         Ok(server) => server,
         Err(why) => return failure_because(request, &FORMAT_ERROR, &why),
     };
-    let Some((upstream, _)) = target(request) else { return failure(request, &NO_UPSTREAM) };
+    let Some(((part, upstream), _)) = target(request) else { return failure(request, &NO_UPSTREAM) };
     let edit = Edit::Add { line: words(&server).join(" ").into() };
     let name = upstream.clone();
-    give(request, upstream, edit, move |request, id| {
-        let verdict = shown(request, &name, id, 201);
+    give(request, (part, upstream), edit, move |request, id| {
+        let verdict = shown(request, (part, &name), id, 201);
         if let Verdict::Done(crate::http::verdict::Reply::Response(mut response, body)) = verdict {
             let location = format!("{}/{id}", String::from_utf8_lossy(&request.uri).trim_end_matches('/'));
             response.headers.push_id(Id::Location, location.as_bytes());
@@ -56,7 +56,7 @@ fn added(request: &mut Request) -> Verdict {
 }
 
 /// PATCH of a server.
-pub(super) fn set(request: &mut Request, name: &str, id: &str) -> Verdict {
+pub(super) fn set(request: &mut Request, name: (Part, &str), id: &str) -> Verdict {
     match found(request, name, id) {
         Ok(_) => Verdict::Wait(Pause::Body(changed)),
         Err(why) => failure(request, why),
@@ -68,8 +68,8 @@ fn changed(request: &mut Request) -> Verdict {
         Ok(fields) => fields,
         Err(why) => return failure(request, why),
     };
-    let Some((upstream, id)) = target(request) else { return failure(request, &NO_UPSTREAM) };
-    let server = match found(request, &upstream, &id) {
+    let Some(((part, upstream), id)) = target(request) else { return failure(request, &NO_UPSTREAM) };
+    let server = match found(request, (part, &upstream), &id) {
         Ok(server) => server,
         Err(why) => return failure(request, why),
     };
@@ -80,30 +80,32 @@ fn changed(request: &mut Request) -> Verdict {
     };
     let edit = Edit::Set { id, line: words(&server).join(" ").into() };
     let name = upstream.clone();
-    give(request, upstream, edit, move |request, id| shown(request, &name, id, 200))
+    give(request, (part, upstream), edit, move |request, id| shown(request, (part, &name), id, 200))
 }
 
 /// DELETE of a server: the response has those that are left.
-pub(super) fn remove(request: &mut Request, name: &str, id: &str) -> Verdict {
-    let id = match found(request, name, id) {
+pub(super) fn remove(request: &mut Request, (part, name): (Part, &str), id: &str) -> Verdict {
+    let id = match found(request, (part, name), id) {
         Ok(server) => server.id,
         Err(why) => return failure(request, why),
     };
     let name: Box<str> = name.into();
-    give(request, name.clone(), Edit::Remove { id }, move |request, _| match group(request, &name) {
-        Some(group) => document(200, &plus::servers(&group)),
-        None => failure(request, &NO_UPSTREAM),
+    give(request, (part, name.clone()), Edit::Remove { id }, move |request, _| {
+        match group(request, (part, &name)) {
+            Some(group) => document(200, &plus::servers(&group)),
+            None => failure(request, &NO_UPSTREAM),
+        }
     })
 }
 
 /// Gives the order; `then` gets the id of the server that was changed.
 fn give(
     request: &mut Request,
-    upstream: Box<str>,
+    (part, upstream): (Part, Box<str>),
     edit: Edit,
     then: impl FnOnce(&mut Request, u32) -> Verdict + Send + 'static,
 ) -> Verdict {
-    let order = Order::Edit { upstream, edit, by: operator(request) };
+    let order = Order::Edit { part, upstream, edit, by: operator(request) };
     ordered(request, order, move |request, Answer { status, body }| {
         if status == 200 {
             let id = serde_json::from_slice::<Value>(&body).ok().and_then(|value| value["id"].as_u64());
@@ -127,7 +129,7 @@ fn give(
 }
 
 /// The server as it is now.
-fn shown(request: &mut Request, upstream: &str, id: u32, status: u16) -> Verdict {
+fn shown(request: &mut Request, upstream: (Part, &str), id: u32, status: u16) -> Verdict {
     let group = group(request, upstream);
     let server = group.as_ref().and_then(|group| group.servers.get(group.position(id)?));
     match server {
@@ -136,14 +138,13 @@ fn shown(request: &mut Request, upstream: &str, id: u32, status: u16) -> Verdict
     }
 }
 
-fn group(request: &Request, name: &str) -> Option<std::sync::Arc<Group>> {
-    let upstreams = &subject(request).upstreams;
-    let group = upstreams.find(name, None, false)?.set().group.clone();
+fn group(request: &Request, (part, name): (Part, &str)) -> Option<std::sync::Arc<Group>> {
+    let group = upstreams(request, part)?.find(name, None, false)?.set().group.clone();
     group.is_block.then_some(group)
 }
 
 /// A copy of the server with this id.
-fn found(request: &Request, upstream: &str, id: &str) -> Result<Server, &'static Failure> {
+fn found(request: &Request, upstream: (Part, &str), id: &str) -> Result<Server, &'static Failure> {
     let group = group(request, upstream).ok_or(&NO_UPSTREAM)?;
     let id = id.parse().map_err(|_| &BAD_ID)?;
     let position = group.position(id).ok_or(&NO_SERVER)?;
@@ -151,12 +152,19 @@ fn found(request: &Request, upstream: &str, id: &str) -> Result<Server, &'static
 }
 
 /// The upstream and the id in the path of a request; the id is empty if there is none.
-fn target(request: &Request) -> Option<(Box<str>, Box<str>)> {
+fn target(request: &Request) -> Option<((Part, Box<str>), Box<str>)> {
     let path = std::str::from_utf8(&request.uri).ok()?;
     let mut parts = path.split('/').filter(|part| !part.is_empty()).rev().peekable();
     let id = if parts.peek() == Some(&"servers") { "" } else { parts.next()? };
     (parts.next() == Some("servers")).then_some(())?;
-    Some((parts.next()?.into(), id.into()))
+    let name = parts.next()?.into();
+    let part = if parts.nth(1)? == "stream" { Part::Stream } else { Part::Http };
+    Some(((part, name), id.into()))
+}
+
+/// The port of an address without one: a stream has none.
+fn default_port(request: &Request) -> Option<u16> {
+    target(request).is_none_or(|((part, _), _)| part == Part::Http).then_some(80)
 }
 
 /// The object in a request's body.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{Source, Verdict, change, document, made, ordered};
+use super::{Source, Verdict, change, document, made, made_of, ordered};
+use crate::http::Counted;
 use crate::http::modules::status::view::{Peer, View, Zone};
 use crate::http::request::Request;
 use crate::log::format::time_iso8601;
@@ -16,6 +17,7 @@ use crate::shm::counter::{self, Slot, Total, Word};
 use crate::shm::{heartbeat, lanes};
 use crate::sys::{clock, process};
 use crate::upstream::Group;
+use crate::upstream::edits::Part;
 use crate::upstream::peer::Server;
 
 /// The last version that we speak; each is a superset of those before.
@@ -70,17 +72,38 @@ pub(super) fn serve(request: &mut Request, path: &[&str], may_write: bool) -> Ve
     match (&request.method, path) {
         (method, _) if method.is_get_or_head() => get(request, path),
         _ if !may_write => failure(request, &METHOD_DISABLED),
-        (Method::Post, ["http", "upstreams", name, "servers"]) => change::add(request, name),
-        (Method::Patch, ["http", "upstreams", name, "servers", id]) => change::set(request, name, id),
-        (Method::Delete, ["http", "upstreams", name, "servers", id]) => change::remove(request, name, id),
+        (Method::Post, [part @ ("http" | "stream"), "upstreams", name, "servers"]) => {
+            change::add(request, (part_of(part), name))
+        }
+        (Method::Patch, [part @ ("http" | "stream"), "upstreams", name, "servers", id]) => {
+            change::set(request, (part_of(part), name), id)
+        }
+        (Method::Delete, [part @ ("http" | "stream"), "upstreams", name, "servers", id]) => {
+            change::remove(request, (part_of(part), name), id)
+        }
         _ => failure(request, &METHOD_DISABLED),
     }
+}
+
+fn part_of(word: &str) -> Part {
+    if word == "stream" { Part::Stream } else { Part::Http }
 }
 
 fn get(request: &mut Request, path: &[&str]) -> Verdict {
     let names = |names: &[&str]| document(200, &json!(names));
     match path {
-        [] => names(&["nginx", "processes", "connections", "slabs", "http", "resolvers", "ssl", "workers"]),
+        [] => names(&[
+            "nginx",
+            "processes",
+            "connections",
+            "slabs",
+            "http",
+            "stream",
+            "resolvers",
+            "ssl",
+            "workers",
+        ]),
+        ["stream"] => names(&["server_zones", "limit_conns", "keyvals", "zone_sync", "upstreams"]),
         ["http"] => names(&[
             "requests",
             "server_zones",
@@ -106,9 +129,8 @@ fn get(request: &mut Request, path: &[&str]) -> Verdict {
         }),
         // There is nothing of the kind.
         ["slabs" | "resolvers" | "ssl"]
-        | ["http", "location_zones" | "caches" | "limit_conns" | "limit_reqs" | "keyvals"] => {
-            document(200, &json!({}))
-        }
+        | ["http", "location_zones" | "caches" | "limit_conns" | "limit_reqs" | "keyvals"]
+        | ["stream", "limit_conns" | "keyvals" | "zone_sync"] => document(200, &json!({})),
         ["workers"] => made(request, |source| {
             let list: Vec<Value> = source.view().workers.iter().map(|worker| {
                 let of = |total| worker.number_of(total);
@@ -132,31 +154,31 @@ fn get(request: &mut Request, path: &[&str]) -> Verdict {
                 None => missing(&fails(404, "server zone not found", "ServerZoneNotFound")),
             })
         }
-        ["http", "upstreams"] => made(request, |source| {
+        [part @ ("http" | "stream"), "upstreams"] => made_of(request, part_of(part), |source| {
             let view = source.view();
             let all = source.groups.iter().filter(|group| group.is_block);
             let all: Map<String, Value> =
-                all.map(|group| (group.name.to_string(), upstream(&view, group))).collect();
+                all.map(|group| (group.name.to_string(), upstream(&view, group, source.part))).collect();
             filtered(source, Value::from(all))
         }),
-        ["http", "upstreams", name] => {
+        [part @ ("http" | "stream"), "upstreams", name] => {
             let name = (*name).to_owned();
-            made(request, move |source| match source.group(&name) {
-                Some(group) => filtered(source, upstream(&source.view(), group)),
+            made_of(request, part_of(part), move |source| match source.group(&name) {
+                Some(group) => filtered(source, upstream(&source.view(), group, source.part)),
                 None => missing(&NO_UPSTREAM),
             })
         }
-        ["http", "upstreams", name, "servers"] => {
+        [part @ ("http" | "stream"), "upstreams", name, "servers"] => {
             let name = (*name).to_owned();
-            made(request, move |source| match source.group(&name) {
+            made_of(request, part_of(part), move |source| match source.group(&name) {
                 Some(group) => document(200, &servers(group)),
                 None => missing(&NO_UPSTREAM),
             })
         }
-        ["http", "upstreams", name, "servers", id] => {
+        [part @ ("http" | "stream"), "upstreams", name, "servers", id] => {
             let Ok(id) = id.parse::<u32>() else { return failure(request, &BAD_ID) };
             let name = (*name).to_owned();
-            made(request, move |source| {
+            made_of(request, part_of(part), move |source| {
                 let Some(group) = source.group(&name) else { return missing(&NO_UPSTREAM) };
                 match group.position(id).and_then(|position| group.servers.get(position)) {
                     Some(found) => document(200, &server(found)),
@@ -164,6 +186,7 @@ fn get(request: &mut Request, path: &[&str]) -> Verdict {
                 }
             })
         }
+        ["stream", "server_zones"] => made(request, |source| filtered(source, stream_zones(source.streams))),
         _ => failure(request, &PATH_NOT_FOUND),
     }
 }
@@ -233,6 +256,30 @@ fn server_zones(view: &View) -> Map<String, Value> {
     zones
 }
 
+/// The numbers of the servers of the `stream` block.
+fn stream_zones(servers: &[Counted]) -> Value {
+    let mut zones = Map::new();
+    for Counted { name, address, slot } in servers {
+        let name = if name.is_empty() { address } else { name };
+        zones.insert(name.to_string(), sessions(Some(*slot)));
+    }
+    Value::from(zones)
+}
+
+/// The counts of a slot for connections of any protocol.
+fn sessions(slot: Option<Slot>) -> Value {
+    let of = |word| slot.map_or(0, |slot| slot.get(word));
+    let (good, bad, failed) = (of(Word::Status2xx), of(Word::Status4xx), of(Word::Status5xx));
+    let (connections, total) = (of(Word::Requests), good + bad + failed);
+    json!({
+        "connections": connections,
+        "sessions": { "2xx": good, "4xx": bad, "5xx": failed, "total": total },
+        "discarded": connections.saturating_sub(total),
+        "received": of(Word::BytesIn),
+        "sent": of(Word::BytesOut),
+    })
+}
+
 /// The counts of a slot, with Plus' names for the bytes from and to the other side.
 fn numbers(slot: Option<Slot>, bytes_in: &str, bytes_out: &str) -> Value {
     let of = |word| slot.map_or(0, |slot| slot.get(word));
@@ -255,8 +302,8 @@ fn numbers(slot: Option<Slot>, bytes_in: &str, bytes_out: &str) -> Value {
     Value::from(object)
 }
 
-fn upstream(view: &View, group: &Arc<Group>) -> Value {
-    let peers: Vec<Value> = view.peers(group).map(|found| peer(&found)).collect();
+fn upstream(view: &View, group: &Arc<Group>, part: Part) -> Value {
+    let peers: Vec<Value> = view.peers(group).map(|found| peer(&found, part)).collect();
     let mut object = Map::new();
     object.insert("peers".to_owned(), Value::from(peers));
     if group.is_shared {
@@ -265,10 +312,14 @@ fn upstream(view: &View, group: &Arc<Group>) -> Value {
     Value::from(object)
 }
 
-fn peer(peer: &Peer) -> Value {
-    let mut value = numbers(peer.slot, "received", "sent");
+fn peer(peer: &Peer, part: Part) -> Value {
+    let mut value = match part {
+        Part::Http => numbers(peer.slot, "received", "sent"),
+        Part::Stream => sessions(peer.slot),
+    };
     let Value::Object(object) = &mut value else { return value };
     object.remove("discarded");
+    object.remove("sessions");
     let server = peer.server();
     let mut put = |key: &str, value: Value| object.insert(key.to_owned(), value);
     put("id", json!(server.id));
@@ -282,7 +333,8 @@ fn peer(peer: &Peer) -> Value {
     if server.conns_max != 0 {
         put("max_conns", json!(server.conns_max));
     }
-    for (key, us) in [("header_time", peer.head_us()), ("response_time", peer.response_us())] {
+    let first = if part == Part::Http { "header_time" } else { "first_byte_time" };
+    for (key, us) in [(first, peer.head_us()), ("response_time", peer.response_us())] {
         if us != 0 {
             put(key, json!(us / 1000));
         }
