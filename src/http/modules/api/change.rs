@@ -41,7 +41,7 @@ fn added(request: &mut Request) -> Verdict {
         Ok(server) => server,
         Err(why) => return failure_because(request, &FORMAT_ERROR, &why),
     };
-    let Some(((part, upstream), _)) = target(request) else { return failure(request, &NO_UPSTREAM) };
+    let Some(Target { part, upstream, .. }) = target(request) else { return failure(request, &NO_UPSTREAM) };
     let edit = Edit::Add { line: words(&server).join(" ").into() };
     let name = upstream.clone();
     give(request, (part, upstream), edit, move |request, id| {
@@ -68,7 +68,7 @@ fn changed(request: &mut Request) -> Verdict {
         Ok(fields) => fields,
         Err(why) => return failure(request, why),
     };
-    let Some(((part, upstream), id)) = target(request) else { return failure(request, &NO_UPSTREAM) };
+    let Some(Target { part, upstream, id }) = target(request) else { return failure(request, &NO_UPSTREAM) };
     let server = match found(request, (part, &upstream), &id) {
         Ok(server) => server,
         Err(why) => return failure(request, why),
@@ -151,20 +151,28 @@ fn found(request: &Request, upstream: (Part, &str), id: &str) -> Result<Server, 
     group.servers.get(position).map(|server| Server::clone(server)).ok_or(&NO_SERVER)
 }
 
-/// The upstream and the id in the path of a request; the id is empty if there is none.
-fn target(request: &Request) -> Option<((Part, Box<str>), Box<str>)> {
+/// What the path of a request names.
+struct Target {
+    part: Part,
+    upstream: Box<str>,
+    /// Empty if there is none.
+    id: Box<str>,
+}
+
+/// The server, or the list of servers, that a request is about.
+fn target(request: &Request) -> Option<Target> {
     let path = std::str::from_utf8(&request.uri).ok()?;
     let mut parts = path.split('/').filter(|part| !part.is_empty()).rev().peekable();
     let id = if parts.peek() == Some(&"servers") { "" } else { parts.next()? };
     (parts.next() == Some("servers")).then_some(())?;
-    let name = parts.next()?.into();
+    let upstream = parts.next()?.into();
     let part = if parts.nth(1)? == "stream" { Part::Stream } else { Part::Http };
-    Some(((part, name), id.into()))
+    Some(Target { part, upstream, id: id.into() })
 }
 
 /// The port of an address without one: a stream has none.
 fn default_port(request: &Request) -> Option<u16> {
-    target(request).is_none_or(|((part, _), _)| part == Part::Http).then_some(80)
+    target(request).is_none_or(|target| target.part == Part::Http).then_some(80)
 }
 
 /// The object in a request's body.
