@@ -8,6 +8,7 @@ use crate::proto::h1::Error;
 pub use crate::proto::h1::fields::Seen;
 use crate::proto::h1::fields::{self, Rules};
 pub use crate::proto::h1::request::Progress;
+use crate::proto::h1::response;
 use crate::proto::head::ResponseHead;
 use crate::proto::header::Id;
 use crate::proto::message::{BodyLength, Method};
@@ -102,6 +103,29 @@ pub fn parse_more(
         None => 200,
     };
     Ok(Progress::Complete(end))
+}
+
+/// Parses a head that begins with HTTP's status line, or else as [`parse_more`] does: applications behind uwsgi and SCGI
+/// send either. Errors: also a status below 200.
+pub fn parse_any(
+    buf: &[u8],
+    head_bytes_max: usize,
+    head: &mut ResponseHead,
+    seen: &mut Seen,
+) -> Result<Progress, Error> {
+    const START: &[u8] = b"HTTP/";
+    let known = buf.len().min(START.len());
+    if buf[..known] != START[..known] {
+        return parse_more(buf, head_bytes_max, head, seen);
+    }
+    if known < START.len() {
+        return Ok(Progress::Partial);
+    }
+    let progress = response::parse_more(buf, head_bytes_max, head, seen)?;
+    if matches!(progress, Progress::Complete(_)) && head.status < 200 {
+        return Err(Error::InvalidStatusLine);
+    }
+    Ok(progress)
 }
 
 /// `3DIGIT [SP reason]`: the status, and the length of the reason.

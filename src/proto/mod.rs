@@ -8,11 +8,14 @@ pub mod field_text;
 pub mod h1;
 pub mod head;
 pub mod header;
+pub mod memcached;
 pub mod message;
 #[cfg(any(test, feature = "property"))]
 pub mod property;
 pub mod proxy_protocol;
+pub mod scgi;
 pub mod uri;
+pub mod uwsgi;
 
 #[cfg(test)]
 mod tests;
