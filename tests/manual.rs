@@ -148,6 +148,8 @@ const NO_DIRECTIVES: &[&str] = &[
     "snippets",
     "proxy_params",
     "fastcgi_params",
+    "uwsgi_params",
+    "scgi_params",
     "on",
     "off",
     "upgrade",

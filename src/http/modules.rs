@@ -45,6 +45,7 @@ pub mod limit_conn;
 pub mod limit_rate;
 pub mod limit_req;
 pub mod map;
+pub mod memcached;
 pub mod mirror;
 pub mod open_file_cache;
 pub mod proxy;
@@ -57,6 +58,7 @@ pub mod request_body;
 pub mod resolver;
 pub mod rewrite;
 pub mod rewrite_log;
+pub mod scgi;
 pub mod secure_link;
 pub mod slice;
 pub mod split_clients;
@@ -71,6 +73,7 @@ pub mod trace_context;
 pub mod try_files;
 pub mod upstream;
 pub mod userid;
+pub mod uwsgi;
 pub mod zstd;
 
 /// A row of an HTTP module's table.
@@ -307,6 +310,9 @@ modules! {
     trace_context => [];
     ssl         => [] draft Loaded table Table;
     fastcgi     => [];
+    uwsgi       => [];
+    scgi        => [];
+    memcached   => [];
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
     rewrite_log => [];
     limit_req   => [Preaccess preaccess] state State draft Zones table Table;

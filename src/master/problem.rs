@@ -112,7 +112,10 @@ pub fn pid(why: String, tree: &Tree) -> String {
 /// An upstream of which no server can be resolved any more.
 pub fn upstream(server: &str, tree: &Tree) -> String {
     let names = |node: &Node| {
-        let may_name = matches!(&*node.name.text, "server" | "proxy_pass" | "fastcgi_pass");
+        let may_name = matches!(
+            &*node.name.text,
+            "server" | "proxy_pass" | "fastcgi_pass" | "uwsgi_pass" | "scgi_pass" | "memcached_pass"
+        );
         may_name && node.args.first().is_some_and(|word| word.text.contains(server))
     };
     let message = format!("host not found in upstream \"{server}\", the configuration in force stays");

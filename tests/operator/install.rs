@@ -200,6 +200,8 @@ fn a_destdir_gets_the_places_of_a_distribution() {
         ("etc/pronghorn/proxy_params", 0o644),
         ("etc/pronghorn/fastcgi_params", 0o644),
         ("etc/pronghorn/fastcgi.conf", 0o644),
+        ("etc/pronghorn/uwsgi_params", 0o644),
+        ("etc/pronghorn/scgi_params", 0o644),
         ("etc/init.d/pronghorn", 0o755),
         ("etc/logrotate.d/pronghorn", 0o644),
         ("usr/lib/systemd/system/pronghorn.service", 0o644),

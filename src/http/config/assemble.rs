@@ -4,6 +4,7 @@
 //! Touches: the counters of servers, shared memory's zones (not with `-t`).
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use crate::config::{Context, Diagnostic, Diagnostics, Node, Span};
 use crate::http::Config;
@@ -17,6 +18,8 @@ use crate::http::modules::rewrite::traps;
 use crate::http::modules::{self, Confs, Partial, Tables};
 use crate::http::request::body_file;
 use crate::http::upstream::failover;
+use crate::http::upstream::protocol::Protocol;
+use crate::http::upstream::tls::Layer;
 use crate::shared::{CompileOptions, sockets};
 use crate::shm::counter::{self, Slot};
 use crate::upstream::groups;
@@ -155,7 +158,7 @@ fn build_location(draft: LocationDraft, outer: &Confs, cx: &mut Cx) -> Location 
             modules::proxy_pass::check(own, &confs.proxy, &Kind::Named, cx);
         }
         let confs = Confs::complete_nameless(partial, &confs, cx);
-        let tls = modules::proxy_pass::layer(&confs.proxy_pass, &confs.proxy, cx);
+        let tls = layer(&confs, cx);
         let mut location =
             Location::new(cx.location_id(), (kind.clone(), &name, span), confs, Locations::default());
         location.tls = tls;
@@ -167,13 +170,22 @@ fn build_location(draft: LocationDraft, outer: &Confs, cx: &mut Cx) -> Location 
         .limit_except
         .map(|(methods, partial, span)| LimitExcept { methods, location: nameless(partial, span) });
     let nested = build_locations(inside.locations, &confs, cx);
-    let tls = modules::proxy_pass::layer(&confs.proxy_pass, &confs.proxy, cx);
+    let tls = layer(&confs, cx);
     let redirects_to_slash = name.ends_with('/') && confs.proxy_pass.is_set();
     let mut location = Location::new(cx.location_id(), (kind, &name, span), confs, nested)
         .with(Nameless { ifs, limit_except });
     location.redirects_to_slash = redirects_to_slash;
     location.tls = tls;
     location
+}
+
+/// TLS to the upstreams of a block.
+fn layer(confs: &Confs, cx: &mut Cx) -> Option<Arc<Layer>> {
+    let family = match confs.proxy_pass.protocol() {
+        Protocol::Uwsgi => &confs.uwsgi.upstream,
+        _ => &confs.proxy.upstream,
+    };
+    modules::proxy_pass::layer(&confs.proxy_pass, family, cx)
 }
 
 fn check_nesting(outer: &Kind, outer_name: &str, nested: &[LocationDraft], cx: &mut Cx) {

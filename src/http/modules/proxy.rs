@@ -156,8 +156,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("proxy_", Conf, upstr
         "Sets the method of the request to the upstream, instead of the client's. A value that is not a token is answered with 500."),
     custom("proxy_set_body", ANY, ONE, |c, cx, node| script(&mut c.upstream.set.own_body, cx, node),
         "Sets the body of the request to the upstream, instead of the client's."),
-    accepted("uwsgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "Uwsgi is not available yet."),
-    accepted("scgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "SCGI is not available yet."),
     accepted("proxy_headers_hash_max_size", ANY, ONE, Accepted::Number, "Tables grow as needed."),
     accepted("proxy_headers_hash_bucket_size", ANY, ONE, Accepted::Number, "Tables grow as needed."),
 ]);

@@ -16,6 +16,7 @@ use crate::http::config::location::Kind;
 use crate::http::modules::{BlockConf, Directive, proxy};
 use crate::http::request::Request;
 use crate::http::scope::{Script, Variable};
+use crate::http::upstream::conf;
 use crate::http::upstream::h1::HostLine;
 use crate::http::upstream::protocol::Protocol;
 use crate::http::upstream::tls::Layer;
@@ -32,6 +33,8 @@ settings! {
     pub struct Conf {
         pass: Option<(Pass, Span)> => own,
         protocol: Protocol => own,
+        /// The value of `$memcached_key`.
+        key: Option<Script> => own,
     }
 }
 
@@ -86,6 +89,11 @@ impl Conf {
         self.protocol
     }
 
+    /// The key by which a cache is asked.
+    pub fn key(&self) -> Option<&Script> {
+        self.key.as_ref()
+    }
+
     /// The fixed target of a `proxy_pass`; `None` if it has variables.
     pub fn target(&self) -> Option<&Target> {
         match self.pass() {
@@ -103,6 +111,13 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Passes the requests of a location to a server or a group of servers: http://host:port/uri, or https://host:port/uri to speak TLS."),
     custom("fastcgi_pass", PLACES, Arity::exactly(1), |conf: &mut Conf, cx, node| pass(conf, cx, node, Protocol::FastCgi),
         "Passes the requests of a location to a FastCGI server or a group of them: host:port, unix:/path, or the name of an upstream block."),
+    custom("uwsgi_pass", PLACES, Arity::exactly(1), |conf: &mut Conf, cx, node| pass(conf, cx, node, Protocol::Uwsgi),
+        "Passes the requests of a location to a uwsgi server or a group of them: [uwsgi://]host:port, unix:/path or the name of an upstream block, or \
+         the same with suwsgi:// to speak TLS."),
+    custom("scgi_pass", PLACES, Arity::exactly(1), |conf: &mut Conf, cx, node| pass(conf, cx, node, Protocol::Scgi),
+        "Passes the requests of a location to an SCGI server or a group of them: host:port, unix:/path, or the name of an upstream block."),
+    custom("memcached_pass", PLACES, Arity::exactly(1), |conf: &mut Conf, cx, node| pass(conf, cx, node, Protocol::Memcached),
+        "Answers the requests of a location with the values that a memcached server, or a group of them, has for the key $memcached_key."),
 ];
 
 #[rustfmt::skip]
@@ -115,8 +130,10 @@ pub static VARIABLES: &[Variable] = &[
 
 /// The content phase: requests of this location go upstream.
 pub fn content(request: &mut Request) -> Verdict {
-    if request.location.confs.proxy_pass.is_set() {
-        return Verdict::Pass;
+    let conf = &request.location.confs.proxy_pass;
+    if conf.is_set() {
+        let is_refused = conf.protocol == Protocol::Memcached && !request.method.is_get_or_head();
+        return if is_refused { Verdict::Done(Reply::Status(405)) } else { Verdict::Pass };
     }
     if request.route.left_proxy {
         // nginx responds like this if the later of two `if` blocks has no "proxy_pass".
@@ -148,18 +165,20 @@ pub fn check(conf: &Conf, redirects: &proxy::Conf, kind: &Kind, cx: &mut Cx) {
     }
 }
 
-/// TLS to the upstreams of a block, if its requests may go to `https://`.
-pub fn layer(conf: &Conf, proxy: &proxy::Conf, cx: &mut Cx) -> Option<Arc<Layer>> {
+/// TLS to the upstreams of a block, if its requests may go to `https://` or `suwsgi://`. `family`: the settings of its
+/// protocol.
+pub fn layer(conf: &Conf, family: &conf::Conf, cx: &mut Cx) -> Option<Arc<Layer>> {
+    let plain = match conf.protocol {
+        Protocol::Http => "http://",
+        Protocol::Uwsgi => "uwsgi://",
+        Protocol::FastCgi | Protocol::Scgi | Protocol::Memcached => return None,
+    };
     let (host, span) = match &conf.pass {
         Some((Pass::Fixed { target, .. }, span)) if target.is_tls => (Some(target.tls_name()), *span),
-        Some((Pass::Script(script), span))
-            if conf.protocol == Protocol::Http && !script.begins_with("http://") =>
-        {
-            (None, *span)
-        }
+        Some((Pass::Script(script), span)) if !script.begins_with(plain) => (None, *span),
         Some(_) | None => return None,
     };
-    proxy.upstream.set.tls.layer(proxy.upstream.prefix(), host, span, cx)
+    family.set.tls.layer(family.prefix(), host, span, cx)
 }
 
 impl Target {
@@ -205,9 +224,19 @@ impl Target {
 
     /// Reads the value of a `…_pass` with variables.
     pub fn parse_value(text: &str, protocol: Protocol) -> Result<Self, String> {
+        let scheme = |scheme: &str| match text.get(..scheme.len()) {
+            Some(start) if start.eq_ignore_ascii_case(scheme) => Some(&text[scheme.len()..]),
+            _ => None,
+        };
         match protocol {
             Protocol::Http => Self::parse(text),
-            Protocol::FastCgi => Self::parse_address(text, protocol),
+            Protocol::Uwsgi => match scheme("suwsgi://") {
+                Some(rest) => {
+                    Self::parse_address(rest, protocol).map(|target| Self { is_tls: true, ..target })
+                }
+                None => Self::parse_address(scheme("uwsgi://").unwrap_or(text), protocol),
+            },
+            Protocol::FastCgi | Protocol::Scgi | Protocol::Memcached => Self::parse_address(text, protocol),
         }
     }
 
@@ -299,6 +328,9 @@ fn pass(conf: &mut Conf, cx: &mut Cx, node: &Node, protocol: Protocol) -> Result
         }
         Pass::Fixed { group, host_line: HostLine::of(&target), target }
     };
+    if protocol == Protocol::Memcached {
+        conf.key = Some(Script::compile_text("$memcached_key", node.span, cx)?);
+    }
     // an application is told the length of a body, for which it must be read first
     cx.body_files |= protocol != Protocol::Http;
     (conf.pass, conf.protocol) = (Some((pass, node.span)), protocol);

@@ -5,6 +5,7 @@
 
 use crate::base::number::parse_u64;
 use crate::base::path::normalize_uri;
+use crate::http::modules::memcached;
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Kind};
 use crate::http::response::Response;
@@ -12,6 +13,7 @@ use crate::http::response::condition;
 use crate::http::upstream::conf::Conf;
 use crate::http::upstream::exchange::Answer;
 use crate::http::upstream::failover;
+use crate::http::upstream::protocol::Protocol;
 use crate::http::verdict::Reply;
 use crate::log;
 use crate::proto::header::Id;
@@ -47,6 +49,9 @@ pub fn begin(request: &mut Request, answer: &mut Answer, has_body: bool) -> Resu
             None => Err(Error::upstream(Kind::UnaskedSwitch)),
         };
     }
+    if request.location.protocol == Protocol::Memcached {
+        return Ok(value(request, answer, conf, length));
+    }
     obey(request, answer, conf);
     if let Some(reply) = internal_redirect(request, answer, conf) {
         return Ok(Next::Reply(reply));
@@ -67,6 +72,18 @@ pub fn begin(request: &mut Request, answer: &mut Answer, has_body: bool) -> Resu
         return Ok(Next::Reply(Reply::Status(head.status)));
     }
     Ok(Next::Body(response(request, answer, conf, length)))
+}
+
+/// The continuation after a reply of memcached.
+#[cold]
+fn value(request: &mut Request, answer: &mut Answer, conf: &'static Conf, length: BodyLength) -> Next {
+    if answer.head.head.status == 404 {
+        memcached::tell_missing(request);
+        return Next::Reply(Reply::Status(404));
+    }
+    let mut response = response(request, answer, conf, length);
+    memcached::describe(request, &mut response, answer.carrier.decoder().flags());
+    Next::Body(response)
 }
 
 /// True if the error page would be a named location that passes the request on with its body, which has been

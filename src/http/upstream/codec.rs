@@ -16,7 +16,7 @@ use crate::http::request::Request;
 use crate::http::request::error::{Error, Kind};
 use crate::http::upstream::protocol::Protocol;
 use crate::http::upstream::target::Goal;
-use crate::http::upstream::{fastcgi, h1};
+use crate::http::upstream::{cgi, fastcgi, h1, memcached, scgi, uwsgi};
 use crate::proto;
 use crate::proto::head::ResponseHead;
 use crate::proto::message::{BodyLength, Method};
@@ -55,6 +55,9 @@ pub enum Progress {
 pub enum Encoder {
     H1(h1::Encoder),
     FastCgi(fastcgi::Encoder),
+    Uwsgi,
+    Scgi,
+    Memcached,
 }
 
 impl Encoder {
@@ -64,6 +67,9 @@ impl Encoder {
         match location.protocol {
             Protocol::Http => Self::H1(h1::Encoder::of(location)),
             Protocol::FastCgi => Self::FastCgi(fastcgi::Encoder::of(location)),
+            Protocol::Uwsgi => Self::Uwsgi,
+            Protocol::Scgi => Self::Scgi,
+            Protocol::Memcached => Self::Memcached,
         }
     }
 
@@ -72,6 +78,7 @@ impl Encoder {
         match self {
             Self::H1(_) => framing == Framing::Framed,
             Self::FastCgi(_) => framing != Framing::None,
+            Self::Uwsgi | Self::Scgi | Self::Memcached => false,
         }
     }
 
@@ -80,6 +87,7 @@ impl Encoder {
         match self {
             Self::H1(encoder) => encoder.has_frames(),
             Self::FastCgi(encoder) => encoder.has_frames(),
+            Self::Uwsgi | Self::Scgi | Self::Memcached => false,
         }
     }
 
@@ -94,6 +102,9 @@ impl Encoder {
         match self {
             Self::H1(encoder) => encoder.head(request, goal, framing, out),
             Self::FastCgi(encoder) => encoder.head(request, framing, out),
+            Self::Uwsgi => uwsgi::head(request, out),
+            Self::Scgi => scgi::head(request, framing, out),
+            Self::Memcached => memcached::head(request, out),
         }
     }
 
@@ -102,6 +113,7 @@ impl Encoder {
         match self {
             Self::H1(_) => h1::FRAME_BYTES_MAX,
             Self::FastCgi(_) => fastcgi::FRAME_BYTES_MAX,
+            Self::Uwsgi | Self::Scgi | Self::Memcached => usize::MAX,
         }
     }
 
@@ -111,13 +123,14 @@ impl Encoder {
         match self {
             Self::H1(_) => h1::frame(payload, out),
             Self::FastCgi(_) => fastcgi::frame(payload, out),
+            Self::Uwsgi | Self::Scgi | Self::Memcached => unframed(payload, out),
         }
     }
 
     /// The payload of what [`Encoder::frame`] has appended.
     pub fn payload(self, framed: Vec<u8>) -> Vec<u8> {
         match self {
-            Self::H1(_) => framed,
+            Self::H1(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => framed,
             Self::FastCgi(_) => proto::fastcgi::contents(&framed),
         }
     }
@@ -126,7 +139,7 @@ impl Encoder {
     /// followed by nothing. `None`: bodies of known length have no frames.
     pub fn frame_head(self, payload_bytes: usize) -> Option<[u8; 8]> {
         match self {
-            Self::H1(_) => None,
+            Self::H1(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => None,
             Self::FastCgi(_) => Some(fastcgi::frame_head(payload_bytes)),
         }
     }
@@ -137,6 +150,7 @@ impl Encoder {
         match self {
             Self::H1(_) => h1::seal(bytes),
             Self::FastCgi(_) => fastcgi::seal(bytes),
+            Self::Uwsgi | Self::Scgi | Self::Memcached => FRAME_HEAD_BYTES,
         }
     }
 
@@ -145,8 +159,16 @@ impl Encoder {
         match self {
             Self::H1(_) => h1::finish(out),
             Self::FastCgi(_) => fastcgi::finish(out),
+            Self::Uwsgi | Self::Scgi | Self::Memcached => {}
         }
     }
+}
+
+/// A body without frames, for a protocol that has none.
+fn unframed(payload: &[u8], out: &mut Vec<u8>) -> Range<usize> {
+    let start = out.len();
+    out.extend_from_slice(payload);
+    start..out.len()
 }
 
 /// Decodes one response.
@@ -158,7 +180,13 @@ impl Encoder {
 pub enum Decoder {
     H1(h1::Decoder),
     FastCgi(Box<fastcgi::Decoder>),
+    /// Of an application behind uwsgi or SCGI.
+    Cgi(Box<cgi::Decoder>),
+    Memcached(Box<memcached::Decoder>),
 }
+
+/// The complaint about a body that is longer than its head says; the rest is dropped.
+pub const TOO_MUCH: &str = "more data than specified in \"Content-Length\" header";
 
 /// What a peer has sent besides its response, for the error log.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -166,25 +194,28 @@ pub struct Notes {
     pub messages: Vec<Vec<u8>>,
     /// More followed, which was dropped: only this many bytes of a response's messages are logged.
     pub is_cut: Option<usize>,
-    /// The body was longer than the head had said; the rest was dropped.
-    pub has_extra: bool,
+    /// What was wrong, but harmed nothing.
+    pub complaint: Option<&'static str>,
 }
 
 impl Decoder {
-    /// The decoder for the response to a request of this encoder.
+    /// The decoder for the response to a request that begins with these bytes of this encoder.
     #[inline]
-    pub fn new(encoder: Encoder) -> Self {
+    pub fn new(encoder: Encoder, request: &[u8]) -> Self {
         match encoder {
             Encoder::H1(encoder) => Self::H1(h1::Decoder::new(encoder)),
             Encoder::FastCgi(encoder) => Self::FastCgi(Box::new(fastcgi::Decoder::new(encoder))),
+            Encoder::Uwsgi | Encoder::Scgi => Self::Cgi(Box::default()),
+            Encoder::Memcached => Self::Memcached(Box::new(memcached::Decoder::new(request))),
         }
     }
 
     /// A second decoder for the body after a complete head, which may see the same bytes before this one.
     pub fn fork(&self, encoder: Encoder) -> Self {
         match self {
-            Self::H1(_) => Self::new(encoder),
+            Self::H1(_) | Self::Cgi(_) => Self::new(encoder, b""),
             Self::FastCgi(decoder) => Self::FastCgi(Box::new(decoder.fork())),
+            Self::Memcached(decoder) => Self::Memcached(decoder.clone()),
         }
     }
 
@@ -201,6 +232,8 @@ impl Decoder {
         match self {
             Self::H1(decoder) => decoder.head(buffer.data(), bytes_max, head),
             Self::FastCgi(decoder) => decoder.head(buffer, bytes_max, head),
+            Self::Cgi(decoder) => decoder.head(buffer.data(), bytes_max, head),
+            Self::Memcached(decoder) => decoder.head(buffer.data(), head),
         }
     }
 
@@ -217,6 +250,8 @@ impl Decoder {
         match self {
             Self::H1(decoder) => decoder.begin_body(head, data, method),
             Self::FastCgi(decoder) => decoder.begin_body(head, data, method),
+            Self::Cgi(decoder) => decoder.begin_body(head, data, method),
+            Self::Memcached(decoder) => Ok(decoder.begin_body(head, method)),
         }
     }
 
@@ -228,6 +263,8 @@ impl Decoder {
         match self {
             Self::H1(decoder) => decoder.body(data, pieces, trailers),
             Self::FastCgi(decoder) => decoder.body(data, pieces),
+            Self::Cgi(decoder) => Ok(decoder.body(data, pieces)),
+            Self::Memcached(decoder) => Ok(decoder.body(data, pieces)),
         }
     }
 
@@ -237,6 +274,8 @@ impl Decoder {
         match self {
             Self::H1(decoder) => decoder.is_done(),
             Self::FastCgi(decoder) => decoder.is_done(),
+            Self::Cgi(decoder) => decoder.is_done(),
+            Self::Memcached(decoder) => decoder.is_done(),
         }
     }
 
@@ -244,7 +283,8 @@ impl Decoder {
     pub fn is_framed(&self) -> bool {
         match self {
             Self::H1(decoder) => decoder.is_framed(),
-            Self::FastCgi(decoder) => decoder.is_framed(),
+            Self::FastCgi(_) => true,
+            Self::Cgi(_) | Self::Memcached(_) => false,
         }
     }
 
@@ -253,6 +293,8 @@ impl Decoder {
         match self {
             Self::H1(decoder) => decoder.raw_left(),
             Self::FastCgi(_) => None,
+            Self::Cgi(decoder) => decoder.raw_left(),
+            Self::Memcached(decoder) => decoder.raw_left(),
         }
     }
 
@@ -261,6 +303,8 @@ impl Decoder {
         match self {
             Self::H1(decoder) => decoder.moved(count),
             Self::FastCgi(_) => {}
+            Self::Cgi(decoder) => decoder.moved(count),
+            Self::Memcached(decoder) => decoder.moved(count),
         }
     }
 
@@ -269,6 +313,8 @@ impl Decoder {
         match self {
             Self::H1(decoder) => decoder.closed(),
             Self::FastCgi(decoder) => decoder.closed(),
+            Self::Cgi(decoder) => decoder.closed(),
+            Self::Memcached(decoder) => decoder.closed(),
         }
     }
 
@@ -278,6 +324,8 @@ impl Decoder {
         match self {
             Self::H1(decoder) => decoder.may_keep(),
             Self::FastCgi(decoder) => decoder.may_keep(),
+            Self::Cgi(_) => false,
+            Self::Memcached(decoder) => decoder.may_keep(),
         }
     }
 
@@ -286,7 +334,7 @@ impl Decoder {
     #[inline]
     pub fn broken(&self) -> Option<Kind> {
         match self {
-            Self::H1(_) => None,
+            Self::H1(_) | Self::Cgi(_) | Self::Memcached(_) => None,
             Self::FastCgi(decoder) => decoder.broken(),
         }
     }
@@ -297,6 +345,16 @@ impl Decoder {
         match self {
             Self::H1(_) => None,
             Self::FastCgi(decoder) => decoder.notes(is_all),
+            Self::Cgi(decoder) => decoder.notes(),
+            Self::Memcached(decoder) => decoder.notes(),
+        }
+    }
+
+    /// The flags of a value in memcached; 0 for other protocols.
+    pub fn flags(&self) -> u32 {
+        match self {
+            Self::H1(_) | Self::FastCgi(_) | Self::Cgi(_) => 0,
+            Self::Memcached(decoder) => decoder.flags(),
         }
     }
 }

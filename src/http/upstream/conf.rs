@@ -57,6 +57,8 @@ pub struct Family {
     /// Bodies of requests are read completely first, unless the configuration says otherwise: an application serves
     /// few requests at a time, and a client that sends slowly must not occupy it.
     reads_bodies: bool,
+    /// The peers are caches: they are asked by keys, and their responses have no fields.
+    is_of_caches: bool,
     /// The values in force where none of its directives is set.
     frozen: OnceLock<Frozen>,
 }
@@ -67,12 +69,27 @@ impl Family {
         hidden: &'static [&'static str],
         rewrite: Option<Rewrite>,
     ) -> Self {
-        Self { prefix: Prefix(prefix), hidden, rewrite, reads_bodies: false, frozen: OnceLock::new() }
+        Self::with(prefix, hidden, rewrite, (false, false))
     }
 
     /// A family of applications.
     pub const fn of_applications(prefix: &'static str, hidden: &'static [&'static str]) -> Self {
-        Self { prefix: Prefix(prefix), hidden, rewrite: None, reads_bodies: true, frozen: OnceLock::new() }
+        Self::with(prefix, hidden, None, (true, false))
+    }
+
+    /// A family of caches.
+    pub const fn of_caches(prefix: &'static str) -> Self {
+        Self::with(prefix, &[], None, (false, true))
+    }
+
+    const fn with(
+        prefix: &'static str,
+        hidden: &'static [&'static str],
+        rewrite: Option<Rewrite>,
+        (reads_bodies, is_of_caches): (bool, bool),
+    ) -> Self {
+        let prefix = Prefix(prefix);
+        Self { prefix, hidden, rewrite, reads_bodies, is_of_caches, frozen: OnceLock::new() }
     }
 }
 
@@ -208,6 +225,9 @@ impl Location {
         match protocol {
             Protocol::Http => &self.confs.proxy.upstream,
             Protocol::FastCgi => &self.confs.fastcgi.upstream,
+            Protocol::Uwsgi => &self.confs.uwsgi.upstream,
+            Protocol::Scgi => &self.confs.scgi.upstream,
+            Protocol::Memcached => &self.confs.memcached.upstream,
         }
     }
 }
@@ -223,7 +243,12 @@ impl Request {
 impl Conf {
     /// The settings of a block without any directive.
     pub fn of(family: &'static Family) -> Self {
-        Self { family, set: Settings::default(), default_path: None, frozen: None }
+        let mut set = Settings::default();
+        if family.is_of_caches {
+            set.pass_request_body = Setting::new(false);
+            set.force_ranges = Setting::new(true);
+        }
+        Self { family, set, default_path: None, frozen: None }
     }
 
     /// The full name of a directive that every family has: `proxy_read_timeout` for `read_timeout`.
@@ -475,7 +500,12 @@ pub fn next_upstream(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Di
         if node.arg(index) == "updating" {
             continue;
         }
-        let faults = Faults::parse(std::iter::once(node.arg(index))).map_err(|_| {
+        let word = match node.arg(index) {
+            "invalid_response" if conf.family.is_of_caches => "invalid_header",
+            "not_found" if conf.family.is_of_caches => "http_404",
+            word => word,
+        };
+        let faults = Faults::parse(std::iter::once(word)).map_err(|_| {
             Diagnostic::error(node.arg_span(index), format!("invalid value \"{}\"", node.arg(index)))
         })?;
         if all.is_some_and(|all| all.contains(faults)) && node.arg(index) != "off" {

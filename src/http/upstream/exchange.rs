@@ -15,7 +15,7 @@ use crate::http::request::Request;
 use crate::http::request::error::{Call, During, Error, Failure, Kind};
 use crate::http::upstream::Pass;
 use crate::http::upstream::carrier::Carrier;
-use crate::http::upstream::codec::{Decoder, Progress};
+use crate::http::upstream::codec::Progress;
 use crate::http::upstream::conf::Conf;
 use crate::http::upstream::outgoing::SendFault;
 use crate::http::upstream::proxied::Head;
@@ -118,13 +118,13 @@ impl Pass<'_, '_> {
         }
         let connection = self.goal.group.take(peer, tag(self.request), self.goal.terms.as_ref())?;
         self.request.upstream.last().connect_us = Some(0);
-        Some(Carrier::Own { connection, decoder: Decoder::new(self.outgoing.encoder()) })
+        Some(Carrier::Own { connection, decoder: self.outgoing.decoder() })
     }
 
     /// Opens a new connection to `peer` for one exchange.
     pub(super) async fn open(&mut self, peer: &Rc<Peer>) -> Result<Carrier, Stop> {
         let connection = connection(self.request, peer, (&self.goal.group, self.goal.terms.as_ref())).await?;
-        Ok(Carrier::Own { connection, decoder: Decoder::new(self.outgoing.encoder()) })
+        Ok(Carrier::Own { connection, decoder: self.outgoing.decoder() })
     }
 
     /// Sends the request and reads until a final response head is complete.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use crate::http::config::location::Location;
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Kind};
-use crate::http::upstream::codec::{FRAME_HEAD_BYTES, Framing, Notes, Pieces, Progress};
+use crate::http::upstream::codec::{FRAME_HEAD_BYTES, Framing, Notes, Pieces, Progress, TOO_MUCH};
 use crate::http::upstream::params;
 use crate::proto::cgi::{self, Progress as Parsed, Seen};
 use crate::proto::fastcgi::{self, CONTENT_BYTES_MAX, HEADER_BYTES, Outcome, Params, Records, Step, Type};
@@ -289,10 +289,6 @@ impl Decoder {
         }
     }
 
-    pub fn is_framed(&self) -> bool {
-        true
-    }
-
     pub fn broken(&self) -> Option<Kind> {
         self.broken.map(Kind::EndedEarly)
     }
@@ -336,13 +332,10 @@ impl Decoder {
             notes.complete.push(std::mem::take(&mut notes.partial));
         }
         let is_cut = std::mem::take(&mut notes.has_overflown).then_some(MESSAGE_BYTES_MAX);
-        let has_extra = std::mem::take(&mut notes.has_extra);
+        let complaint = std::mem::take(&mut notes.has_extra).then_some(TOO_MUCH);
         let messages = std::mem::take(&mut notes.complete);
-        (has_extra || is_cut.is_some() || !messages.is_empty()).then_some(Notes {
-            messages,
-            has_extra,
-            is_cut,
-        })
+        let has_any = complaint.is_some() || is_cut.is_some() || !messages.is_empty();
+        has_any.then_some(Notes { messages, is_cut, complaint })
     }
 }
 

@@ -316,7 +316,7 @@ mod tests {
     fn head(request: &Request, text: &str) -> Head {
         let mut head = Head { buffer: Buffer::take(text.len()), ..Head::default() };
         head.buffer.extend(text.as_bytes());
-        let mut decoder = Decoder::new(Encoder::of(request.location));
+        let mut decoder = Decoder::new(Encoder::of(request.location), b"");
         decoder.head(&mut head.buffer, text.len(), &mut head.head).expect("a head");
         head
     }

@@ -7,6 +7,7 @@
 mod answer;
 pub mod carrier;
 pub mod certificates;
+pub mod cgi;
 pub mod codec;
 pub mod conf;
 pub mod exchange;
@@ -17,6 +18,7 @@ mod handshake;
 mod hedge;
 mod hold;
 pub mod matching;
+pub mod memcached;
 pub mod name;
 mod notes;
 pub mod outgoing;
@@ -28,11 +30,13 @@ mod queue;
 pub mod relay;
 pub mod retry;
 pub mod rows;
+pub mod scgi;
 pub mod selection;
 pub mod sticky;
 pub mod store;
 mod target;
 pub mod tls;
+pub mod uwsgi;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -161,7 +165,10 @@ impl Pass<'_, '_> {
             self.blame();
         }
         match step? {
-            Step::Reply(reply) => return Ok(Some(reply)),
+            Step::Reply(reply) => {
+                self.keep_unread(answer);
+                return Ok(Some(reply));
+            }
             Step::Tunnel(response) => {
                 Box::pin(self.begin_tunnel(*response, answer)).await?;
                 return Ok(None);
@@ -173,6 +180,16 @@ impl Pass<'_, '_> {
             self.blame();
         }
         relayed.map(|()| None)
+    }
+
+    /// Keeps the connection of a response that another reply replaces, if there is nothing left to read.
+    #[cold]
+    fn keep_unread(&mut self, answer: Answer) {
+        let Answer { mut carrier, head, head_length } = answer;
+        let is_read = carrier.decoder().is_done() && head.buffer.data().len() == head_length;
+        if is_read && self.outgoing.is_done() {
+            carrier.keep(&self.goal.group);
+        }
     }
 
     /// A function of its own, so that the response does not live in the future that waits for the body.

@@ -29,12 +29,8 @@ pub(super) fn tell(request: &Request, notes: &Notes) -> Result<(), Kind> {
              its messages to a file of its own"
         );
     }
-    if notes.has_extra {
-        log::warn!(
-            request.error_log(),
-            request,
-            "upstream sent more data than specified in \"Content-Length\" header"
-        );
+    if let Some(complaint) = notes.complaint {
+        log::warn!(request.error_log(), request, "upstream sent {complaint}");
     }
     outcome
 }

@@ -18,7 +18,7 @@ use crate::http::request::body::Body;
 use crate::http::request::body_file;
 use crate::http::request::error::{self, Error};
 use crate::http::temp_file::TempFile;
-use crate::http::upstream::codec::{Encoder, FRAME_HEAD_BYTES, Framing};
+use crate::http::upstream::codec::{Decoder, Encoder, FRAME_HEAD_BYTES, Framing};
 use crate::http::upstream::failover;
 use crate::http::upstream::retry::is_non_idempotent;
 use crate::http::upstream::target::Goal;
@@ -205,6 +205,12 @@ impl Outgoing {
     /// The encoder of its bytes.
     pub fn encoder(&self) -> Encoder {
         self.encoder
+    }
+
+    /// A decoder for the response to it.
+    #[inline]
+    pub fn decoder(&self) -> Decoder {
+        Decoder::new(self.encoder, &self.bytes)
     }
 
     /// True if everything has been sent.

@@ -22,7 +22,7 @@ use crate::http::request::error::Failure;
 use crate::http::request::{Connection, Request};
 use crate::http::upstream::Pass;
 use crate::http::upstream::carrier::Carrier;
-use crate::http::upstream::codec::{Decoder, Pieces};
+use crate::http::upstream::codec::Pieces;
 use crate::http::upstream::exchange::{Answer, Stop};
 use crate::http::upstream::h1::HostLine;
 use crate::http::upstream::matching::{BODY_BYTES_MAX, Match, judge_status};
@@ -374,7 +374,7 @@ impl Pass<'_, '_> {
         let is_young = |opened_ms: u64| runtime::now_ms().saturating_sub(opened_ms) < keepalive_ms;
         let kept = target.kept.take().filter(|kept| is_young(kept.opened_ms));
         if let Some(connection) = kept {
-            let decoder = Decoder::new(self.outgoing.encoder());
+            let decoder = self.outgoing.decoder();
             match self.run(Carrier::Own { connection, decoder }).await {
                 Err(Stop::Peer(failure)) if failure.is_stale => self.outgoing.rewind(),
                 answered => return answered,

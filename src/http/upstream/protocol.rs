@@ -8,6 +8,9 @@ pub enum Protocol {
     #[default]
     Http,
     FastCgi,
+    Uwsgi,
+    Scgi,
+    Memcached,
 }
 
 impl Protocol {
@@ -16,6 +19,9 @@ impl Protocol {
         match self {
             Self::Http => "proxy_pass",
             Self::FastCgi => "fastcgi_pass",
+            Self::Uwsgi => "uwsgi_pass",
+            Self::Scgi => "scgi_pass",
+            Self::Memcached => "memcached_pass",
         }
     }
 
@@ -25,6 +31,10 @@ impl Protocol {
             Self::Http if is_tls => "https",
             Self::Http => "http",
             Self::FastCgi => "fastcgi",
+            Self::Uwsgi if is_tls => "suwsgi",
+            Self::Uwsgi => "uwsgi",
+            Self::Scgi => "scgi",
+            Self::Memcached => "memcached",
         }
     }
 
@@ -33,7 +43,7 @@ impl Protocol {
         match self {
             Self::Http if is_tls => Some(443),
             Self::Http => Some(80),
-            Self::FastCgi => None,
+            Self::FastCgi | Self::Uwsgi | Self::Scgi | Self::Memcached => None,
         }
     }
 }

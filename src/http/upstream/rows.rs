@@ -148,7 +148,9 @@ macro_rules! upstream_rows {
         #[allow(unused_imports)]
         use $crate::http::upstream::{conf, store, tls};
         const ANY: Context = Context::ANY;
+        #[allow(dead_code)]
         const ONE: Arity = Arity::exactly(1);
+        #[allow(dead_code)]
         const MANY: Arity = Arity::at_least(1);
         &[$($rows)*]
     }};

@@ -159,7 +159,9 @@ fn terms(request: &mut Request, target: &Target) -> Result<Arc<Terms>, Error> {
 }
 
 fn is_literal_socket(script: &Script) -> bool {
-    ["unix:", "http://unix:", "https://unix:"].iter().any(|start| script.begins_with(start))
+    ["", "http://", "https://", "uwsgi://", "suwsgi://"]
+        .iter()
+        .any(|scheme| script.begins_with(&format!("{scheme}unix:")))
 }
 
 /// True for a group without peers whose names are looked up while serving and have no results yet.

@@ -8,7 +8,6 @@ use crate::http::pipeline;
 use crate::http::property;
 use crate::http::request::body::{self, Body, Reader};
 use crate::http::upstream::carrier::Carrier;
-use crate::http::upstream::codec::Decoder;
 use crate::http::{CompileOptions, Worker, compile};
 use crate::log::Logger;
 use crate::net::Transport;
@@ -64,7 +63,7 @@ impl Pass<'_, '_> {
             is_single: false,
             reused: false,
         });
-        let carrier = Carrier::Own { connection, decoder: Decoder::new(self.outgoing.encoder()) };
+        let carrier = Carrier::Own { connection, decoder: self.outgoing.decoder() };
         let mut answer = self.run(carrier).await.map_err(|stop| match stop {
             Stop::Request(error) => error.to_string(),
             Stop::Peer(failure) => failure.to_string(),

@@ -55,7 +55,7 @@ fn read(parts: &[&[u8]], method: Method, is_closed: bool) -> Read {
     let take_notes = |decoder: &mut Decoder, read: &mut Read| {
         if let Some(notes) = decoder.notes(false) {
             read.messages.extend(notes.messages);
-            read.has_extra |= notes.has_extra;
+            read.has_extra |= notes.complaint.is_some();
         }
     };
     for part in parts {

@@ -1,0 +1,57 @@
+//! uwsgi to upstreams: every `uwsgi_…` directive except `uwsgi_pass`.
+//!
+//! Settings only. Those that other upstream protocols share are in `http/upstream/conf.rs`; the encoder is in
+//! `http/upstream/uwsgi.rs`, the decoder in `http/upstream/cgi.rs`.
+//! Behaviour: nginx.org, ngx_http_uwsgi_module.
+
+use crate::config::inherit::replace;
+use crate::config::{Setting, settings};
+use crate::http::config::compile::Cx;
+use crate::http::modules::fastcgi::HIDDEN;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::scope::Variable;
+use crate::http::upstream::conf::{self, Family};
+use crate::http::upstream::params::{self, Param};
+use crate::http::upstream::rows::upstream_rows;
+
+static FAMILY: Family = Family::of_applications("uwsgi_", HIDDEN);
+
+settings! {
+    /// The settings of one block: those of every family, and those specific to uwsgi.
+    #[derive(Debug)]
+    pub struct Conf {
+        pub upstream: conf::Conf = &FAMILY,
+        params: Vec<Param> => replace,
+        modifier1: Setting<u64> = 0,
+        modifier2: Setting<u64> = 0,
+    }
+}
+
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("uwsgi_", Conf, upstream, [relay, whole, tls], [
+    custom("uwsgi_param", ANY, Arity::between(2, 3), |c, cx, node| params::push(&mut c.params, cx, node),
+        "Sets a parameter of the request to the application. With if_not_empty it is sent only if its value is not empty."),
+    number("uwsgi_modifier1", ANY, (0, 255), |c: &mut Conf| &mut c.modifier1,
+        "Sets the first modifier of a packet, by which a uwsgi server chooses what handles the request."),
+    number("uwsgi_modifier2", ANY, (0, 255), |c: &mut Conf| &mut c.modifier2, "Sets the second modifier of a packet."),
+]);
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl Conf {
+    /// The parameters of requests.
+    pub fn params(&self) -> &[Param] {
+        &self.params
+    }
+
+    /// The modifiers of packets.
+    pub fn modifiers(&self) -> (u8, u8) {
+        (self.modifier1.get() as u8, self.modifier2.get() as u8)
+    }
+}
+
+impl BlockConf for Conf {
+    fn freeze(&mut self, cx: &mut Cx) {
+        self.upstream.freeze(cx);
+    }
+}
