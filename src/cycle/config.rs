@@ -28,6 +28,8 @@ pub struct Config {
     /// The server of the control socket.
     pub control: Option<http::Config>,
     pub prefix: PathBuf,
+    /// Identifies the contents of its files.
+    pub checksum: u32,
     /// Those of all protocols.
     listeners: Vec<Listener>,
 }
@@ -50,7 +52,7 @@ impl Config {
         };
         let operators = control.iter().flat_map(http::Config::listeners).map(of_operators);
         let listeners = http.iter().flat_map(http::Config::listeners).chain(operators).collect();
-        Self { settings, http, stream: None, control, prefix, listeners }
+        Self { settings, http, stream: None, control, prefix, checksum: 0, listeners }
     }
 
     /// Adds the `stream` block.

@@ -32,6 +32,7 @@ settings! {
         worker_connections: Setting<u64> = 512,
         worker_shutdown_timeout: Setting<u64> = 0,
         worker_watchdog: Setting<u64> = 30_000,
+        worker_generations: Setting<u64> = 64,
         fast_stop_timeout: Setting<u64> = 1000,
         names_timeout: Setting<u64> = NAMES_TIMEOUT_MS,
         worker_priority: Inherit<i32> => own,
@@ -113,6 +114,8 @@ pub static MAIN: &[Row] = &[
         "Limits the time of a graceful stop, after which open connections are closed; 0 sets no limit."),
     millis("worker_watchdog", Context::MAIN, |s| &mut s.worker_watchdog,
         "Sets the time after which a worker that makes no progress is killed and replaced; 0 disables this."),
+    number("worker_generations", Context::MAIN, (0, 10_000), |s: &mut Settings| &mut s.worker_generations,
+        "Limits the generations of workers that finish requests after reloads. When there are more, the oldest is ended; 0 sets no limit."),
     millis("fast_stop_timeout", Context::MAIN, |s| &mut s.fast_stop_timeout, "Limits the time that workers get in a fast stop before they are killed."),
     custom("names_timeout", Context::MAIN, Arity::exactly(1), names_timeout,
         "Limits the time that the system's resolver may take for all names of the configuration together, at a start and in a reload. A name without an \
@@ -212,6 +215,10 @@ impl Settings {
 
     pub fn worker_watchdog_ms(&self) -> u64 {
         self.worker_watchdog.get()
+    }
+
+    pub fn generations_max(&self) -> usize {
+        usize::try_from(self.worker_generations.get()).unwrap_or(usize::MAX)
     }
 
     pub fn fast_stop_ms(&self) -> u64 {

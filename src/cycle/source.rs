@@ -8,6 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use sha1::{Digest, Sha1};
+
 use crate::config::load::{LoadOptions, load, load_text};
 use crate::config::needs;
 use crate::config::{Context, Diagnostic, Diagnostics, FileId, Node, Severity, Span, Tree, render};
@@ -255,10 +257,23 @@ impl Pass {
             let http = http.map(|http| http::Config { places: tree.places(), ..http });
             let stream = stream.map(|stream| stream::Config { places: tree.places(), ..stream });
             let control = control.map(|control| http::Config { is_control: true, sources, ..control });
-            Config::new(settings, http, control, source.prefix).with_stream(stream)
+            let mut config = Config::new(settings, http, control, source.prefix).with_stream(stream);
+            config.checksum = checksum(&tree);
+            config
         });
         Loaded { tree, diagnostics, config, lease, names }
     }
+}
+
+/// Identifies the contents of a configuration's files, in their order.
+fn checksum(tree: &Tree) -> u32 {
+    let mut digest = Sha1::new();
+    for source in &tree.sources {
+        digest.update((source.text.len() as u64).to_le_bytes());
+        digest.update(source.text.as_bytes());
+    }
+    let digest = digest.finalize();
+    u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]])
 }
 
 /// The HTTP server behind the control socket, whose configuration nobody writes.

@@ -7,6 +7,8 @@
 //!                      └─not one can run→ the configuration before is in force again
 //! ```
 
+use std::collections::BTreeSet;
+
 use crate::master::notice::Notice;
 use crate::master::respawn::Vacancy;
 use crate::master::rules::State;
@@ -97,10 +99,31 @@ impl Supervisor {
                 self.dismiss(index, &ToWorker::Drain, now_ms);
             }
         }
+        self.end_oldest();
         self.first = None;
         self.act(Action::Serve);
         self.start_others();
         self.reload_if_wanted(now_ms);
+    }
+
+    /// Ends the oldest generations of those that finish their requests, if there are too many: each holds memory.
+    fn end_oldest(&mut self) {
+        let limit = self.limits.generations_max;
+        let others = self.members.iter().map(|member| member.generation);
+        let others: BTreeSet<u64> = others.filter(|generation| *generation != self.generation).collect();
+        if limit == 0 || others.len() <= limit {
+            return;
+        }
+        for generation in others.iter().take(others.len() - limit) {
+            let of_it = self.members.iter_mut().filter(|member| member.generation == *generation);
+            let ended: Vec<WorkerId> = of_it
+                .filter_map(|member| (!std::mem::replace(&mut member.is_ended, true)).then_some(member.id))
+                .collect();
+            if !ended.is_empty() {
+                self.act(Action::Tell(Notice::TooManyGenerations { generation: *generation, limit }));
+                ended.into_iter().for_each(|worker| self.act(Action::Terminate(worker)));
+            }
+        }
     }
 
     /// Starts the processes that no change of generations waits for, each once the one before it has ended.

@@ -25,6 +25,7 @@ pub enum Notice {
     Full { pid: i32, number: usize },
     HasRoom { pid: i32 },
     FellBack,
+    TooManyGenerations { generation: u64, limit: usize },
     SuccessorGone { pid: i32 },
 }
 
@@ -39,7 +40,7 @@ impl Notice {
             | Self::NeverStarted { .. }
             | Self::KilledStuck { .. }
             | Self::Stuck { .. } => Level::Alert,
-            Self::MovesAgain { .. } | Self::Full { .. } => Level::Warn,
+            Self::MovesAgain { .. } | Self::Full { .. } | Self::TooManyGenerations { .. } => Level::Warn,
             Self::StartWorkers
             | Self::Replaced { .. }
             | Self::HasRoom { .. }
@@ -118,6 +119,11 @@ impl fmt::Display for Notice {
             Self::FellBack => {
                 write!(out, "no worker can run with the new configuration; the previous one stays in force")
             }
+            Self::TooManyGenerations { generation, limit } => write!(
+                out,
+                "the workers of generation {generation} are ended with their requests: more than {limit} earlier \
+                 generations are leaving (worker_generations); worker_shutdown_timeout bounds their time"
+            ),
             Self::SuccessorGone { pid } => {
                 write!(out, "the new binary process {pid} is gone, start worker processes")
             }

@@ -250,7 +250,8 @@ impl Master {
         }
         let Some(is_accepted) = self.orders.verdict.take() else { return };
         let lines = log::end_capture();
-        let body = serde_json::json!({ "logs": lines, "generation": self.supervisor.generation() });
+        let body = serde_json::json!({ "logs": lines, "generation": self.supervisor.generation(),
+            "configuration": format!("{:08x}", self.cycle.config.checksum) });
         let status = if is_accepted { 200 } else { 422 };
         for (worker, number) in std::mem::take(&mut self.orders.reloading) {
             self.answer(worker, number, status, body.to_string().as_bytes());

@@ -27,6 +27,7 @@ pub fn limits(config: &Config) -> Limits {
         watchdog_ms: settings.worker_watchdog_ms(),
         shutdown_ms: settings.worker_shutdown_timeout_ms(),
         fast_stop_ms: settings.fast_stop_ms(),
+        generations_max: settings.generations_max(),
     }
 }
 
@@ -96,6 +97,8 @@ impl Master {
         self.steer();
         // The previous workers may all have died meanwhile.
         self.sweep_counters();
+        let (generation, checksum) = (self.supervisor.generation(), self.cycle.config.checksum);
+        log::notice!(log::process(), &(), "generation {generation} serves configuration {checksum:08x}");
         let state = self.settings().control_state(&self.cycle.config.prefix);
         self.orders.is_in_force(state);
         notify::ready();

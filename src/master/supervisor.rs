@@ -40,6 +40,8 @@ pub struct Limits {
     /// `worker_shutdown_timeout`.
     pub shutdown_ms: Option<u64>,
     pub fast_stop_ms: u64,
+    /// `worker_generations`: how many earlier generations may finish their requests; 0: any number.
+    pub generations_max: usize,
 }
 
 impl Limits {
@@ -222,6 +224,8 @@ pub(super) struct Member {
     pub shutdown_ms: Option<u64>,
     /// The time at which a worker that was told to leave is killed.
     pub leave_by_ms: Option<u64>,
+    /// It was told to exit at once, since too many generations are leaving.
+    pub is_ended: bool,
     /// It has reported that it accepts no more.
     pub has_closed: bool,
     /// The slots it accepts from by its number: indexes into the list that every worker of its generation
@@ -474,6 +478,7 @@ impl Supervisor {
             born_ms: 0,
             shutdown_ms: place.role.shutdown_ms(self.limits.shutdown_ms),
             leave_by_ms: None,
+            is_ended: false,
             has_closed: false,
             leased: Vec::new(),
             asked: None,

@@ -105,7 +105,12 @@ pub fn run(config: Config, seat: Seat) -> i32 {
         return cannot_run(&why, seat.number);
     }
     let number = seat.number;
-    process::set_title(&format!("pronghorn: {} (generation {})", seat.duty.title(), seat.generation));
+    let Seat { generation, duty, .. } = seat;
+    let checksum = config.checksum;
+    process::set_title(&format!(
+        "pronghorn: {} (generation {generation}, configuration {checksum:08x})",
+        duty.title()
+    ));
     crate::sys::alloc::keep_blocks();
     // The configuration lives as long as the process: plain references, no counts to touch.
     let config: &'static Config = Box::leak(Box::new(config));

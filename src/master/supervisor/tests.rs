@@ -13,6 +13,7 @@ const LIMITS: Limits = Limits {
     watchdog_ms: 30_000,
     shutdown_ms: Some(5_000),
     fast_stop_ms: 1_000,
+    generations_max: 2,
 };
 
 /// The first worker's.
@@ -693,4 +694,31 @@ fn events_of_workers_that_are_gone_change_nothing() {
         play.on(event);
         assert_eq!(play.take(), []);
     }
+}
+
+#[test]
+fn the_oldest_of_too_many_generations_is_ended_and_it_is_said() {
+    let mut play = Play::serving();
+    let reload = |play: &mut Play, first: WorkerId| {
+        play.on(Event::Ordered { order: Order::Reload, is_followed: false });
+        play.on(Event::Opened(LIMITS));
+        play.on(Event::Ready(first));
+        play.on(Event::Ready(first + 1));
+        play.take()
+    };
+    let ended = |actions: &[Action]| -> Vec<WorkerId> {
+        let of = |action: &Action| match action {
+            Action::Terminate(worker) => Some(*worker),
+            _ => None,
+        };
+        actions.iter().filter_map(of).collect()
+    };
+    assert_eq!(ended(&reload(&mut play, 3)), [0; 0]);
+    assert_eq!(ended(&reload(&mut play, 5)), [0; 0], "two earlier ones may finish");
+    let actions = reload(&mut play, 7);
+    assert_eq!(ended(&actions), [1, 2], "those of the first generation");
+    let notice = Notice::TooManyGenerations { generation: 1, limit: 2 };
+    assert_eq!(actions.iter().filter(|action| **action == Action::Tell(notice.clone())).count(), 1);
+    // They may take their time to exit, but are not ended twice.
+    assert_eq!(ended(&reload(&mut play, 9)), [3, 4]);
 }
