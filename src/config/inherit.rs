@@ -180,28 +180,30 @@ pub fn together<T>(_: &mut T, _: &T) {}
 /// search: Option<Arc<Search>> => own,       not inherited
 /// ```
 ///
+/// A struct may have one parameter, the scope of its scripts: `pub struct Settings<S> {`.
+///
 /// If inheriting must look at several fields at once, `then function` follows the struct. The function is
 /// called last, with the block's settings and the outer ones.
 macro_rules! settings {
     (
         $(#[$meta:meta])*
-        $vis:vis struct $name:ident {
+        $vis:vis struct $name:ident $(<$scope:ident>)? {
             $($(#[$about:meta])* $access:vis $field:ident: $type:ty $(= $default:expr)? $(=> $inherit:path)?),* $(,)?
         }
         $(then $then:path)?
     ) => {
         $(#[$meta])*
-        $vis struct $name {
+        $vis struct $name $(<$scope>)? {
             $($(#[$about])* $access $field: $type,)*
         }
 
-        impl Default for $name {
+        impl $(<$scope>)? Default for $name $(<$scope>)? {
             fn default() -> Self {
                 Self { $($field: $crate::config::settings!(@default $($default)?),)* }
             }
         }
 
-        impl $crate::config::Merge for $name {
+        impl $(<$scope>)? $crate::config::Merge for $name $(<$scope>)? {
             fn merge(&mut self, outer: &Self) {
                 let _ = outer;
                 $($crate::config::settings!(@merge (&mut self.$field, &outer.$field) $($inherit)?);)*

@@ -32,6 +32,8 @@ pub struct Config {
     pub checksum: u32,
     /// Those of all protocols.
     listeners: Vec<Listener>,
+    /// Those of all protocols: HTTP's come first.
+    pairs: Vec<Pair>,
 }
 
 impl Config {
@@ -52,13 +54,15 @@ impl Config {
         };
         let operators = control.iter().flat_map(http::Config::listeners).map(of_operators);
         let listeners = http.iter().flat_map(http::Config::listeners).chain(operators).collect();
-        Self { settings, http, stream: None, control, prefix, checksum: 0, listeners }
+        let pairs = http.iter().flat_map(|http| http.pairs.iter().cloned()).collect();
+        Self { settings, http, stream: None, control, prefix, checksum: 0, listeners, pairs }
     }
 
     /// Adds the `stream` block.
     #[must_use]
     pub fn with_stream(mut self, stream: Option<stream::Config>) -> Self {
         self.listeners.extend(stream.iter().flat_map(stream::Config::listeners));
+        self.pairs.extend(stream.iter().flat_map(|stream| stream.pairs.iter().cloned()));
         Self { stream, ..self }
     }
 
@@ -114,7 +118,8 @@ impl Config {
     /// Forgets what is out of date in the memory that the workers share, such as old keys. For the master, once a
     /// minute. False: nothing ever is.
     pub fn tidy(&self) -> bool {
-        self.http.as_ref().is_some_and(|http| http.tables.tidy())
+        let http = self.http.as_ref().is_some_and(|http| http.tables.tidy());
+        self.stream.as_ref().is_some_and(|stream| stream.tables.tidy()) || http
     }
 
     /// The servers whose names the prober looks up.
@@ -221,23 +226,35 @@ impl Config {
     /// True if this process has the keys of certificates in its memory.
     pub fn has_keys(&self) -> bool {
         self.http.as_ref().is_some_and(|http| http.servers.iter().any(|server| server.tls.is_some()))
+            || self.stream.as_ref().is_some_and(|it| it.servers.iter().any(|server| server.tls.is_some()))
     }
 
     /// The certificates of all protocols that come from files, to be watched for changes. Messages between
     /// processes name one by its index here.
     pub fn certificates(&self) -> &[Pair] {
-        self.http.as_ref().map_or(&[], |http| &http.pairs)
+        &self.pairs
+    }
+
+    /// The number of those that belong to HTTP.
+    fn http_pairs(&self) -> usize {
+        self.http.as_ref().map_or(0, |http| http.pairs.len())
     }
 
     /// The certificate of a pair that is in force.
     pub fn certificate(&self, pair: usize) -> Option<Certificate> {
-        self.http.as_ref()?.certificate(pair)
+        match pair.checked_sub(self.http_pairs()) {
+            Some(pair) => self.stream.as_ref()?.certificate(pair),
+            None => self.http.as_ref()?.certificate(pair),
+        }
     }
 
     /// Puts a newer certificate in force, in this process, wherever this pair is used. Returns why nothing is
     /// stapled with it although it should be.
     pub fn replace_certificate(&self, pair: usize, certificate: &Certificate) -> Option<Ignored> {
-        self.http.as_ref().and_then(|http| http.replace_certificate(pair, certificate))
+        match pair.checked_sub(self.http_pairs()) {
+            Some(pair) => self.stream.as_ref()?.replace_certificate(pair, certificate),
+            None => self.http.as_ref()?.replace_certificate(pair, certificate),
+        }
     }
 
     /// The warnings due at `now_s` about certificates that expire soon.

@@ -3,13 +3,9 @@
 //! Runs before the first request of a connection whose listener has `ssl`. Touches: the client's connection.
 //! Behaviour: nginx.org, ngx_http_ssl_module; RFC 9110 §7.4 and §15.5.20 (421).
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-
-use rustls::pki_types::UnixTime;
 
 use crate::http::config::server::{Listen, Server};
 use crate::http::modules::https_redirect;
@@ -22,69 +18,16 @@ use crate::net::newcomer::Newcomer;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::handshake::{self, Accepted, Choice, Error};
 use crate::net::tls::moved::Moved;
-use crate::net::tls::ocsp::clients::Denial;
 use crate::net::tls::ocsp::exchange::Lookup;
 use crate::net::tls::ocsp::stapling;
-use crate::net::tls::server::{self, Path};
-use crate::net::tls::{Info, Session, Verdict};
+use crate::net::tls::server;
+use crate::net::tls::{Info, Session};
 use crate::net::transport::Probe;
 use crate::net::{Transport, room};
 use crate::proto::client_hello::ClientHello;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::channel::Notify;
 use crate::runtime::{self, Either, race, timeout};
-
-/// Minimum time between two log lines about too many handshakes.
-const TELL_MS: u64 = 1000;
-
-thread_local! {
-    /// The handshakes under way in this worker, the oldest first.
-    static UNDER_WAY: RefCell<VecDeque<(u64, Rc<Notify>)>> = const { RefCell::new(VecDeque::new()) };
-    static NEXT: Cell<u64> = const { Cell::new(0) };
-    static TELL_AGAIN_MS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// A handshake's place among those under way (`ssl_handshakes_max`).
-struct Place {
-    number: u64,
-    gives_way: Rc<Notify>,
-}
-
-impl Place {
-    /// Takes a place. If all are taken the oldest handshake has to give way: clients of good will need a few
-    /// round trips, those that stop in the middle collect at the front.
-    fn take(most: usize, log: log::Logger) -> Self {
-        let number = NEXT.replace(NEXT.get().wrapping_add(1));
-        let gives_way = Rc::new(Notify::new());
-        let oldest = UNDER_WAY.with_borrow_mut(|all| {
-            all.push_back((number, Rc::clone(&gives_way)));
-            if all.len() > most { all.pop_front() } else { None }
-        });
-        if let Some((_, oldest)) = oldest {
-            oldest.notify();
-            if runtime::now_ms() >= TELL_AGAIN_MS.get() {
-                TELL_AGAIN_MS.set(runtime::now_ms() + TELL_MS);
-                log::warn!(
-                    log,
-                    &(),
-                    "{most} TLS handshakes are under way, giving up the oldest: raise \"ssl_handshakes_max\" or shorten \
-                     \"ssl_handshake_timeout\""
-                );
-            }
-        }
-        Self { number, gives_way }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        UNDER_WAY.with_borrow_mut(|all| {
-            if let Ok(index) = all.binary_search_by_key(&self.number, |(number, _)| *number) {
-                all.remove(index);
-            }
-        });
-    }
-}
+use crate::shared::tls::handshakes::{self, Place, ask_status, judge};
 
 /// The result of [`secure`].
 pub enum Outcome {
@@ -134,7 +77,7 @@ pub async fn secure(
     let outcome = match transport.plain() {
         Some(io) => {
             let accepted = timeout(room::shorten(limit_ms), handshake::accept(io, first, choose));
-            match race(accepted, place.gives_way.notified()).await {
+            match race(accepted, place.gives_way()).await {
                 Either::First(Ok(accepted)) => accepted,
                 Either::First(Err(_)) => Err(Error::Io(io::ErrorKind::TimedOut.into())),
                 Either::Second(()) => Err(Error::GaveWay),
@@ -148,7 +91,8 @@ pub async fn secure(
             let info = Rc::clone(&session.info);
             transport.secure(*session);
             if let Some(path) = judge(&info, tls) {
-                Box::pin(ask_status(&info, (server, tls), &path, worker, client, limit_ms)).await;
+                let (lookup, log) = (lookup(worker, server), server.root.confs.http_core.log());
+                Box::pin(ask_status(&info, tls, &path, (&lookup, log), client, limit_ms)).await;
             }
             Outcome::Secured
         }
@@ -170,35 +114,7 @@ pub async fn secure(
 
 /// How names are looked up for this server.
 fn lookup(worker: &Worker, server: &Server) -> Lookup {
-    let conf = &server.root.confs.resolver;
-    let resolver = conf.settings().map(|settings| worker.resolvers.get(settings));
-    Lookup { resolver, timeout_ms: conf.timeout_ms() }
-}
-
-/// Judges the client's certificate. Returns the path that responders have to be asked about.
-fn judge(info: &Info, tls: &server::Server) -> Option<Path> {
-    let (verdict, path) = tls.verdict(&info.peer_chain, UnixTime::now());
-    info.verdict.set(verdict);
-    path
-}
-
-/// Asks the responders of a client's certificate (`ssl_ocsp`); what they say becomes a part of the verdict.
-async fn ask_status(
-    info: &Info,
-    (server, tls): (&'static Server, &server::Server),
-    path: &Path,
-    worker: &Worker,
-    client: &Newcomer<'_>,
-    limit_ms: u64,
-) {
-    let Some(check) = tls.status_check() else { return };
-    let (lookup, log) = (lookup(worker, server), server.root.confs.http_core.log());
-    let asked = timeout(limit_ms, check.check(path, &lookup, log, client.number)).await;
-    let status = asked.unwrap_or_else(|_| {
-        log::error!(log, client, "OCSP responders did not answer within {limit_ms} ms");
-        Err(Denial::RequestFailed)
-    });
-    info.verdict.set(Verdict { status, ..info.verdict.get() });
+    handshakes::lookup(&server.root.confs.resolver, &worker.resolvers)
 }
 
 /// Asks the responders again for a connection that was continued by [`resume`]: its client must be good by
@@ -214,7 +130,8 @@ pub async fn ask_status_again(
     let Some((server, tls)) = resumed_by(info, worker.config, listen) else { return };
     if let Some(path) = judge(info, tls) {
         let limit_ms = default.root.confs.http_core.client_header_timeout_ms();
-        ask_status(info, (server, tls), &path, worker, client, limit_ms).await;
+        let (lookup, log) = (lookup(worker, server), server.root.confs.http_core.log());
+        ask_status(info, tls, &path, (&lookup, log), client, limit_ms).await;
     }
 }
 
@@ -252,7 +169,7 @@ fn load_for(
         is_pipelined: false,
     };
     let mut request = Request::new(worker, server, connection, Buffer::default(), Box::default(), Body::none);
-    let loaded = server.root.confs.ssl.load_for(&mut request);
+    let loaded = server.root.confs.ssl.load_for(&mut request, &worker.config.folder);
     request.is_parked = true; // nobody asked for anything: nothing to log
     loaded.map_err(|error| log::error!(request.error_log(), client, "{error}")).ok()
 }

@@ -39,6 +39,7 @@ use crate::net::tls::watch::Pair;
 use crate::script::registry::Variables;
 pub use crate::shared::CompileOptions;
 use crate::shared::control::Desk;
+use crate::shared::tls::in_force;
 use crate::shm::counter::{self, Slot};
 use crate::upstream::{Groups, Upstreams};
 
@@ -114,24 +115,14 @@ impl Config {
 
     /// The certificate of a pair that is in force.
     pub fn certificate(&self, pair: usize) -> Option<Certificate> {
-        let place = self.pairs.get(pair)?.uses.first()?;
-        let certificates = self.servers.get(place.server)?.tls.as_ref()?.certificates();
-        certificates.current().get(place.position).cloned()
+        in_force::certificate(self.pairs.get(pair)?, |server| self.servers.get(server)?.tls.as_ref())
     }
 
     /// Puts a newer certificate in force for all servers that use this pair. Returns why nothing is stapled
     /// with it although it should be.
     pub fn replace_certificate(&self, pair: usize, certificate: &Certificate) -> Option<Ignored> {
-        let mut ignored = None;
-        for place in self.pairs.get(pair).iter().flat_map(|pair| &pair.uses) {
-            if let Some(tls) = self.servers.get(place.server).and_then(|server| server.tls.as_ref()) {
-                tls.certificates().replace(place.position, certificate.clone());
-                let unstapled = tls.certificates().unstapled().into_iter();
-                let own = unstapled.filter(|(position, _)| *position == place.position);
-                ignored = ignored.or(own.map(|(_, ignored)| ignored).next());
-            }
-        }
-        ignored
+        let pair = self.pairs.get(pair)?;
+        in_force::replace(pair, certificate, |server| self.servers.get(server)?.tls.as_ref())
     }
 
     /// The names of the shared memory zones in use, for `shm::named::sweep`.

@@ -15,6 +15,7 @@ use crate::http::request::states::State;
 use crate::http::scope::Variable;
 use crate::http::verdict::Verdict;
 use crate::shared::connection;
+use crate::shared::tls::variables;
 
 pub mod access;
 pub mod access_log;
@@ -282,7 +283,7 @@ macro_rules! modules {
         ];
 
         /// The variables that modules declare.
-        pub static VARIABLES: &[&[Variable]] = &[&connection::variables(), $($name::VARIABLES,)*];
+        pub static VARIABLES: &[&[Variable]] = &[&connection::variables(), &variables::variables(), $($name::VARIABLES,)*];
 
         const HANDLERS: &[(Phase, Handler)] = &[$($((Phase::$phase, $name::$handler as Handler),)*)*];
 

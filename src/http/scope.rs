@@ -11,12 +11,15 @@ use crate::http::Config;
 use crate::http::config::compile::Cx;
 use crate::http::request::Request;
 use crate::log::Logger;
+use crate::net::tls::Info;
+use crate::net::tls::watch::Pairs;
 use crate::net::transport::Probe;
 use crate::proto::proxy_protocol::Header;
 use crate::script::registry::{self, Variables};
 use crate::script::{Compile, Scope, Values, value, variable};
 use crate::shared::Environment;
 use crate::shared::connection::Connected;
+use crate::shared::tls::{Secured, files, server};
 use crate::sys::address::SockAddr;
 use crate::sys::names::Names;
 
@@ -79,6 +82,10 @@ impl Connected for Request {
     fn probe(&self) -> Option<Probe> {
         self.connection.probe
     }
+
+    fn tls(&self) -> Option<&Info> {
+        self.connection.tls.as_deref()
+    }
 }
 
 impl Compile for Cx {
@@ -102,5 +109,23 @@ impl Environment for Cx {
 
     fn is_test(&self) -> bool {
         self.options.test_only
+    }
+}
+
+impl Secured for Cx {
+    fn folder(&self) -> &Path {
+        &self.options.folder
+    }
+
+    fn tls_files(&mut self) -> &mut files::Loaded {
+        &mut self.tls_files
+    }
+
+    fn tls_memory(&mut self) -> &mut server::Draft {
+        &mut self.drafts.ssl
+    }
+
+    fn pairs(&mut self) -> &mut Pairs {
+        &mut self.pairs
     }
 }

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::log::{self, format};
+use crate::net::tls::Info;
 use crate::net::transport::Probe;
 use crate::proto::proxy_protocol::{Header, Tlv};
 use crate::script::Scope;
@@ -31,6 +32,9 @@ pub trait Connected: Scope {
 
     /// To ask the kernel about the connection.
     fn probe(&self) -> Option<Probe>;
+
+    /// The result of the client's TLS handshake; `None`: the connection is plain.
+    fn tls(&self) -> Option<&Info>;
 }
 
 /// The rows, for a language part's table of variables.

@@ -16,9 +16,12 @@ pub mod limit_req;
 pub mod listen;
 pub mod log_format;
 pub mod lookup;
+pub mod name;
 pub mod realip;
 pub mod resolver;
+pub mod server_names;
 pub mod sockets;
+pub mod tls;
 pub mod upstream_rows;
 pub mod zone;
 

@@ -6,6 +6,7 @@
 //! ```
 
 pub mod config;
+pub mod handshake;
 pub mod modules;
 pub mod pipeline;
 pub mod probe;
@@ -27,7 +28,11 @@ pub use session::Session;
 use crate::config::Places;
 use crate::net::listener::{Listener, Serves};
 use crate::net::resolver::Resolvers;
+use crate::net::tls::certificate::Certificate;
+use crate::net::tls::ocsp::stapling::Ignored;
+use crate::net::tls::watch::Pair;
 use crate::script::registry::Variables;
+use crate::shared::tls::in_force;
 use crate::shm::counter::Slot;
 use crate::upstream::{Groups, Upstreams};
 
@@ -49,6 +54,12 @@ pub struct Config {
     pub places: Places,
     /// True if some `proxy_bind` is `transparent`: the workers need CAP_NET_RAW.
     pub is_transparent: bool,
+    /// The base of relative names of certificates.
+    pub folder: PathBuf,
+    /// The servers' certificates that come from files.
+    pub pairs: Vec<Pair>,
+    /// `ssl_handshakes_max`
+    pub handshakes_max: usize,
 }
 
 impl Config {
@@ -71,6 +82,18 @@ impl Config {
     /// The names of the shared memory zones in use, for `shm::named::sweep`.
     pub fn zones(&self) -> Vec<u64> {
         self.tables.zones()
+    }
+
+    /// The certificate of a pair that is in force.
+    pub fn certificate(&self, pair: usize) -> Option<Certificate> {
+        in_force::certificate(self.pairs.get(pair)?, |server| self.servers.get(server)?.tls.as_ref())
+    }
+
+    /// Puts a newer certificate in force for all servers that use this pair. Returns why nothing is stapled
+    /// with it although it should be.
+    pub fn replace_certificate(&self, pair: usize, certificate: &Certificate) -> Option<Ignored> {
+        let pair = self.pairs.get(pair)?;
+        in_force::replace(pair, certificate, |server| self.servers.get(server)?.tls.as_ref())
     }
 
     /// True if a `proxy_pass` with variables may connect to this socket: its path is part of the

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use crate::config::table::{Module, Slot, Table};
 use crate::config::{self, Inherits, Merge, RowInfo};
 use crate::shared::connection;
+use crate::shared::tls::variables;
 use crate::stream::config::compile::{self, Cx};
 use crate::stream::scope::Variable;
 use crate::stream::session::Session;
@@ -28,6 +29,8 @@ pub mod resolver;
 pub mod return_text;
 pub mod set;
 pub mod split_clients;
+pub mod ssl;
+pub mod ssl_preread;
 pub mod upstream;
 
 /// A row of a stream module's table.
@@ -57,6 +60,11 @@ pub trait ModuleTable: Sized {
 
     /// Adds the names of the shared memory zones that it uses.
     fn add_zones(&self, _zones: &mut Vec<u64>) {}
+
+    /// Forgets what is out of date in the memory that the workers share. False: nothing ever is.
+    fn tidy(&self) -> bool {
+        false
+    }
 }
 
 /// A point of a session's course at which modules decide, before its content.
@@ -128,6 +136,11 @@ macro_rules! modules {
                 $($(<$name::$table as ModuleTable>::add_zones(&self.$name, &mut zones);)?)*
                 zones
             }
+
+            /// Forgets what is out of date in shared memory. False: nothing ever is.
+            pub fn tidy(&self) -> bool {
+                [$($(<$name::$table as ModuleTable>::tidy(&self.$name),)?)*].contains(&true)
+            }
         }
 
         static SLOTS: &[&dyn Module<Partial, Cx>] = &[
@@ -146,7 +159,7 @@ macro_rules! modules {
         ];
 
         /// The variables that modules declare.
-        pub static VARIABLES: &[&[Variable]] = &[&connection::variables(), $($name::VARIABLES,)*];
+        pub static VARIABLES: &[&[Variable]] = &[&connection::variables(), &variables::variables(), $($name::VARIABLES,)*];
 
         /// The handlers of all phases, in the order of the table.
         pub static HANDLERS: &[(Phase, Handler)] = &[$($((Phase::$phase, $name::$handler as Handler),)*)*];
@@ -166,6 +179,8 @@ modules! {
     set         => [Preaccess set];
     limit_conn  => [Preaccess preaccess] state State draft Zones table Table;
     access      => [Access access];
+    ssl         => [] draft Loaded table Table;
+    ssl_preread => [Preread preread] state State;
     upstream    => [] draft Selections table Table;
     proxy       => [];
     return_text => [];

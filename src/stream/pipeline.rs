@@ -13,6 +13,7 @@ use crate::runtime::{Either, race, timeout};
 use crate::script::Scope;
 use crate::shm::counter::Total;
 use crate::stream::config::server::Content;
+use crate::stream::handshake;
 use crate::stream::modules::{self, Phase};
 use crate::stream::proxy;
 use crate::stream::service::{Passed, Service};
@@ -80,6 +81,12 @@ async fn prepare(session: &mut Session, transport: &mut Transport) -> Next {
             session.status = status;
             return Next::End;
         }
+    }
+    if session.listen.ssl
+        && let Err(status) = Box::pin(handshake::secure(session, transport)).await
+    {
+        session.status = status;
+        return Next::End;
     }
     if let Err(status) = Box::pin(preread(session, transport)).await {
         session.status = status;
@@ -183,11 +190,11 @@ async fn preread(session: &mut Session, transport: &Transport) -> Result<(), u16
 
 async fn content(session: &mut Session, transport: &Transport) -> Next {
     match session.server.content {
-        Content::Proxy => match Box::pin(proxy::connect(session, transport)).await {
+        Some(Content::Proxy) => match Box::pin(proxy::connect(session, transport)).await {
             Ok(upstream) => return Next::Relay(upstream),
             Err(status) => session.status = status,
         },
-        Content::Return => {
+        Some(Content::Return) => {
             let text = session.server.confs.return_text.text().map(|text| text.to_vec(session));
             let text = text.unwrap_or_default();
             session.status = 200;
@@ -199,10 +206,11 @@ async fn content(session: &mut Session, transport: &Transport) -> Next {
             let _ = transport.shutdown();
             discard(transport);
         }
-        Content::Pass => match modules::pass::target(session) {
+        Some(Content::Pass) => match modules::pass::target(session) {
             Some(address) => return Next::Pass(address),
             None => session.status = 500,
         },
+        None => session.status = 500,
     }
     Next::End
 }

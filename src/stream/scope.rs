@@ -6,12 +6,15 @@ use std::path::Path;
 
 use crate::config::Places;
 use crate::log::Logger;
+use crate::net::tls::Info;
+use crate::net::tls::watch::Pairs;
 use crate::net::transport::Probe;
 use crate::proto::proxy_protocol::Header;
 use crate::script::registry::{self, Variables};
 use crate::script::{Compile, Scope, Values, value, variable};
 use crate::shared::Environment;
 use crate::shared::connection::Connected;
+use crate::shared::tls::{Secured, files, server};
 use crate::stream::config::compile::Cx;
 use crate::stream::session::Session;
 use crate::sys::address::SockAddr;
@@ -64,6 +67,10 @@ impl Connected for Session {
     fn probe(&self) -> Option<Probe> {
         self.probe
     }
+
+    fn tls(&self) -> Option<&Info> {
+        self.tls.as_deref()
+    }
 }
 
 impl Compile for Cx {
@@ -87,5 +94,23 @@ impl Environment for Cx {
 
     fn is_test(&self) -> bool {
         self.options.test_only
+    }
+}
+
+impl Secured for Cx {
+    fn folder(&self) -> &Path {
+        &self.options.folder
+    }
+
+    fn tls_files(&mut self) -> &mut files::Loaded {
+        &mut self.tls_files
+    }
+
+    fn tls_memory(&mut self) -> &mut server::Draft {
+        &mut self.drafts.ssl
+    }
+
+    fn pairs(&mut self) -> &mut Pairs {
+        &mut self.pairs
     }
 }

@@ -3,13 +3,17 @@
 //! Handlers and variables see it, but not the connection itself, which the pipeline owns. Dropping it runs the log
 //! phase, however the session ended. Touches: the loop's clock.
 
+use std::rc::Rc;
+
 use crate::log;
+use crate::net::tls::Info;
 use crate::net::transport::Probe;
 use crate::proto::proxy_protocol::Header;
 use crate::runtime;
 use crate::runtime::buffer::Buffer;
 use crate::script::Values;
 use crate::stream::modules::{self, States};
+use crate::stream::verdict::Verdict;
 use crate::stream::{Config, Listen, Server, Worker};
 use crate::sys::address::SockAddr;
 use crate::upstream::Trace;
@@ -30,6 +34,8 @@ pub struct Session {
     pub probe: Option<Probe>,
     /// The header of a proxy in front (`listen … proxy_protocol`).
     pub proxy: Option<Box<Header>>,
+    /// The result of the client's TLS handshake.
+    pub tls: Option<Rc<Info>>,
     pub values: Values,
     pub states: States,
     /// In terms of `runtime::now_us`.
@@ -67,6 +73,7 @@ impl Session {
             local,
             probe: None,
             proxy: None,
+            tls: None,
             values: Values::default(),
             states: States::default(),
             started_us: runtime::now_us(),
@@ -82,6 +89,21 @@ impl Session {
 
     pub fn config(&self) -> &'static Config {
         self.worker.config
+    }
+
+    /// Goes on in the server of this name, if servers share the address.
+    pub fn choose(&mut self, name: &[u8]) -> Verdict {
+        match self.listen.names.find(name) {
+            Ok(Some((index, regex))) => {
+                self.server = &self.config().servers[index];
+                if let Some(regex) = regex {
+                    regex.find(self, name);
+                }
+                Verdict::Next
+            }
+            Ok(None) => Verdict::Next,
+            Err(_) => Verdict::Done(500),
+        }
     }
 
     /// The client that the socket knows, whatever a proxy in front says.

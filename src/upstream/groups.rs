@@ -66,11 +66,6 @@ impl Draft {
         Self { part, ..Self::default() }
     }
 
-    /// True if an `upstream` block defines the group with this index.
-    pub fn is_defined(&self, index: usize) -> bool {
-        self.entries.get(index).is_some_and(|entry| entry.defined.is_some())
-    }
-
     /// The index of the group for a host of `proxy_pass`, as written, with the port written with it; equal
     /// hosts have the same group. `is_tls`: the URL begins with `https://`, which has another default port.
     pub fn reference(

@@ -5,14 +5,14 @@ use crate::http::configurations::{ask, echo, example};
 use crate::support::dns::{A, AAAA, NXDOMAIN, SRV};
 use crate::support::origin::ok;
 use crate::support::tls::{Authority, TlsClient, client_config, trusting};
-use crate::support::{Client, Daemon, Dns, Origin, fetch, get, wait_for};
+use crate::support::{Client, Daemon, Dns, Origin, Setup, fetch, get, wait_for};
 
 use super::place::shipped;
 
 /// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "balanced behind-proxy canary compression container control discovery failover files health-checks \
                       json-log legacy-pages limits maintenance redirects shadow status sticky streams subpath tcp \
-                      tls-intermediate tls-internal tls-modern uploads vhosts websocket";
+                      tls-intermediate tls-internal tls-modern tls-passthrough uploads vhosts websocket";
 
 #[test]
 fn every_example_has_its_test() {
@@ -270,6 +270,40 @@ fn tcp() {
     assert!((0..5).all(|_| greeting(daemon.port(2)) == first), "a client comes back to its server");
     Client::connect(daemon.port(1)).expect_end();
     daemon.wait_line("logs/sessions.log", r"TCP 200 \d+ 0 \d\.\d+ ");
+}
+
+#[test]
+fn tls_passthrough() {
+    let authority = Authority::new("ca");
+    let [www, mail, own] =
+        ["www.example.com", "mail.example.com", "redis.example.com"].map(|name| authority.issue(&[name]));
+    let text = "stream {
+        server { listen 127.0.0.1:%%PORT_0%% ssl proxy_protocol; ssl_certificate a.crt; ssl_certificate_key a.key; return www; }
+        server { listen 127.0.0.1:%%PORT_1%% ssl proxy_protocol; ssl_certificate b.crt; ssl_certificate_key b.key; return mail; }
+        server { listen 127.0.0.1:%%PORT_2%%; return redis; }
+    }";
+    let inner = Setup::new(text)
+        .file("a.crt", &www.certificate)
+        .file("a.key", &www.key)
+        .file("b.crt", &mail.certificate)
+        .file("b.key", &mail.key)
+        .start();
+    let changes = [
+        ("10.0.0.1:443", &*format!("127.0.0.1:{}", inner.port(0))),
+        ("10.0.0.2:443", &*format!("127.0.0.1:{}", inner.port(1))),
+        ("127.0.0.1:6379", &*format!("127.0.0.1:{}", inner.port(2))),
+        ("listen 443", "listen 127.0.0.1:%%PORT_0%%"),
+        ("listen 6380", "listen 127.0.0.1:%%PORT_1%%"),
+    ];
+    let daemon = example("tls-passthrough.conf", &changes)
+        .file("redis.example.com.crt", &own.certificate)
+        .file("redis.example.com.key", &own.key)
+        .start();
+    let config = trusting(&authority);
+    let ask = |port, name| TlsClient::connect(port, &config, name).rest();
+    assert_eq!(ask(daemon.port(0), "www.example.com"), b"www");
+    assert_eq!(ask(daemon.port(0), "mail.example.com"), b"mail");
+    assert_eq!(ask(daemon.port(1), "redis.example.com"), b"redis");
 }
 
 #[test]

@@ -148,17 +148,12 @@ fn variables_choose_the_destination() {
 #[test]
 fn what_is_wrong_with_a_configuration_is_said() {
     for (text, message) in [
-        ("server { listen 127.0.0.1:1; }", "no handler for server"),
         ("server { return x; }", "no \"listen\" is defined for server"),
         ("server { listen 127.0.0.1:1; proxy_pass app; }", "no port in upstream \"app\""),
         ("server { listen 127.0.0.1:1; proxy_pass 127.0.0.1; }", "no port in upstream \"127.0.0.1\""),
         ("upstream app { server 127.0.0.1; }", "no port in upstream \"127.0.0.1\""),
         ("upstream app { }", "no servers are inside upstream"),
         ("server { listen 127.0.0.1; return x; }", "no port in \"127.0.0.1\" of the \"listen\" directive"),
-        (
-            "server { listen 127.0.0.1:1; return x; } server { listen 127.0.0.1:1; return y; }",
-            "duplicate \"127.0.0.1:1\" address and port pair",
-        ),
         ("server { listen 127.0.0.1:1; return x; access_log /tmp/x; }", "log format is not specified"),
         (
             "server { listen 127.0.0.1:1; return x; location / { } }",

@@ -6,3 +6,4 @@ mod pass;
 mod proxy;
 mod proxy_protocol;
 mod reload;
+mod tls;

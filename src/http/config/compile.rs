@@ -18,8 +18,7 @@ use crate::http::temp_file::TempPath;
 use crate::net::tls::watch::Pairs;
 use crate::proto::message::Method;
 use crate::script::regex::Pattern;
-use crate::shared::CompileOptions;
-use crate::sys::names;
+use crate::shared::{CompileOptions, server_names};
 use crate::upstream::groups;
 
 /// The state that setters share while an `http` block is read.
@@ -275,29 +274,7 @@ fn location_kind<'a>(node: &'a Node, cx: &mut Cx) -> Result<(Kind, &'a str), Dia
 }
 
 fn server_name(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let mut names = Vec::with_capacity(node.args.len());
-    for word in &node.args {
-        let text = &*word.text;
-        let is_wild = text.starts_with("*.") && text.len() > 2;
-        if text.starts_with('*') && !is_wild || text == "." {
-            let message = format!("server name \"{text}\" is invalid");
-            let help = "\"*.example.com\" and \".example.com\" stand for all names below one";
-            return Err(Diagnostic::error(word.span, message).help(help));
-        }
-        if text == "~" {
-            return Err(Diagnostic::error(word.span, format!("empty regex in server name \"{text}\"")));
-        }
-        if text.contains('/') {
-            let message = format!("server name \"{text}\" has suspicious symbols");
-            cx.diagnostics.push(Diagnostic::warning(word.span, message));
-        }
-        let name: Box<str> = match text.strip_prefix('~') {
-            Some(_) => text.into(),
-            None if text.eq_ignore_ascii_case("$hostname") => names::hostname().into(),
-            None => text.to_ascii_lowercase().into(),
-        };
-        names.push((name, word.span));
-    }
+    let names = server_names::read(node, cx)?;
     if let Some(server) = cx.servers.last_mut() {
         server.names.extend(names);
     }

@@ -5,13 +5,12 @@
 
 use std::collections::HashMap;
 
-use crate::base::wildcard::Conflict;
-use crate::config::{Diagnostic, Node, Severity, Span, absent, params};
+use crate::config::{Diagnostic, Node, Span, absent, params};
 use crate::http::config::compile::Cx;
 use crate::http::config::server::Listen;
 use crate::net::address::parse_listen;
-use crate::script::regex::Pattern;
 use crate::shared::listen::socket_parameter;
+use crate::shared::server_names;
 use crate::sys::address::SockAddr;
 use crate::sys::socket::ListenOptions;
 
@@ -159,7 +158,8 @@ impl Places {
                     let message = format!("a duplicate default server for {address}");
                     cx.diagnostics.push(Diagnostic::error(draft.span, message));
                 }
-                self.add_names(index, server, names, span, cx);
+                let held = self.listens[index].names.add_all((server, names, span), address, cx);
+                self.held[index].extend(held);
             }
         }
     }
@@ -186,53 +186,11 @@ impl Places {
         index
     }
 
-    fn add_names(
-        &mut self,
-        index: usize,
-        server: usize,
-        names: &[(Box<str>, Span)],
-        server_span: Span,
-        cx: &mut Cx,
-    ) {
-        let listen = &mut self.listens[index];
-        let nameless = [(Box::default(), server_span)]; // nginx's default server_name
-        let names = if names.is_empty() { &nameless } else { names };
-        for (name, span) in names {
-            if let Some(pattern) = name.strip_prefix('~') {
-                match Pattern::new(pattern, true, *span) {
-                    Ok(regex) => listen.add_regex(regex.declare(&mut cx.variables), server),
-                    Err(diagnostic) => cx.diagnostics.push(diagnostic),
-                }
-                continue;
-            }
-            let conflict = listen.add_name(name, server).err();
-            let address = &listen.address;
-            self.held[index].extend(conflict.map(|conflict| match conflict {
-                Conflict::Duplicate => {
-                    let message = format!("conflicting server name \"{name}\" on {address}, ignored");
-                    Diagnostic::warning(*span, message)
-                }
-                Conflict::Invalid => {
-                    let message = format!("invalid server name or wildcard \"{name}\" on {address}");
-                    let help = "one \"*\" is allowed, at the start or the end, next to a dot";
-                    Diagnostic::error(*span, message).help(help)
-                }
-            }));
-        }
-    }
-
     /// The addresses, and the servers of each. Errors in names are reported only if servers share an address:
     /// nginx does not look at names otherwise.
     pub fn finish(self, cx: &mut Cx) -> (Vec<Listen>, Vec<Vec<usize>>) {
         for (held, servers) in self.held.into_iter().zip(&self.servers) {
-            for mut finding in held {
-                match finding.severity {
-                    _ if servers.len() > 1 => {}
-                    Severity::Warning => continue,
-                    Severity::Error => finding.severity = Severity::Warning,
-                }
-                cx.diagnostics.push(finding);
-            }
+            server_names::report(held, servers.len() > 1, cx);
         }
         (self.listens, self.servers)
     }

@@ -9,7 +9,7 @@ use crate::config::Diagnostic;
 use crate::http::config::compile::Cx;
 use crate::http::config::server::{Listen, Server};
 use crate::http::modules::Confs;
-use crate::net::tls::watch::Use;
+use crate::shared::tls::server::certificate_missing;
 
 /// Makes the TLS side of every server that an address with `ssl` may lead to.
 pub fn complete(
@@ -33,28 +33,23 @@ pub fn complete(
             let conf = &server.root.confs.ssl;
             let needs_one = if index == listen.default { !is_rejecting } else { !has_default };
             if !conf.has_certificate() && !conf.rejects_handshakes() && needs_one {
-                let message = "no \"ssl_certificate\" is defined for the \"listen ... ssl\" directive";
                 let span = listen.span.filter(|_| index == listen.default).unwrap_or(server.span);
-                let help =
-                    "write \"ssl_certificate FILE;\" and \"ssl_certificate_key FILE;\" into this server";
-                cx.diagnostics.push(Diagnostic::error(span, message).help(help));
+                cx.diagnostics.push(certificate_missing(span));
                 break;
             }
         }
         for &index in sharing {
             let conf = Arc::clone(&servers[index].root.confs.ssl);
             if servers[index].tls.is_none() && conf.has_certificate() {
-                let folder = cx.options.folder.clone();
-                let files = conf.files(&folder).map(|(files, span)| (files.map(|it| cx.pairs.add(it)), span));
-                let pairs: Vec<_> = files.collect();
-                servers[index].tls = conf.server(&servers[index].names, cx);
-                for (position, (pair, span)) in pairs.into_iter().enumerate() {
-                    let place = Use { server: index, position };
-                    pair.into_iter().for_each(|pair| cx.pairs.add_use(pair, place, span));
-                }
+                servers[index].tls = conf.watched_server(index, &servers[index].names, protocols(), cx);
             }
         }
     }
+}
+
+/// The protocols of ALPN.
+fn protocols() -> Vec<Vec<u8>> {
+    vec![b"http/1.1".to_vec(), b"http/1.0".to_vec(), b"http/0.9".to_vec()]
 }
 
 /// Notes the port that a redirect to HTTPS leads to.

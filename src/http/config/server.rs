@@ -3,11 +3,11 @@
 //! Pure: no I/O.
 //! Behaviour: nginx.org, ngx_http_core_module (`listen`, `server_name`) and "Server names".
 
-use crate::base::wildcard::{Conflict, NameTable};
 use crate::config::Span;
 use crate::http::config::location::Location;
 use crate::net::tls::server as tls;
 use crate::script::regex::{GaveUp, Regex};
+use crate::shared::server_names::ServerNames;
 use crate::shm::counter::Slot;
 use crate::sys::address::SockAddr;
 use crate::sys::socket::ListenOptions;
@@ -71,10 +71,7 @@ pub struct Listen {
     pub ssl: bool,
     /// Index of the server for hosts that match no name.
     pub default: usize,
-    names: NameTable<u32>,
-    /// The server without a name: nginx's default `server_name ""`.
-    nameless: Option<u32>,
-    regexes: Vec<(Regex, u32)>,
+    pub names: ServerNames,
 }
 
 impl Listen {
@@ -86,48 +83,15 @@ impl Listen {
             proxy_protocol: false,
             ssl: false,
             default,
-            names: NameTable::default(),
-            nameless: None,
-            regexes: Vec::new(),
+            names: ServerNames::default(),
         }
-    }
-
-    /// Adds a name of `server`. Errors: another server has it already and keeps it, or it is not a valid
-    /// name.
-    pub fn add_name(&mut self, name: &str, server: usize) -> Result<(), Conflict> {
-        let server = server as u32;
-        if !name.is_empty() {
-            return self.names.insert(name, server);
-        }
-        match self.nameless.replace(server) {
-            None => Ok(()),
-            Some(first) => {
-                self.nameless = Some(first);
-                Err(Conflict::Duplicate)
-            }
-        }
-    }
-
-    pub fn add_regex(&mut self, regex: Regex, server: usize) {
-        self.regexes.push((regex, server as u32));
     }
 
     /// The index of the server for a lower-case host, with the regular expression that matched.
     ///
     /// Errors: it is unknown whether an expression matches.
     pub fn server_for(&self, host: &[u8]) -> Result<(usize, Option<&Regex>), GaveUp> {
-        if host.is_empty() {
-            return Ok((self.nameless.map_or(self.default, |index| index as usize), None));
-        }
-        if let Some(&index) = self.names.lookup(host) {
-            return Ok((index as usize, None));
-        }
-        for (regex, index) in &self.regexes {
-            if regex.is_match(host)? {
-                return Ok((*index as usize, Some(regex)));
-            }
-        }
-        Ok((self.default, None))
+        Ok(self.names.find(host)?.unwrap_or((self.default, None)))
     }
 
     /// True if it listens on every address of this port: a connection's local address must then be asked for.

@@ -15,13 +15,16 @@ use crate::config::inherit::{own, replace};
 use crate::config::{Diagnostic, Inherit, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
+use crate::http::request::Request;
 use crate::http::scope::{Script, Variable};
 use crate::http::upstream::conf::{self, Family, Names};
 use crate::http::upstream::rows::upstream_rows;
+use crate::http::upstream::tls;
 use crate::proto::field_text::{Label, Token};
 use crate::proto::header::Id;
 use crate::proto::message::Version;
 use crate::script::value;
+use crate::shared::tls::upstream_rows::Secures;
 use cookie::Cookies;
 use redirect::Redirect;
 
@@ -128,6 +131,14 @@ impl Conf {
 
     fn frozen(&self) -> &Frozen {
         self.frozen.as_deref().unwrap_or_else(|| &DEFAULT)
+    }
+}
+
+impl Secures for Conf {
+    type Scope = Request;
+
+    fn tls(&mut self) -> &mut tls::Settings {
+        &mut self.upstream.set.tls
     }
 }
 

@@ -9,10 +9,13 @@ use crate::config::{Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::fastcgi::HIDDEN;
 use crate::http::modules::{BlockConf, Directive};
+use crate::http::request::Request;
 use crate::http::scope::Variable;
 use crate::http::upstream::conf::{self, Family};
 use crate::http::upstream::params::{self, Param};
 use crate::http::upstream::rows::upstream_rows;
+use crate::http::upstream::tls;
+use crate::shared::tls::upstream_rows::Secures;
 
 static FAMILY: Family = Family::of_applications("uwsgi_", HIDDEN);
 
@@ -47,6 +50,14 @@ impl Conf {
     /// The modifiers of packets.
     pub fn modifiers(&self) -> (u8, u8) {
         (self.modifier1.get() as u8, self.modifier2.get() as u8)
+    }
+}
+
+impl Secures for Conf {
+    type Scope = Request;
+
+    fn tls(&mut self) -> &mut tls::Settings {
+        &mut self.upstream.set.tls
     }
 }
 

@@ -547,12 +547,21 @@ mod tests {
     use crate::http::modules;
     use crate::http::upstream::rows::upstream_rows;
     use crate::log::Logger;
+    use crate::shared::tls::upstream_rows::Secures;
 
     settings! {
         /// A second family, like that of another protocol: settings of its own, and the shared ones.
         struct Toy {
             script: Setting<bool> = false,
             upstream: Conf = &FAMILY,
+        }
+    }
+
+    impl Secures for Toy {
+        type Scope = Request;
+
+        fn tls(&mut self) -> &mut tls::Settings {
+            &mut self.upstream.set.tls
         }
     }
 

@@ -6,7 +6,6 @@
 
 mod answer;
 pub mod carrier;
-pub mod certificates;
 pub mod cgi;
 pub mod codec;
 pub mod conf;
@@ -19,7 +18,6 @@ mod hedge;
 mod hold;
 pub mod matching;
 pub mod memcached;
-pub mod name;
 mod notes;
 pub mod outgoing;
 pub mod params;
@@ -52,6 +50,7 @@ use crate::http::response::Response;
 use crate::http::verdict::Reply;
 use crate::log;
 use crate::runtime::{self, Timer};
+pub use crate::shared::name;
 use crate::upstream::session::Ejection;
 use crate::upstream::trace::Action;
 use crate::upstream::{Fault, Peer, Session};

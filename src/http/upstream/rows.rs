@@ -100,43 +100,24 @@ macro_rules! upstream_rows {
     };
     (@add [tls $($rest:ident)*] [$($done:tt)*] $prefix:literal $conf:ident $field:ident) => {
         $crate::http::upstream::rows::upstream_rows!(@add [$($rest)*] [$($done)*
-            flag(concat!($prefix, "ssl_session_reuse"), ANY, |c| &mut c.$field.set.tls.session_reuse, "Resumes TLS sessions with upstreams."),
-            custom(concat!($prefix, "ssl_protocols"), ANY, MANY, |c: &mut $conf, _, node| c.$field.set.tls.protocols.put(Words::of(node), node),
-                "Enables these versions of TLS to upstreams: TLSv1.2 and TLSv1.3. Older ones are not available.").default("TLSv1.2 TLSv1.3"),
-            text(concat!($prefix, "ssl_ciphers"), ANY, |c: &mut $conf| &mut c.$field.set.tls.ciphers,
-                "Sets the cipher suites of TLS 1.2 to upstreams in OpenSSL's notation. There are six: ECDHE with ECDSA or RSA, and AES-128-GCM, \
-                 AES-256-GCM or ChaCha20-Poly1305.").default("DEFAULT"),
-            custom(concat!($prefix, "ssl_conf_command"), ANY, Arity::exactly(2), |c: &mut $conf, _, node| add_words(&mut c.$field.set.tls.conf_commands, node),
-                "Sets what OpenSSL's configuration command of this name sets; commands that mean nothing here are reported and ignored."),
-            custom(concat!($prefix, "ssl_name"), ANY, ONE, |c: &mut $conf, cx, node| tls::script(&mut c.$field.set.tls.name, cx, node), concat!(
-                "Sets the name that the upstream's certificate must be for, and that is sent with ", $prefix, "ssl_server_name.")).default("$proxy_host"),
-            flag(concat!($prefix, "ssl_server_name"), ANY, |c| &mut c.$field.set.tls.server_name,
-                "Sends the name to upstreams in the handshake (SNI), for servers that choose their certificate by it."),
-            flag(concat!($prefix, "ssl_verify"), ANY, |c| &mut c.$field.set.tls.verify, concat!(
+            tls_rows::session_reuse(concat!($prefix, "ssl_session_reuse"), ANY),
+            tls_rows::protocols(concat!($prefix, "ssl_protocols"), ANY),
+            tls_rows::ciphers(concat!($prefix, "ssl_ciphers"), ANY),
+            tls_rows::conf_command(concat!($prefix, "ssl_conf_command"), ANY),
+            tls_rows::name(concat!($prefix, "ssl_name"), ANY, concat!(
+                "Sets the name that the upstream's certificate must be for, and that is sent with ", $prefix, "ssl_server_name."), "$proxy_host"),
+            tls_rows::server_name(concat!($prefix, "ssl_server_name"), ANY),
+            tls_rows::verify(concat!($prefix, "ssl_verify"), ANY, concat!(
                 "Checks upstreams' certificates with ", $prefix, "ssl_trusted_certificate; one that is refused is answered with 502.")),
-            number(concat!($prefix, "ssl_verify_depth"), ANY, (0, 100), |c| &mut c.$field.set.tls.verify_depth,
-                "Limits how many intermediate certificates an upstream's chain may have."),
-            text(concat!($prefix, "ssl_trusted_certificate"), ANY, |c: &mut $conf| &mut c.$field.set.tls.trusted_certificate,
-                "Names a file with the CA certificates that upstreams' certificates are checked with. A copy of an upstream's own certificate in it is \
-                 accepted too."),
-            text(concat!($prefix, "ssl_crl"), ANY, |c: &mut $conf| &mut c.$field.set.tls.crl,
-                "Names a file with lists of revoked certificates, which upstreams' certificates are checked with."),
-            custom(concat!($prefix, "ssl_certificate"), ANY, ONE, |c: &mut $conf, cx, node| tls::script(&mut c.$field.set.tls.certificate, cx, node),
-                "Names a file with our certificate for upstreams that ask for one, in PEM; an empty value means none. With variables it is loaded while \
-                 serving."),
-            custom(concat!($prefix, "ssl_certificate_key"), ANY, ONE, |c: &mut $conf, cx, node| tls::script(&mut c.$field.set.tls.certificate_key, cx, node),
-                "Names the file with the private key of that certificate."),
-            custom(concat!($prefix, "ssl_certificate_cache"), ANY, Arity::between(1, 3), |c: &mut $conf, _, node|
-                c.$field.set.tls.certificate_cache.put(certificate_cache(node)?, node),
-                "Keeps certificates whose names have variables: at most max= certificates and keys, until they have not been used for inactive= \
-                 (10s). They are read again after valid= (60s). With off, each new connection reads them.").default("off"),
-            text(concat!($prefix, "ssl_password_file"), ANY, |c: &mut $conf| &mut c.$field.set.tls.password_file,
-                "Names a file with the passwords of encrypted private keys, one a line; they are tried in turn."),
-            text(concat!($prefix, "ssl_key_log"), ANY, |c: &mut $conf| &mut c.$field.set.tls.key_log,
-                "Names a file that the secrets of connections to upstreams are written to, for debugging with a packet analyzer. Anyone who reads it can \
-                 decrypt them."),
-            custom(concat!($prefix, "ssl_alpn"), ANY, MANY, |c: &mut $conf, _, node| tls::alpn(&mut c.$field.set.tls.alpn, node),
-                "Offers these protocols to upstreams by ALPN; without it the extension is not sent."),
+            tls_rows::verify_depth(concat!($prefix, "ssl_verify_depth"), ANY),
+            tls_rows::trusted_certificate(concat!($prefix, "ssl_trusted_certificate"), ANY),
+            tls_rows::crl(concat!($prefix, "ssl_crl"), ANY),
+            tls_rows::certificate(concat!($prefix, "ssl_certificate"), ANY),
+            tls_rows::certificate_key(concat!($prefix, "ssl_certificate_key"), ANY),
+            tls_rows::certificate_caches(concat!($prefix, "ssl_certificate_cache"), ANY),
+            tls_rows::password_file(concat!($prefix, "ssl_password_file"), ANY),
+            tls_rows::key_log(concat!($prefix, "ssl_key_log"), ANY),
+            tls_rows::alpn(concat!($prefix, "ssl_alpn"), ANY),
         ] $prefix $conf $field)
     };
     (@add [] [$($rows:tt)*] $prefix:literal $conf:ident $field:ident) => {{
@@ -144,9 +125,9 @@ macro_rules! upstream_rows {
         use $crate::config::directive::{Accepted, accepted, custom, flag, millis, number, size, text};
         use $crate::config::{Arity, Context};
         #[allow(unused_imports)]
-        use $crate::http::config::tls_files::{Words, add_words, certificate_cache};
+        use $crate::http::upstream::{conf, store};
         #[allow(unused_imports)]
-        use $crate::http::upstream::{conf, store, tls};
+        use $crate::shared::tls::upstream_rows as tls_rows;
         const ANY: Context = Context::ANY;
         #[allow(dead_code)]
         const ONE: Arity = Arity::exactly(1);

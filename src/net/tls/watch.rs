@@ -70,7 +70,7 @@ pub struct Use {
 }
 
 /// A certificate of a configuration that can be read again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pair {
     pub files: Files,
     pub uses: Vec<Use>,

@@ -3,14 +3,16 @@
 //! Runs when all directives are read: completes each block from the one around it, and finds what needs the whole.
 //! Touches: the counters of servers, shared memory's zones (not with `-t`).
 
-use crate::config::{Context, Diagnostic, Diagnostics, Node};
-use crate::shared::CompileOptions;
-use crate::shared::sockets;
+use std::sync::Arc;
+
+use crate::config::{Context, Diagnostics, Node};
+use crate::shared::tls::server::certificate_missing;
+use crate::shared::{CompileOptions, sockets};
 use crate::shm::counter;
 use crate::stream::Config;
 use crate::stream::config::compile::{Cx, ServerDraft};
 use crate::stream::config::listen::Places;
-use crate::stream::config::server::{Content, Server};
+use crate::stream::config::server::{Listen, Server};
 use crate::stream::modules::{self, Confs, Tables};
 use crate::upstream::groups;
 
@@ -27,36 +29,35 @@ pub fn compile(stream: &Node, options: &CompileOptions, out: &mut Diagnostics) -
         let confs = Confs::complete(partial, &root, &mut cx);
         let address = listens.first().and_then(|listen| listen.addresses.first());
         let address = address.map_or_else(String::new, ToString::to_string);
-        places.add(servers.len(), listens, &mut cx);
+        places.add(servers.len(), listens, (&names, span), &mut cx);
         let slot = match options.test_only {
             true => None,
-            false => counter::slot(counter::Kind::Server, &format!("stream {address}")),
+            false => {
+                let name = names.first().map_or("", |(name, _)| name);
+                counter::slot(counter::Kind::Server, &format!("stream {address} {name}"))
+            }
         };
         let names = names.into_iter().map(|(name, _)| name).collect();
-        let content = content.unwrap_or(Content::Return);
-        servers.push(Server { names, address: address.into(), confs, content, slot, span });
+        let address = address.into();
+        servers.push(Server { names, address, confs, content, tls: None, slot, span });
     }
+    let (listens, sharing) = places.finish(&mut cx);
+    secure(&listens, &sharing, &mut servers, &mut cx);
     let common = groups::Common {
         resolver: root.resolver.settings().cloned(),
         resolver_timeout_ms: root.resolver.timeout_ms(),
         log: options.error_log,
     };
-    for (group, name, span) in std::mem::take(&mut cx.portless) {
-        if !cx.upstreams.is_defined(group) {
-            let message = format!("no port in upstream \"{name}\"");
-            let help = format!("write the port, or declare the group: upstream {name} {{ … }}");
-            cx.diagnostics.push(Diagnostic::error(span, message).help(help));
-        }
-    }
     let upstreams = std::mem::take(&mut cx.upstreams);
     let upstreams = upstreams.finish(&common, &options.names, &mut cx.diagnostics);
     let tables = Tables::open(&mut cx);
-    let Cx { variables, mut diagnostics, is_transparent, has_passes_of_variables, .. } = cx;
+    let Cx { variables, mut diagnostics, is_transparent, has_passes_of_variables, pairs, .. } = cx;
     let variables = variables.freeze(modules::set::warn_uninitialized, &mut diagnostics);
     let sockets = if has_passes_of_variables { sockets::named_in(stream) } else { Default::default() };
     out.append(diagnostics);
     Config {
-        listens: places.finish(),
+        listens,
+        handshakes_max: root.ssl.handshakes_max(),
         servers,
         variables,
         tables,
@@ -64,5 +65,27 @@ pub fn compile(stream: &Node, options: &CompileOptions, out: &mut Diagnostics) -
         sockets,
         places: crate::config::Places::default(),
         is_transparent,
+        folder: options.folder.clone(),
+        pairs: pairs.finish(),
+    }
+}
+
+/// Makes the TLS side of every server that an address with `ssl` may lead to.
+fn secure(listens: &[Listen], sharing: &[Vec<usize>], servers: &mut [Server], cx: &mut Cx) {
+    for (listen, sharing) in listens.iter().zip(sharing).filter(|(listen, _)| listen.ssl) {
+        let default = &servers[listen.default].confs.ssl;
+        let (is_rejecting, has_default) = (default.rejects_handshakes(), default.has_certificate());
+        for &index in sharing {
+            let conf = Arc::clone(&servers[index].confs.ssl);
+            let needs_one = if index == listen.default { !is_rejecting } else { !has_default };
+            if !conf.has_certificate() && !conf.rejects_handshakes() && needs_one {
+                let span = if index == listen.default { listen.span } else { servers[index].span };
+                cx.diagnostics.push(certificate_missing(span));
+                break;
+            }
+            if servers[index].tls.is_none() && conf.has_certificate() {
+                servers[index].tls = conf.watched_server(index, &servers[index].names, conf.alpn(), cx);
+            }
+        }
     }
 }

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use crate::config::directive::{block, custom};
-use crate::config::inherit::duplicate;
 use crate::config::{Arity, Context, Diagnostic, Diagnostics, HasDiagnostics, Node, Span};
-use crate::shared::CompileOptions;
+use crate::net::tls::watch::Pairs;
+use crate::shared::tls::files;
+use crate::shared::{CompileOptions, server_names};
 use crate::stream::config::listen;
 use crate::stream::config::server::Content;
 use crate::stream::modules::{self, Confs, Directive, Drafts, Partial, table};
@@ -33,9 +34,11 @@ pub struct Cx {
     pub is_transparent: bool,
     /// True if some `proxy_pass` has variables.
     pub has_passes_of_variables: bool,
-    /// The groups of `proxy_pass` directives without a port: each must be that of an `upstream` block.
-    pub portless: Vec<(usize, Box<str>, Span)>,
     pub(super) servers: Vec<ServerDraft>,
+    /// Certificates and settings of TLS that were loaded already.
+    pub(in crate::stream) tls_files: files::Loaded,
+    /// The certificates of servers, to be watched for changes.
+    pub(in crate::stream) pairs: Pairs,
 }
 
 pub(super) struct ServerDraft {
@@ -63,8 +66,9 @@ impl Cx {
             upstreams: groups::Draft::of("stream"),
             is_transparent: false,
             has_passes_of_variables: false,
-            portless: Vec::new(),
             servers: Vec::new(),
+            tls_files: files::Loaded::default(),
+            pairs: Pairs::default(),
         }
     }
 
@@ -94,8 +98,10 @@ pub static DIRECTIVES: &[Directive<()>] = &[
         .opens(&[(Context::STREAM, Context::STREAM_SERVER)]),
     custom("listen", Context::STREAM_SERVER, Arity::at_least(1), listen::listen,
         "Sets an address, a port, a range of ports (8000-8010) or a unix: path to listen on, and the socket's parameters: backlog=, rcvbuf=, sndbuf=, \
-         so_keepalive=, fastopen=, deferred, ipv6only=, reuseport, bind, multipath, proxy_protocol."),
-    custom("server_name", Context::STREAM_SERVER, Arity::at_least(1), server_name, "Sets the names of the server; the first is $server_name."),
+         so_keepalive=, fastopen=, deferred, ipv6only=, reuseport, bind, multipath, proxy_protocol, ssl, default_server. Servers that share an address are \
+         told apart by the name that a TLS client asks for."),
+    custom("server_name", Context::STREAM_SERVER, Arity::at_least(1), server_name,
+        "Sets the names of the server: exact, *.wildcard, wildcard.*, ~regex. TLS clients are told apart by them (listen … ssl, or ssl_preread)."),
 ];
 
 fn server(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -122,15 +128,17 @@ fn server(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         );
     }
     if draft.content.is_none() {
-        let message = "no handler for server";
-        let help = "write where its connections go: \"proxy_pass\", \"return\" or \"pass\"";
-        return Err(Diagnostic::error(node.name.span, message).help(help));
+        let message = "no handler for server: its connections are closed";
+        let help = "write where they go: \"proxy_pass\", \"return\" or \"pass\"";
+        cx.diagnostics.push(Diagnostic::warning(node.name.span, message).help(help));
     }
     Ok(())
 }
 
 fn server_name(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let Some(server) = cx.servers.last_mut() else { return Err(duplicate(node)) };
-    server.names.extend(node.args.iter().map(|word| (word.text.to_ascii_lowercase().into(), word.span)));
+    let names = server_names::read(node, cx)?;
+    if let Some(server) = cx.servers.last_mut() {
+        server.names.extend(names);
+    }
     Ok(())
 }

@@ -3,11 +3,12 @@
 //! Touches: asks the kernel whether it supports Multipath TCP. Keeps nothing open.
 //! Behaviour: nginx.org, ngx_stream_core_module (`listen`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::config::{Diagnostic, Node, Span, params};
 use crate::net::address::parse_listen;
 use crate::shared::listen::socket_parameter;
+use crate::shared::server_names::{self, ServerNames};
 use crate::stream::config::compile::Cx;
 use crate::stream::config::server::Listen;
 use crate::sys::address::SockAddr;
@@ -21,6 +22,8 @@ pub struct Draft {
     /// It sets socket options, not only the address.
     has_options: bool,
     proxy_protocol: bool,
+    ssl: bool,
+    is_default: bool,
     span: Span,
 }
 
@@ -38,6 +41,8 @@ const NAMES: &[&str] = &[
     "accept_filter=",
     "multipath",
     "proxy_protocol",
+    "ssl",
+    "default_server",
 ];
 
 /// The setter of the directive.
@@ -55,11 +60,15 @@ pub fn listen(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         options: ListenOptions::default(),
         has_options: false,
         proxy_protocol: false,
+        ssl: false,
+        is_default: false,
         span: node.span,
     };
     for word in node.args.iter().skip(1) {
         match &*word.text {
             "proxy_protocol" => draft.proxy_protocol = true,
+            "ssl" => draft.ssl = true,
+            "default_server" | "default" => draft.is_default = true,
             _ => {
                 let (addresses, options) = (&draft.addresses, &mut draft.options);
                 if !socket_parameter(word, addresses, options, &mut cx.diagnostics)? {
@@ -84,32 +93,75 @@ pub fn listen(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 #[derive(Default)]
 pub struct Places {
     listens: Vec<Listen>,
+    /// By address: errors in the names there, and the servers that share it.
+    held: Vec<Vec<Diagnostic>>,
+    servers: Vec<Vec<usize>>,
     by_address: HashMap<SockAddr, usize>,
+    explicit_default: HashSet<usize>,
+    with_options: HashSet<usize>,
 }
 
 impl Places {
     /// Adds the addresses of a server.
-    pub fn add(&mut self, server: usize, drafts: Vec<Draft>, cx: &mut Cx) {
+    pub fn add(
+        &mut self,
+        server: usize,
+        drafts: Vec<Draft>,
+        (names, span): (&[(Box<str>, Span)], Span),
+        cx: &mut Cx,
+    ) {
         for draft in drafts {
             for address in &draft.addresses {
-                if self.by_address.insert(address.clone(), self.listens.len()).is_some() {
-                    let message = format!("duplicate \"{address}\" address and port pair");
-                    let help = "each server of a stream block has addresses of its own";
+                let index = self.place(address, &draft, server);
+                if draft.has_options && !self.with_options.insert(index) {
+                    let message = format!("duplicate listen options for {address}");
+                    let help = "give the options of an address in one \"listen\" only";
                     cx.diagnostics.push(Diagnostic::error(draft.span, message).help(help));
-                    continue;
                 }
-                self.listens.push(Listen {
-                    address: address.clone(),
-                    options: draft.options.clone(),
-                    span: draft.span,
-                    proxy_protocol: draft.proxy_protocol,
-                    default: server,
-                });
+                if draft.is_default && !self.explicit_default.insert(index) {
+                    let message = format!("a duplicate default server for {address}");
+                    cx.diagnostics.push(Diagnostic::error(draft.span, message));
+                }
+                let held = self.listens[index].names.add_all((server, names, span), address, cx);
+                self.held[index].extend(held);
             }
         }
     }
 
-    pub fn finish(self) -> Vec<Listen> {
-        self.listens
+    /// The index of an address, to which another `listen` is applied.
+    fn place(&mut self, address: &SockAddr, draft: &Draft, server: usize) -> usize {
+        let index = *self.by_address.entry(address.clone()).or_insert_with(|| {
+            self.listens.push(Listen {
+                address: address.clone(),
+                options: draft.options.clone(),
+                span: draft.span,
+                proxy_protocol: false,
+                ssl: false,
+                default: server,
+                names: ServerNames::default(),
+            });
+            self.held.push(Vec::new());
+            self.servers.push(Vec::new());
+            self.listens.len() - 1
+        });
+        self.servers[index].push(server);
+        let listen = &mut self.listens[index];
+        if draft.has_options {
+            listen.options = draft.options.clone();
+        }
+        if draft.is_default {
+            listen.default = server;
+        }
+        listen.proxy_protocol |= draft.proxy_protocol;
+        listen.ssl |= draft.ssl;
+        index
+    }
+
+    /// The addresses, and the servers of each.
+    pub fn finish(self, cx: &mut Cx) -> (Vec<Listen>, Vec<Vec<usize>>) {
+        for (held, servers) in self.held.into_iter().zip(&self.servers) {
+            server_names::report(held, servers.len() > 1, cx);
+        }
+        (self.listens, self.servers)
     }
 }

@@ -3,6 +3,8 @@
 //! Pure: no I/O. Behaviour: nginx.org, ngx_stream_core_module (`listen`, `server`).
 
 use crate::config::Span;
+use crate::net::tls::server as tls;
+use crate::shared::server_names::ServerNames;
 use crate::shm::counter::Slot;
 use crate::stream::modules::Confs;
 use crate::sys::address::SockAddr;
@@ -27,7 +29,10 @@ pub struct Server {
     /// The first address that it listens on.
     pub address: Box<str>,
     pub confs: Confs,
-    pub content: Content,
+    /// `None`: it closes its connections.
+    pub content: Option<Content>,
+    /// Its side of TLS with clients; `None`: it has no certificate.
+    pub tls: Option<tls::Server>,
     /// Its counters; `None` if no slot was left.
     pub slot: Option<Slot>,
     pub span: Span,
@@ -40,9 +45,10 @@ impl Server {
     }
 }
 
-/// One address to listen on, and its servers.
+/// One address to listen on, and the servers that share it.
 ///
-/// The master opens its sockets; a worker starts each session with the `Listen` that accepted its connection.
+/// The master opens its sockets; a worker starts each session with the `Listen` that accepted its connection, and with the
+/// address's default server. A TLS client may choose another one by the name that it asks for.
 #[derive(Debug)]
 pub struct Listen {
     pub address: SockAddr,
@@ -51,8 +57,11 @@ pub struct Listen {
     pub span: Span,
     /// Each connection starts with a header that names the client.
     pub proxy_protocol: bool,
-    /// Index of its server.
+    /// Clients speak TLS (`listen … ssl`).
+    pub ssl: bool,
+    /// Index of the server for names that match no other.
     pub default: usize,
+    pub names: ServerNames,
 }
 
 impl Listen {

@@ -3,6 +3,8 @@
 //! What is done with these settings is in `stream/proxy/`. Touches: nothing; the groups of peers are made after the whole
 //! configuration has been read. Behaviour: nginx.org, ngx_stream_proxy_module.
 
+use std::sync::Arc;
+
 use crate::base::number::parse_size;
 use crate::config::directive::{custom, flag, millis, number, one_of, size};
 use crate::config::inherit::{duplicate, own};
@@ -12,6 +14,9 @@ use crate::net::connect;
 use crate::net::pace::Pace;
 use crate::script::value;
 use crate::shared::bind::Bind;
+use crate::shared::name::Prefix;
+use crate::shared::tls::upstream;
+use crate::shared::tls::upstream_rows::{self as tls, Secures};
 use crate::stream::config::compile::Cx;
 use crate::stream::config::server::Content;
 use crate::stream::modules::{BlockConf, Directive};
@@ -22,7 +27,11 @@ use crate::stream::session::Session;
 #[derive(Debug)]
 pub enum Pass {
     /// Index of the group in the configuration's `Groups`.
-    Fixed(usize),
+    Fixed {
+        group: usize,
+        /// The host as it is written, without its port.
+        name: Box<str>,
+    },
     /// Evaluated for each session.
     Script(Script),
 }
@@ -34,6 +43,9 @@ pub enum HeaderVersion {
     Two,
 }
 keywords!(HeaderVersion { "1" => One, "2" => Two });
+
+/// TLS to the upstreams of a server.
+pub type Layer = upstream::Layer<Session>;
 
 settings! {
     #[derive(Debug)]
@@ -53,6 +65,11 @@ settings! {
         socket_keepalive: Setting<bool> = false,
         upload_rate: Inherit<Script>,
         download_rate: Inherit<Script>,
+        ssl: Setting<bool> = false,
+        /// The directives of TLS.
+        tls: upstream::Settings<Session>,
+        /// TLS to the upstreams of a server.
+        layer: Option<Arc<Layer>> => own,
     }
 }
 
@@ -83,11 +100,54 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Limits the rate at which a client's bytes are read, in bytes a second; 0 sets no limit. The value may have variables.").default("0"),
     custom("proxy_download_rate", BOTH, ONE, |c: &mut Conf, cx, node| rate(&mut c.download_rate, cx, node),
         "Limits the rate at which an upstream's bytes are read, in bytes a second; 0 sets no limit. The value may have variables.").default("0"),
+    flag("proxy_ssl", BOTH, |c| &mut c.ssl, "Encrypts connections to upstreams with TLS."),
+    tls::session_reuse("proxy_ssl_session_reuse", BOTH),
+    tls::protocols("proxy_ssl_protocols", BOTH),
+    tls::ciphers("proxy_ssl_ciphers", BOTH),
+    tls::conf_command("proxy_ssl_conf_command", BOTH),
+    tls::name("proxy_ssl_name", BOTH, "Sets the name that the upstream's certificate must be for, and that is sent with proxy_ssl_server_name.",
+        "the host of proxy_pass"),
+    tls::server_name("proxy_ssl_server_name", BOTH),
+    tls::verify("proxy_ssl_verify", BOTH,
+        "Checks upstreams' certificates with proxy_ssl_trusted_certificate; a server whose certificate is refused counts as failed."),
+    tls::verify_depth("proxy_ssl_verify_depth", BOTH),
+    tls::trusted_certificate("proxy_ssl_trusted_certificate", BOTH),
+    tls::crl("proxy_ssl_crl", BOTH),
+    tls::certificate("proxy_ssl_certificate", BOTH),
+    tls::certificate_key("proxy_ssl_certificate_key", BOTH),
+    tls::certificate_caches("proxy_ssl_certificate_cache", BOTH),
+    tls::password_file("proxy_ssl_password_file", BOTH),
+    tls::key_log("proxy_ssl_key_log", BOTH),
+    tls::alpn("proxy_ssl_alpn", BOTH),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
 
-impl BlockConf for Conf {}
+impl BlockConf for Conf {
+    fn freeze(&mut self, cx: &mut Cx) {
+        if !self.ssl.get() {
+            return;
+        }
+        let host = match &self.pass {
+            None => return,
+            Some(Pass::Fixed { name, .. }) => Some(&**name),
+            Some(Pass::Script(_)) => None,
+        };
+        let span = self.ssl.span().unwrap_or_default();
+        self.layer = self.tls.layer(PREFIX, host, span, cx);
+    }
+}
+
+impl Secures for Conf {
+    type Scope = Session;
+
+    fn tls(&mut self) -> &mut upstream::Settings<Session> {
+        &mut self.tls
+    }
+}
+
+/// What the names of the directives begin with.
+pub const PREFIX: Prefix = Prefix("proxy_");
 
 impl Conf {
     pub fn pass(&self) -> Option<&Pass> {
@@ -109,6 +169,11 @@ impl Conf {
 
     pub fn next_upstream(&self) -> bool {
         self.next_upstream.get()
+    }
+
+    /// TLS to upstreams; `None`: connections are plain.
+    pub fn layer(&self) -> Option<&Layer> {
+        self.layer.as_deref()
     }
 
     /// 0: all.
@@ -186,12 +251,8 @@ fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         Pass::Script(Script::compile(word, cx)?)
     } else {
         let target = Destination::parse(&word.text).map_err(|why| Diagnostic::error(word.span, why))?;
-        let (name, is_portless) = (target.name.clone(), target.is_portless());
-        let group = cx.upstreams.reference(&target.name, target.port, false, target.host, word.span);
-        if is_portless {
-            cx.portless.push((group, name, word.span));
-        }
-        Pass::Fixed(group)
+        let Destination { name, port, host } = target;
+        Pass::Fixed { group: cx.upstreams.reference(&name, port, false, host, word.span), name }
     });
     Ok(())
 }

@@ -7,15 +7,18 @@ pub mod relay;
 mod target;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::log;
 use crate::net::connect;
 use crate::net::open::Place;
+use crate::net::tls::client::Terms;
 use crate::net::transport::Transport;
 use crate::proto::proxy_protocol::Header;
 use crate::runtime::{self, timeout};
 use crate::script::Scope;
-use crate::stream::modules::proxy::{Conf, HeaderVersion};
+use crate::shared::tls::outgoing;
+use crate::stream::modules::proxy::{Conf, HeaderVersion, PREFIX};
 use crate::stream::pipeline::Plain;
 use crate::stream::session::Session;
 use crate::upstream::session::Outcome;
@@ -35,7 +38,8 @@ pub struct Upstream {
 /// Connects a session to a peer of its server's upstream. Errors: the status with which the session ends.
 pub async fn connect(session: &mut Session, client: &Transport) -> Result<Box<Upstream>, u16> {
     let conf: &'static Conf = &session.server.confs.proxy;
-    let group = target::find(session, client).await?;
+    let (group, host) = target::find(session, client).await?;
+    let terms = conf.layer().map(|layer| layer.terms(session, &host));
     session.upstream.begin_pass();
     let mut course = upstream::Session::new(&group, conf.next_upstream_tries());
     let selection = session.config().tables.upstream.selection(&group.group);
@@ -68,7 +72,7 @@ pub async fn connect(session: &mut Session, client: &Transport) -> Result<Box<Up
         };
         session.upstream.begin(Some(Rc::clone(&peer)), &group);
         session.upstream.action = Some(Action::Connecting);
-        match attempt(session, conf, &peer).await {
+        match attempt(session, (conf, terms.as_ref()), (&group, &peer)).await {
             Ok((transport, place)) => {
                 let by_connect = selection.is_some_and(|selection| selection.by_connect);
                 let mut upstream = Box::new(Upstream { transport, place, course, by_connect });
@@ -116,11 +120,15 @@ enum Failure {
 }
 
 /// Opens a connection to a peer, up to the first byte that is the client's.
-async fn attempt(session: &mut Session, conf: &Conf, peer: &Rc<Peer>) -> Result<(Transport, Place), Failure> {
+async fn attempt(
+    session: &mut Session,
+    (conf, terms): (&Conf, Option<&Arc<Terms>>),
+    (group, peer): (&GroupState, &Rc<Peer>),
+) -> Result<(Transport, Place), Failure> {
     let options = Box::new(conf.connect_options(session));
     let started_us = runtime::now_us();
     let opened = connect::open(&peer.address, &options, conf.connect_timeout_ms()).await;
-    let (transport, place) = match opened {
+    let (mut transport, place) = match opened {
         Ok(opened) => opened,
         Err(refusal) => {
             log::error!(session.logger(), &*session, "{refusal}");
@@ -136,8 +144,40 @@ async fn attempt(session: &mut Session, conf: &Conf, peer: &Rc<Peer>) -> Result<
         }
         session.upstream.last().sent += header.len() as u64;
     }
-    session.upstream.last().connect_us = Some(runtime::now_us().saturating_sub(started_us));
+    let spent_us = runtime::now_us().saturating_sub(started_us);
+    session.upstream.last().connect_us = Some(spent_us);
+    if let Some(terms) = terms {
+        let left_ms = conf.connect_timeout_ms().saturating_sub(spent_us / 1000);
+        Box::pin(secure(session, &mut transport, (conf, terms), (group, peer), left_ms)).await?;
+    }
     Ok((transport, place))
+}
+
+/// Encrypts a connection to a peer.
+async fn secure(
+    session: &mut Session,
+    transport: &mut Transport,
+    (conf, terms): (&Conf, &Arc<Terms>),
+    (group, peer): (&GroupState, &Rc<Peer>),
+    left_ms: u64,
+) -> Result<(), Failure> {
+    session.upstream.action = Some(Action::Handshaking);
+    let place = format!("stream {} {}", group.group.name, peer.name);
+    let made = outgoing::secure(conf.layer(), transport, terms, (PREFIX, &place), left_ms).await;
+    made.map_err(|failure| match failure {
+        outgoing::Failure::Ours(why) => {
+            log::error!(session.logger(), &*session, "{why}");
+            Failure::Ours(500)
+        }
+        outgoing::Failure::Peer(why) => {
+            log::error!(session.logger(), &*session, "{why}");
+            Failure::Peer
+        }
+        outgoing::Failure::TimedOut => {
+            log::error!(session.logger(), &*session, "upstream timed out (110: Connection timed out)");
+            Failure::Peer
+        }
+    })
 }
 
 impl Upstream {

@@ -15,14 +15,14 @@ use crate::stream::session::Session;
 use crate::upstream::GroupState;
 use crate::upstream::trace::Action;
 
-/// Finds the group. Errors: 500 for a value that is no destination and for a name that does not resolve, as in
+/// Finds the group, and the host that it is written as. Errors: 500 for a value that is no destination and for a name that does not resolve, as in
 /// nginx; 200 for a client that leaves during a lookup.
-pub async fn find(session: &mut Session, client: &Transport) -> Result<Rc<GroupState>, u16> {
+pub async fn find(session: &mut Session, client: &Transport) -> Result<(Rc<GroupState>, String), u16> {
     let upstreams = &session.worker.upstreams;
     match session.server.confs.proxy.pass() {
-        Some(Pass::Fixed(index)) => {
-            let group = upstreams.get(*index).ok_or(500u16)?;
-            settled(session, client, group).await
+        Some(Pass::Fixed { group, name }) => {
+            let group = upstreams.get(*group).ok_or(500u16)?;
+            Ok((settled(session, client, group).await?, name.to_string()))
         }
         Some(Pass::Script(script)) => {
             let is_literal = script.begins_with("unix:");
@@ -30,7 +30,8 @@ pub async fn find(session: &mut Session, client: &Transport) -> Result<Rc<GroupS
             let parsed =
                 std::str::from_utf8(&text).map_err(|_| "no text".to_owned()).and_then(Destination::parse);
             let target = parsed.map_err(|why| refused(session, &why))?;
-            evaluated(session, client, target, is_literal).await
+            let name = target.name.to_string();
+            Ok((evaluated(session, client, target, is_literal).await?, name))
         }
         None => Err(500),
     }

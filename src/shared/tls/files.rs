@@ -13,13 +13,13 @@ use zeroize::Zeroizing;
 
 use crate::base::number::parse_millis;
 use crate::config::{Diagnostic, Node, Span, Word, params};
-use crate::http::config::compile::Cx;
 use crate::log;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::client::Client;
 use crate::net::tls::key_log::KeyLogFile;
 use crate::net::tls::pem::Passwords;
 use crate::net::tls::settings::{self as selection, Choice};
+use crate::shared::tls::Secured;
 
 /// The largest file of certificates, keys or passwords that is read.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -96,38 +96,38 @@ pub fn load_pair(
     certificate: Name<'_>,
     key: Name<'_>,
     passwords: &Passwords,
-    cx: &mut Cx,
+    cx: &mut impl Secured,
 ) -> Option<Certificate> {
     let names = (certificate.name.to_owned(), key.name.to_owned());
-    if let Some(known) = cx.tls_files.certificates.get(&names) {
+    if let Some(known) = cx.tls_files().certificates.get(&names) {
         return Some(known.clone());
     }
     let chain = read(certificate.name, "certificate", certificate.span, cx)?;
     let key_data = read(key.name, "certificate key", key.span, cx)?;
     match Certificate::from_pem(&chain, &key_data, passwords) {
         Ok(loaded) => {
-            cx.tls_files.certificates.insert(names, loaded.clone());
+            cx.tls_files().certificates.insert(names, loaded.clone());
             Some(loaded)
         }
         Err(error) => {
             let (what, place) =
                 if error.is_of_key() { ("certificate key", key) } else { ("certificate", certificate) };
             let message = format!("cannot load {what} \"{}\": {error}", shown(place.name));
-            cx.diagnostics.push(Diagnostic::error(place.span, message));
+            cx.diagnostics().push(Diagnostic::error(place.span, message));
             None
         }
     }
 }
 
 /// The passwords of `ssl_password_file` and similar directives; none without a file.
-pub fn passwords(file: Option<&str>, span: Option<Span>, cx: &mut Cx) -> Option<Passwords> {
+pub fn passwords(file: Option<&str>, span: Option<Span>, cx: &mut impl Secured) -> Option<Passwords> {
     let Some(name) = file else { return Some(Passwords::default()) };
     let span = span.unwrap_or_default();
     let data = read(name, "passwords", span, cx)?;
     match Passwords::read(&data) {
         Ok(passwords) => Some(passwords),
         Err(error) => {
-            cx.diagnostics.push(Diagnostic::error(span, format!("{error} in \"{}\"", shown(name))));
+            cx.diagnostics().push(Diagnostic::error(span, format!("{error} in \"{}\"", shown(name))));
             None
         }
     }
@@ -136,26 +136,30 @@ pub fn passwords(file: Option<&str>, span: Option<Span>, cx: &mut Cx) -> Option<
 /// Opens a file for the secrets of connections (`ssl_key_log`), once for each path. With `-t` it is not opened.
 /// The outer `None`: an error was reported.
 #[allow(clippy::option_option, reason = "one is a setting, the other an error")]
-pub fn key_log_file(file: Option<&str>, span: Option<Span>, cx: &mut Cx) -> Option<Option<Arc<KeyLogFile>>> {
-    let Some(name) = file.filter(|_| !cx.options.test_only) else { return Some(None) };
-    let path = cx.path(name);
-    if let Some(known) = cx.tls_files.key_logs.get(&path) {
+pub fn key_log_file(
+    file: Option<&str>,
+    span: Option<Span>,
+    cx: &mut impl Secured,
+) -> Option<Option<Arc<KeyLogFile>>> {
+    let Some(name) = file.filter(|_| !cx.is_test()) else { return Some(None) };
+    let path = cx.prefix().join(name);
+    if let Some(known) = cx.tls_files().key_logs.get(&path) {
         return Some(Some(Arc::clone(known)));
     }
     let opened = KeyLogFile::open(&path).map_err(|error| log::Cause(&error).to_string());
     let opened = reported(opened, "open", name, span, cx)?;
-    cx.tls_files.key_logs.insert(path, Arc::clone(&opened));
+    cx.tls_files().key_logs.insert(path, Arc::clone(&opened));
     Some(Some(opened))
 }
 
 /// Reads a file that a directive names, or the text behind `data:`; reports what is wrong.
-pub fn read(name: &str, what: &str, span: Span, cx: &mut Cx) -> Option<Zeroizing<Vec<u8>>> {
-    let (path, data) = read_at(&cx.options.folder, name);
+pub fn read(name: &str, what: &str, span: Span, cx: &mut impl Secured) -> Option<Zeroizing<Vec<u8>>> {
+    let (path, data) = read_at(cx.folder(), name);
     match data {
         Ok(data) => Some(data),
         Err(error) => {
             let message = format!("cannot load {what} \"{path}\" {}", log::Cause(&error));
-            cx.diagnostics.push(Diagnostic::error(span, message));
+            cx.diagnostics().push(Diagnostic::error(span, message));
             None
         }
     }
@@ -191,29 +195,33 @@ pub fn reported<T, E: std::fmt::Display>(
     what: &str,
     name: &str,
     span: Option<Span>,
-    cx: &mut Cx,
+    cx: &mut impl Secured,
 ) -> Option<T> {
     outcome
         .map_err(|error| {
             let message = format!("cannot {what} \"{}\": {error}", shown(name));
-            cx.diagnostics.push(Diagnostic::error(span.unwrap_or_default(), message));
+            cx.diagnostics().push(Diagnostic::error(span.unwrap_or_default(), message));
         })
         .ok()
 }
 
 /// A selection, after reporting once what has no effect; `None` after reporting the error.
-pub fn chosen<T>(choice: Result<Choice<T>, selection::Error>, span: Span, cx: &mut Cx) -> Option<T> {
+pub fn chosen<T>(
+    choice: Result<Choice<T>, selection::Error>,
+    span: Span,
+    cx: &mut impl Secured,
+) -> Option<T> {
     match choice {
         Ok(Choice { value, dropped }) => {
-            if !dropped.is_empty() && cx.tls_files.noted.insert(span) {
+            if !dropped.is_empty() && cx.tls_files().noted.insert(span) {
                 let notes: Vec<String> = dropped.iter().map(ToString::to_string).collect();
-                cx.diagnostics.push(Diagnostic::warning(span, notes.join("; ")));
+                cx.diagnostics().push(Diagnostic::warning(span, notes.join("; ")));
             }
             Some(value)
         }
         Err(error) => {
-            if cx.tls_files.noted.insert(span) {
-                cx.diagnostics.push(Diagnostic::error(span, error.to_string()));
+            if cx.tls_files().noted.insert(span) {
+                cx.diagnostics().push(Diagnostic::error(span, error.to_string()));
             }
             None
         }

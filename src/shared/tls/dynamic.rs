@@ -5,25 +5,26 @@
 //! Behaviour: nginx.org, `ssl_certificate`, `ssl_certificate_cache`.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroizing;
 
-use super::Conf;
 use crate::config::{Diagnostic, Node};
-use crate::http::config::tls_files::{Cache as Settings, certificate_cache, read_at};
-use crate::http::request::Request;
-use crate::http::scope::Script;
 use crate::log;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::pem::Passwords;
 use crate::runtime;
+use crate::script::Scope;
+use crate::script::value::Script;
+use crate::shared::tls::files::{Cache as Settings, certificate_cache, read_at};
+use crate::shared::tls::server::Conf;
 
 /// The files of a certificate and its key; after `data:` they contain the key itself.
 type Names = [Zeroizing<String>; 2];
 
 /// One `ssl_certificate_cache`: the servers that inherit the directive share it.
-pub(super) struct Cache {
+pub struct Cache {
     settings: Settings,
     /// The most recently used last. Each worker has its own.
     kept: Mutex<Vec<Kept>>,
@@ -77,16 +78,15 @@ impl Cache {
 }
 
 /// Reads `ssl_certificate_cache`.
-pub(super) fn set_cache(conf: &mut Conf, node: &Node) -> Result<(), Diagnostic> {
+pub fn set_cache<S>(conf: &mut Conf<S>, node: &Node) -> Result<(), Diagnostic> {
     conf.certificate_cache.put(Arc::new(Cache::new(certificate_cache(node)?)), node)
 }
 
-impl Conf {
-    /// Loads the certificates whose names depend on the client. Errors: the message for the log.
-    pub fn load_for(&self, request: &mut Request) -> Result<Vec<Certificate>, String> {
-        let folder = &request.config.folder;
-        let name = |script: &Script, request: &mut Request| {
-            Zeroizing::new(String::from_utf8_lossy(&script.to_vec(request)).into_owned())
+impl<S: Scope> Conf<S> {
+    /// Loads the certificates whose names depend on the client; relative names begin at `folder`. Errors: the message for the log.
+    pub fn load_for(&self, scope: &mut S, folder: &Path) -> Result<Vec<Certificate>, String> {
+        let name = |script: &Script<S>, scope: &mut S| {
+            Zeroizing::new(String::from_utf8_lossy(&script.to_vec(scope)).into_owned())
         };
         let read = |name: &str| {
             let (shown, data) = read_at(folder, name);
@@ -98,12 +98,12 @@ impl Conf {
         let pairs = self.certificate_scripts.iter().zip(&self.key_scripts);
         pairs
             .map(|(certificate, key)| {
-                let names = [name(certificate, request), name(key, request)];
+                let names = [name(certificate, scope), name(key, scope)];
                 if let Some(known) = cache.and_then(|cache| cache.take(&names, now_ms)) {
                     return Ok(known);
                 }
                 let (chain, key) = (read(&names[0])?, read(&names[1])?);
-                let loaded = Certificate::from_pem(&chain, &key, &self.passwords_for(request)?)
+                let loaded = Certificate::from_pem(&chain, &key, &self.passwords_for(folder)?)
                     .map_err(|error| error.to_string())?;
                 if let Some(cache) = cache {
                     cache.keep(names, &loaded, now_ms);
@@ -113,9 +113,9 @@ impl Conf {
             .collect()
     }
 
-    fn passwords_for(&self, request: &Request) -> Result<Passwords, String> {
+    fn passwords_for(&self, folder: &Path) -> Result<Passwords, String> {
         let Some(name) = self.password_file.as_ref() else { return Ok(Passwords::default()) };
-        let (shown, data) = read_at(&request.config.folder, name);
+        let (shown, data) = read_at(folder, name);
         let data = data.map_err(|error| format!("cannot read \"{shown}\" {}", log::Cause(&error)))?;
         Passwords::read(&data).map_err(|error| format!("{error} in \"{shown}\""))
     }

@@ -12,25 +12,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zeroize::Zeroizing;
 
-use crate::http::config::tls_files::{Cache, read_at, shown};
-use crate::http::request::Request;
-use crate::http::request::error::Error;
-use crate::http::scope::Script;
 use crate::log::{Cause, Text};
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::client::{Client, Names};
 use crate::net::tls::pem::Passwords;
 use crate::runtime;
 use crate::runtime::blocking::{self, Lane};
+use crate::script::Scope;
+use crate::script::value::Script;
+use crate::shared::tls::files::{Cache, read_at, shown};
 
 /// Certificates that are kept without a cache. They are read anew for each connection, but a certificate that
 /// has not changed keeps its sessions.
 const KEPT_MAX: usize = 64;
 
 /// The certificates that a location has loaded.
-pub struct Certificates {
-    certificate: Script,
-    key: Script,
+pub struct Certificates<S> {
+    certificate: Script<S>,
+    key: Script<S>,
     passwords: Arc<Passwords>,
     cache: Cache,
     /// The base of relative names.
@@ -39,7 +38,7 @@ pub struct Certificates {
     kept: Mutex<Vec<Kept>>,
 }
 
-impl fmt::Debug for Certificates {
+impl<S> fmt::Debug for Certificates<S> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Certificates").field("cache", &self.cache).finish_non_exhaustive()
     }
@@ -54,10 +53,10 @@ struct Kept {
     used_ms: u64,
 }
 
-impl Certificates {
+impl<S: Scope> Certificates<S> {
     pub fn new(
-        certificate: Script,
-        key: Script,
+        certificate: Script<S>,
+        key: Script<S>,
         passwords: Passwords,
         cache: Cache,
         folder: PathBuf,
@@ -66,17 +65,17 @@ impl Certificates {
         Self { certificate, key, passwords, cache, folder, kept: Mutex::default() }
     }
 
-    /// The names of certificate and key for a request. An empty one means no certificate.
-    pub fn evaluate(&self, request: &mut Request) -> Box<Names> {
+    /// The names of certificate and key for a scope. An empty one means no certificate.
+    pub fn evaluate(&self, scope: &mut S) -> Box<Names> {
         let mut text =
-            |script: &Script| Zeroizing::new(String::from_utf8_lossy(&script.to_vec(request)).into_owned());
+            |script: &Script<S>| Zeroizing::new(String::from_utf8_lossy(&script.to_vec(scope)).into_owned());
         Box::new([text(&self.certificate), text(&self.key)])
     }
 
     /// The client with the certificate of these names, made from `base`.
     ///
-    /// Errors: 500, since the certificate cannot be loaded.
-    pub async fn client(&self, base: &Arc<Client>, names: &Names) -> Result<Arc<Client>, Error> {
+    /// Errors: the message for the log, since the certificate cannot be loaded.
+    pub async fn client(&self, base: &Arc<Client>, names: &Names) -> Result<Arc<Client>, String> {
         if names[0].is_empty() {
             return Ok(Arc::clone(base));
         }
@@ -89,7 +88,7 @@ impl Certificates {
             Ok(loading) => loading.await,
             Err(blocking::Busy) => Err("too many files wait to be read".to_owned()),
         };
-        let certificate = loaded.map_err(Error::ours)?;
+        let certificate = loaded?;
         Ok(self.keep(base, names, certificate))
     }
 

@@ -1,0 +1,275 @@
+//! TLS to upstreams: the `…_ssl_*` directives of every family, and what a location makes of them.
+//!
+//! When the configuration is read, each location that may pass requests to `https://` gets a [`Layer`]; equal
+//! settings share one client. Certificates whose names have variables are loaded while serving
+//! (`certificates.rs`). Touches: the files that the directives name, while the configuration is read.
+//! Behaviour: nginx.org, `proxy_ssl_*` of ngx_http_proxy_module.
+
+use std::sync::Arc;
+
+use rustls::KeyLog;
+
+use crate::config::inherit::replace;
+use crate::config::{Diagnostic, Inherit, Node, Setting, Span, settings};
+use crate::net::tls::certificate::Certificate;
+use crate::net::tls::client::{self, Client, Terms};
+use crate::net::tls::pem;
+use crate::net::tls::settings::{self as selection, Choice, Selected};
+use crate::net::tls::verify::{Purpose, Trust};
+use crate::net::tls::{ciphers, conf_command};
+use crate::script::value::Script;
+use crate::script::{Compile, Scope};
+use crate::shared::name::Prefix;
+use crate::shared::tls::Secured;
+use crate::shared::tls::certificates::Certificates;
+use crate::shared::tls::files::{self, Cache, Words, chosen, load_pair, reported};
+
+settings! {
+    /// The values of the directives.
+    #[derive(Debug)]
+    pub struct Settings<S> {
+        pub session_reuse: Setting<bool> = true,
+        pub protocols: Inherit<Words>,
+        pub ciphers: Inherit<Box<str>>,
+        pub conf_commands: Vec<Words> => replace,
+        pub name: Inherit<Script<S>>,
+        pub server_name: Setting<bool> = false,
+        pub verify: Setting<bool> = false,
+        pub verify_depth: Setting<u64> = 1,
+        pub trusted_certificate: Inherit<Box<str>>,
+        pub crl: Inherit<Box<str>>,
+        pub certificate: Inherit<Script<S>>,
+        pub certificate_key: Inherit<Script<S>>,
+        pub certificate_cache: Inherit<Cache>,
+        pub password_file: Inherit<Box<str>>,
+        pub key_log: Inherit<Box<str>>,
+        pub alpn: Inherit<Words>,
+    }
+}
+
+/// TLS to the upstreams of one location.
+#[derive(Debug)]
+pub struct Layer<S> {
+    client: Arc<Client>,
+    name: Option<Script<S>>,
+    /// The terms of all requests, if neither the name nor the certificate depends on the request.
+    fixed: Option<Arc<Terms>>,
+    certificates: Option<Certificates<S>>,
+}
+
+impl<S: Scope> Layer<S> {
+    /// The terms of a request's connection. `host` is the host of its upstream, which is the name if
+    /// `proxy_ssl_name` gives no other.
+    pub fn terms(&self, scope: &mut S, host: &str) -> Arc<Terms> {
+        if let Some(fixed) = &self.fixed {
+            return Arc::clone(fixed);
+        }
+        let name = match &self.name {
+            Some(name) => String::from_utf8_lossy(&name.to_vec(scope)).into_owned(),
+            None => host.to_owned(),
+        };
+        let certificate = self.certificates.as_ref().map(|pair| pair.evaluate(scope));
+        Arc::new(Terms::new(Arc::clone(&self.client), &name, certificate))
+    }
+
+    /// The client that makes handshakes on these terms.
+    ///
+    /// Errors: the message for the log, since the certificate cannot be loaded.
+    pub async fn client(&self, terms: &Terms) -> Result<Arc<Client>, String> {
+        match (&self.certificates, &terms.certificate) {
+            (Some(certificates), Some(names)) => certificates.client(&self.client, names).await,
+            _ => Ok(Arc::clone(&self.client)),
+        }
+    }
+}
+
+impl<S: Scope> Settings<S> {
+    /// Makes a location's TLS to upstreams. `host`: the host of a `proxy_pass` without variables. `None`:
+    /// an error was reported.
+    pub fn layer(
+        &self,
+        prefix: Prefix,
+        host: Option<&str>,
+        span: Span,
+        cx: &mut impl Secured<Scope = S>,
+    ) -> Option<Arc<Layer<S>>> {
+        let text = |script: &Script<S>| Some(String::from_utf8_lossy(script.as_text()?).into_owned());
+        let pair = match (self.certificate.as_ref(), self.certificate_key.as_ref()) {
+            (None, _) => None,
+            (Some(certificate), _) if certificate.as_text() == Some(b"") => None,
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (Some(certificate), None) => {
+                let message = format!(
+                    "no \"{}\" is defined for certificate \"{}\"",
+                    prefix.directive("ssl_certificate_key"),
+                    text(certificate).unwrap_or_default()
+                );
+                cx.diagnostics().push(Diagnostic::error(certificate.span(), message));
+                return None;
+            }
+        };
+        let fixed = pair.and_then(|(certificate, key)| Some((text(certificate)?, text(key)?)));
+        let client = self.client(prefix, fixed.as_ref(), span, cx)?;
+        let certificates = match pair.filter(|_| fixed.is_none()) {
+            Some((certificate, key)) => {
+                let passwords = self.passwords(cx)?;
+                let cache = self.certificate_cache.as_ref().copied();
+                // As in nginx, a key that may be encrypted is read each time.
+                let cache = cache.filter(|_| self.password_file.as_ref().is_none()).unwrap_or_default();
+                let folder = cx.folder().to_owned();
+                Some(Certificates::new(certificate.clone(), key.clone(), passwords, cache, folder))
+            }
+            None => None,
+        };
+        let name = self.name.as_ref().cloned();
+        let fixed_name = match &name {
+            Some(name) => text(name),
+            None => host.map(ToOwned::to_owned),
+        };
+        let fixed = fixed_name
+            .filter(|_| certificates.is_none())
+            .map(|name| Arc::new(Terms::new(Arc::clone(&client), &name, None)));
+        Some(Arc::new(Layer { client, name, fixed, certificates }))
+    }
+
+    fn passwords(&self, cx: &mut impl Secured<Scope = S>) -> Option<pem::Passwords> {
+        let file = self.password_file.as_ref().map(|name| &**name);
+        files::passwords(file, self.password_file.span(), cx)
+    }
+
+    /// The client of these settings; equal settings have the same.
+    fn client(
+        &self,
+        prefix: Prefix,
+        pair: Option<&(String, String)>,
+        span: Span,
+        cx: &mut impl Secured<Scope = S>,
+    ) -> Option<Arc<Client>> {
+        let key = self.key(prefix, pair);
+        if let Some(known) = cx.tls_files().clients.get(&key) {
+            return Some(Arc::clone(known));
+        }
+        let selected = self.selected(cx)?;
+        let key_log = self.key_log.as_ref().map(|name| &**name);
+        let key_log = files::key_log_file(key_log, self.key_log.span(), cx)?;
+        let settings = client::Settings {
+            provider: selection::provider(&selected),
+            versions: selected.protocols.versions(),
+            trust: if self.verify.get() { Some(self.trust(prefix, cx)?) } else { None },
+            certificate: match pair {
+                Some(pair) => Some(self.load(pair, cx)?),
+                None => None,
+            },
+            sends_name: self.server_name.get(),
+            protocols: self
+                .alpn
+                .as_ref()
+                .map_or_else(Vec::new, |words| words.iter().map(|word| word.as_bytes().to_vec()).collect()),
+            reuses_sessions: self.session_reuse.get(),
+            key_log: key_log.map(|file| file as Arc<dyn KeyLog>),
+            prefix: prefix.0.trim_end_matches('_'),
+        };
+        let client = Arc::new(reported(Client::new(settings), "use", "https", Some(span), cx)?);
+        cx.tls_files().clients.insert(key, Arc::clone(&client));
+        Some(client)
+    }
+
+    /// All that a client is made of, as text.
+    fn key(&self, prefix: Prefix, pair: Option<&(String, String)>) -> Vec<String> {
+        let words = |words: &Words| words.words.join(" ");
+        let text = |text: &Inherit<Box<str>>| format!("{:?}", text.as_ref());
+        let mut key = vec![
+            prefix.0.to_owned(),
+            format!("{:?}", (self.session_reuse.get(), self.server_name.get(), self.verify.get())),
+            format!("{:?} {pair:?}", self.verify_depth.get()),
+            text(&self.trusted_certificate),
+            text(&self.crl),
+            text(&self.ciphers),
+            text(&self.password_file),
+            text(&self.key_log),
+            self.protocols.as_ref().map(words).unwrap_or_default(),
+            self.alpn.as_ref().map(words).unwrap_or_default(),
+        ];
+        key.extend(self.conf_commands.iter().map(words));
+        key
+    }
+
+    fn load(
+        &self,
+        (certificate, key): &(String, String),
+        cx: &mut impl Secured<Scope = S>,
+    ) -> Option<Certificate> {
+        let passwords = self.passwords(cx)?;
+        let at = |script: &Inherit<Script<S>>| script.as_ref().map(Script::span).unwrap_or_default();
+        let certificate = files::Name { name: certificate, span: at(&self.certificate) };
+        let key = files::Name { name: key, span: at(&self.certificate_key) };
+        load_pair(certificate, key, &passwords, cx)
+    }
+
+    /// The protocols, ciphers and groups.
+    fn selected(&self, cx: &mut impl Secured<Scope = S>) -> Option<Selected> {
+        let mut selected = Selected::default();
+        if let Some(words) = self.protocols.as_ref() {
+            selected.protocols = chosen(selection::protocols(words.iter()), words.span, cx)?;
+        }
+        if let Some(list) = self.ciphers.as_ref() {
+            let span = self.ciphers.span().unwrap_or_default();
+            match ciphers::ciphers(list) {
+                // Without TLS 1.2 its ciphers do not matter.
+                Err(selection::Error::NoCipher) if !selected.protocols.tls12 => {}
+                choice => selected.ciphers = chosen(choice, span, cx)?,
+            }
+        }
+        for words in &self.conf_commands {
+            let (name, value) = (words.first(), words.words.get(1).map_or("", |word| word));
+            let dropped = conf_command::apply(&mut selected, name, value);
+            chosen(dropped.map(|dropped| Choice { value: (), dropped }), words.span, cx)?;
+        }
+        Some(selected)
+    }
+
+    /// What upstreams' certificates are checked with.
+    fn trust(&self, prefix: Prefix, cx: &mut impl Secured<Scope = S>) -> Option<Arc<Trust>> {
+        let Some(name) = self.trusted_certificate.as_ref().filter(|name| !name.is_empty()) else {
+            let trusted = prefix.directive("ssl_trusted_certificate");
+            let message = format!("no {trusted} for {}", prefix.directive("ssl_verify"));
+            let help = format!(
+                "write \"{trusted} FILE;\" with the CA certificates of the upstreams, or with their own certificates"
+            );
+            let span = self.verify.span().unwrap_or_default();
+            cx.diagnostics().push(Diagnostic::error(span, message).help(help));
+            return None;
+        };
+        let span = self.trusted_certificate.span();
+        let data = files::read(name, "certificate", span.unwrap_or_default(), cx)?;
+        let trusted = reported(pem::certificates(&data), "load", name, span, cx)?;
+        let lists = match self.crl.as_ref() {
+            Some(name) => {
+                let data = files::read(name, "CRL", self.crl.span().unwrap_or_default(), cx)?;
+                reported(pem::revocation_lists(&data), "load", name, self.crl.span(), cx)?
+            }
+            None => Vec::new(),
+        };
+        let depth = usize::try_from(self.verify_depth.get()).unwrap_or(usize::MAX);
+        let trust = Trust::new(Purpose::Server, depth, &trusted, &lists);
+        reported(trust, "use", name, span, cx).map(Arc::new)
+    }
+}
+
+/// Reads a value that may have variables.
+pub fn script<S: Scope>(
+    slot: &mut Inherit<Script<S>>,
+    cx: &mut impl Compile<Scope = S>,
+    node: &Node,
+) -> Result<(), Diagnostic> {
+    let value = Script::compile(&node.args[0], cx)?;
+    slot.put(value, node)
+}
+
+/// The protocols of ALPN: each has 1 to 255 bytes.
+pub fn alpn(slot: &mut Inherit<Words>, node: &Node) -> Result<(), Diagnostic> {
+    if let Some(word) = node.args.iter().find(|word| word.text.is_empty() || word.text.len() > 255) {
+        return Err(Diagnostic::error(word.span, format!("invalid protocol \"{}\"", word.text)));
+    }
+    slot.put(Words::of(node), node)
+}
