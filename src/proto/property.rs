@@ -3,6 +3,8 @@
 //!
 //! Touches: nothing; panics when a property does not hold. Truth: RFC 9112 §2 to §7.
 
+pub mod applications;
+
 use crate::base::path::{BadUri, Escape, Parsed, escape_uri, normalize_uri};
 use crate::proto::dns;
 use crate::proto::field_text;
