@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::origin::Peer;
+use crate::support::packets;
 use crate::support::program::{Program, find, wait_socket};
 use crate::support::{Client, Origin, Setup, fetch, get};
 
@@ -86,40 +86,18 @@ fn an_application_in_python_answers() {
     }
 }
 
-/// The names and values of a request's head.
-fn headers(peer: &mut Peer) -> Option<Vec<(String, String)>> {
-    let mut length = String::new();
-    loop {
-        let byte = peer.some(1);
-        match byte.first()? {
-            b':' => break,
-            digit => length.push(char::from(*digit)),
-        }
-    }
-    let content = peer.exactly(length.parse().expect("a length"));
-    assert_eq!(peer.exactly(1), b",");
-    let words: Vec<String> =
-        content.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-    Some(words.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
-}
-
 #[test]
 fn the_next_application_is_asked_after_a_fault() {
     let bad = Origin::start(|peer| {
-        let Some(headers) = headers(peer) else { return };
-        let uri = headers
-            .iter()
-            .find(|(name, _)| name == "U")
-            .map(|(_, value)| value.clone())
-            .expect("a parameter");
-        peer.send(match uri.as_str() {
+        let Some(headers) = packets::scgi(peer) else { return };
+        peer.send(match packets::value(&headers, "U").expect("a parameter") {
             "/status" => "Status: 503 Busy\r\n\r\n",
             "/head" => "what is this\r\n\r\n",
             _ => "",
         });
     });
     let good = Origin::start(|peer| {
-        if headers(peer).is_some() {
+        if packets::scgi(peer).is_some() {
             peer.send("\r\ngood");
         }
     });

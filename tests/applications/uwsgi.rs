@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::support::packets;
 use crate::support::program::{Program, find, wait_socket};
 use crate::support::tls::self_signed;
 use crate::support::{Client, Daemon, Origin, Setup, fetch, get};
@@ -104,38 +105,10 @@ fn bodies_have_a_length_however_they_come() {
     }
 }
 
-/// The modifiers and the variables of a packet.
-fn packet(bytes: &[u8]) -> ((u8, u8), Vec<(String, String)>) {
-    let size = usize::from(u16::from_le_bytes([bytes[1], bytes[2]]));
-    let (mut content, mut pairs) = (&bytes[4..4 + size], Vec::new());
-    while !content.is_empty() {
-        let mut word = || {
-            let length = usize::from(u16::from_le_bytes([content[0], content[1]]));
-            let word = String::from_utf8_lossy(&content[2..2 + length]).into_owned();
-            content = &content[2 + length..];
-            word
-        };
-        pairs.push((word(), word()));
-    }
-    ((bytes[0], bytes[3]), pairs)
-}
-
-/// Reads one packet.
-fn read_packet(peer: &mut crate::support::origin::Peer) -> Option<Vec<u8>> {
-    let head = peer.some(1);
-    if head.is_empty() {
-        return None;
-    }
-    let rest = peer.exactly(3);
-    let size = usize::from(u16::from_le_bytes([rest[0], rest[1]]));
-    Some([head, rest, peer.exactly(size)].concat())
-}
-
 #[test]
 fn a_packet_has_its_modifiers_and_is_never_too_large() {
     let app = Origin::start(|peer| {
-        let Some(bytes) = read_packet(peer) else { return };
-        let (modifiers, pairs) = packet(&bytes);
+        let Some((modifiers, pairs)) = packets::uwsgi(peer) else { return };
         let names: Vec<&str> = pairs.iter().map(|(name, _)| name.as_str()).collect();
         peer.send(format!("HTTP/1.0 201 Made\r\n\r\n{modifiers:?} {}", names.join(",")));
     });
@@ -153,14 +126,8 @@ fn a_packet_has_its_modifiers_and_is_never_too_large() {
 #[test]
 fn responses_of_another_length_than_announced() {
     let app = Origin::start(|peer| {
-        let Some(bytes) = read_packet(peer) else { return };
-        let uri = packet(&bytes)
-            .1
-            .iter()
-            .find(|(name, _)| name == "U")
-            .map(|(_, value)| value.clone())
-            .unwrap_or_default();
-        peer.send(match uri.as_str() {
+        let Some((_, pairs)) = packets::uwsgi(peer) else { return };
+        peer.send(match packets::value(&pairs, "U").unwrap_or("") {
             "/long" => "Content-Length: 4\r\n\r\nbodyguard",
             "/short" => "Content-Length: 4000\r\n\r\nbody",
             "/bad" => "no head\r\n\r\n",

@@ -5,13 +5,16 @@ use std::sync::{Arc, Mutex};
 
 use crate::answer;
 use crate::case::{Reply, Script};
+use crate::support::fastcgi::{Call, end, record};
 use crate::support::message::Request;
 use crate::support::origin::{Origin, Peer};
-use crate::support::{port, wait_for};
+use crate::support::{packets, port, wait_for};
 
 pub struct Backends {
     pub a: Origin,
     pub b: Origin,
+    /// Applications, each with the name of its protocol in the cases.
+    pub applications: Vec<(&'static str, Origin)>,
     /// A port on which no process listens.
     pub dead: u16,
     received: Received,
@@ -30,7 +33,12 @@ impl Backends {
             let (received, replies) = (received.clone(), replies.clone());
             Origin::start(move |peer| serve(peer, name, &received, &replies))
         };
-        Self { a: start("a"), b: start("b"), dead: port::free(), received }
+        let applications = APPLICATIONS.iter().map(|(name, call)| {
+            let (received, replies, call) = (received.clone(), replies.clone(), *call);
+            (*name, Origin::start(move |peer| answer_calls(peer, (name, call), &received, &replies)))
+        });
+        let applications = applications.collect();
+        Self { a: start("a"), b: start("b"), applications, dead: port::free(), received }
     }
 
     /// The requests received since the last call, once there are at least this many.
@@ -61,6 +69,70 @@ fn serve(peer: &mut Peer, name: &str, received: &Received, replies: &[(String, V
         };
         let bytes = if request.method == "HEAD" { head_of(&bytes) } else { &bytes };
         if peer.try_send(bytes).is_err() || closes {
+            return;
+        }
+    }
+}
+
+/// Reads a request to an application: its parameters and its body. `None`: the connection ended.
+type ReadCall = fn(&mut Peer) -> Option<Incoming>;
+
+/// A request to an application.
+struct Incoming {
+    params: Vec<(String, String)>,
+    body: Vec<u8>,
+    /// FastCGI: whether to keep the connection.
+    keeps: Option<bool>,
+}
+
+/// The protocols of applications, by their names in the cases.
+const APPLICATIONS: &[(&str, ReadCall)] = &[
+    ("FASTCGI", |peer| {
+        let Call { params, body, keeps, .. } = Call::read(peer)?;
+        Some(Incoming { params, body, keeps: Some(keeps) })
+    }),
+    ("UWSGI", |peer| {
+        let (modifiers, mut params) = packets::uwsgi(peer)?;
+        let length = packets::value(&params, "CONTENT_LENGTH").and_then(|length| length.parse().ok());
+        let body = peer.exactly(length.unwrap_or(0));
+        params.insert(0, ("modifiers".into(), format!("{modifiers:?}")));
+        Some(Incoming { params, body, keeps: None })
+    }),
+    ("SCGI", |peer| {
+        let params = packets::scgi(peer)?;
+        let length = packets::value(&params, "CONTENT_LENGTH").and_then(|length| length.parse().ok());
+        let body = peer.exactly(length.unwrap_or(0));
+        Some(Incoming { params, body, keeps: None })
+    }),
+];
+
+/// Answers the requests of one connection: with the reply for the first parameter whose value has one, otherwise with
+/// that value.
+fn answer_calls(
+    peer: &mut Peer,
+    (name, read): (&str, ReadCall),
+    received: &Received,
+    replies: &[(String, Vec<u8>, bool)],
+) {
+    while let Some(Incoming { params, body, keeps }) = read(peer) {
+        let mut lines = vec![format!("application {name}:")];
+        for (name, value) in &params {
+            lines.extend(answer::shown(format!("{name}={value}").as_bytes()));
+        }
+        lines.extend(answer::shown(&body));
+        received.lock().expect("not poisoned").push(lines);
+        let uri =
+            params.iter().find(|(name, _)| name == "REQUEST_URI").map_or("", |(_, value)| value.as_str());
+        let scripted = replies.iter().find(|(path, _, _)| uri.contains(path.as_str()));
+        let bytes = match scripted {
+            Some((_, bytes, _)) => bytes.clone(),
+            None => format!("Content-Type: text/plain\r\n\r\n{uri}\n").into_bytes(),
+        };
+        let bytes = match keeps {
+            Some(_) => [record(6, &bytes, 0), record(6, b"", 0), end(0)].concat(),
+            None => bytes,
+        };
+        if peer.try_send(&bytes).is_err() || keeps != Some(true) {
             return;
         }
     }

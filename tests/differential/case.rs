@@ -28,7 +28,9 @@
 //! `%%PORT_0%%`… are ports, `%%ROOT%%` is the folder of the documents, `%%DIR%%` the daemon's own folder
 //! (with the access log `%%DIR%%/access.log`), `%%BACKEND_A%%` and `%%BACKEND_B%%` are the backends,
 //! `%%DEAD%%` is an address where no process listens, `%%CONF%%` our `conf/`. Backends respond with one line
-//! of text that describes the request; the requests that they received are compared too.
+//! of text that describes the request; the requests that they received are compared too. `%%FASTCGI%%`,
+//! `%%UWSGI%%` and `%%SCGI%%` are applications in these protocols, which find a reply by the parameter
+//! `REQUEST_URI`.
 
 use std::path::Path;
 

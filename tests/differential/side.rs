@@ -76,6 +76,9 @@ impl Side {
             .set("BACKEND_A", backends.a.address())
             .set("BACKEND_B", backends.b.address())
             .set("DEAD", format!("127.0.0.1:{}", backends.dead));
+        for (name, application) in &backends.applications {
+            setup = setup.set(name, application.address());
+        }
         if let Some(program) = nginx {
             setup = setup.program(program);
         }
@@ -90,6 +93,9 @@ impl Side {
             (port(backends.b.port()), "BACKEND_B".into()),
             (port(backends.dead), "DEAD".into()),
         ];
+        for (name, application) in &backends.applications {
+            names.push((port(application.port()), (*name).into()));
+        }
         names
             .extend(ports.iter().enumerate().map(|(index, &number)| (port(number), format!("PORT_{index}"))));
         Self { daemon: setup.start(), names, seen: Cell::new(0) }

@@ -20,6 +20,7 @@ pub mod fastcgi;
 pub mod load;
 pub mod message;
 pub mod origin;
+pub mod packets;
 pub mod port;
 pub mod process;
 pub mod program;

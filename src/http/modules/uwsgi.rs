@@ -7,7 +7,6 @@
 use crate::config::inherit::replace;
 use crate::config::{Setting, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::fastcgi::HIDDEN;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::scope::Variable;
@@ -16,6 +15,10 @@ use crate::http::upstream::params::{self, Param};
 use crate::http::upstream::rows::upstream_rows;
 use crate::http::upstream::tls;
 use crate::shared::tls::upstream_rows::Secures;
+
+/// Fields of a response that are hidden from the client (nginx's list).
+const HIDDEN: &[&str] =
+    &["X-Accel-Expires", "X-Accel-Redirect", "X-Accel-Limit-Rate", "X-Accel-Buffering", "X-Accel-Charset"];
 
 static FAMILY: Family = Family::of_applications("uwsgi_", HIDDEN);
 

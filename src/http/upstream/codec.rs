@@ -91,6 +91,14 @@ impl Encoder {
         }
     }
 
+    /// True if the head has the length of a body that comes in frames, if it is known.
+    pub fn tells_length(self) -> bool {
+        match self {
+            Self::FastCgi(_) => true,
+            Self::H1(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => false,
+        }
+    }
+
     /// Appends the head. Errors: 500 if a configured value evaluates to something that cannot be sent.
     pub fn head(
         self,

@@ -491,12 +491,15 @@ async fn read_body(
         && request.body.declared() == BodyLength::Chunked
         && !Encoder::of(request.location).has_frames();
     let needs_body = needs_length || !takes_body;
+    // the length is told if it is known by then
+    let tells_length =
+        request.body.declared() == BodyLength::Chunked && Encoder::of(request.location).tells_length();
     let is_whole_wanted = needs_length
         || request.location.confs.request_body.in_file_only()
         || variables.is_used("request_body_file");
     let is_kept = variables.is_used("request_body");
     let is_complete = match conf.request_buffering() {
-        Some(false) if !needs_body && !is_kept => request.body.is_done(),
+        Some(false) if !needs_body && !is_kept && !tells_length => request.body.is_done(),
         Some(false) if !needs_body => read_ahead(request, client, false, kept).await?,
         Some(true) => Box::pin(body_file::read_whole(request, client, kept)).await.map(|()| true)?,
         _ if is_whole_wanted => {

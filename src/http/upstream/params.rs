@@ -33,6 +33,13 @@ impl Param {
         &self.name
     }
 
+    /// True if it is there only so that the client's field is not passed on: as in nginx, a variable of a field with the
+    /// value "".
+    fn only_replaces(&self) -> bool {
+        self.value.as_text() == Some(b"")
+            && self.name.as_bytes().strip_prefix(cgi::FIELD_PREFIX).is_some_and(|field| !field.is_empty())
+    }
+
     /// True if the client's path decides its value.
     pub fn follows_uri(&self) -> bool {
         self.follows_uri
@@ -56,7 +63,7 @@ pub fn push(list: &mut Vec<Param>, cx: &mut Cx, node: &Node) -> Result<(), Diagn
 
 /// Writes the parameters of the configuration, then the client's fields.
 pub fn write(request: &mut Request, params: &'static [Param], pairs: &mut impl Pairs) {
-    for param in params {
+    for param in params.iter().filter(|param| !param.only_replaces()) {
         let value = |out: &mut Vec<u8>| param.value.evaluate(request, out);
         pairs.push(param.name.as_bytes(), param.keeps_empty, value);
     }
