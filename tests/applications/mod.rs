@@ -6,4 +6,5 @@ mod fastcgi_hostile;
 mod memcached;
 mod php;
 mod scgi;
+mod sites;
 mod uwsgi;

@@ -13,7 +13,9 @@ pub fn example(name: &str, changes: &[(&str, &str)]) -> Setup {
         assert!(text.contains(from), "{name} has {from:?}");
         text = text.replace(from, to);
     }
-    Setup::new(&text).file("mime.types", read(format!("{folder}mime.types"))).level("info")
+    let included = ["mime.types", "fastcgi_params", "fastcgi.conf", "uwsgi_params", "scgi_params"];
+    let setup = Setup::new(&text).level("info");
+    included.iter().fold(setup, |setup, file| setup.file(file, read(format!("{folder}{file}"))))
 }
 
 /// An origin that reports its own name and the request it received.

@@ -1,5 +1,6 @@
 //! `conf/examples/`: each configuration runs, with the test's addresses and folders in it, and does what its
-//! comments say. The older ones are in `tests/http/configurations.rs`.
+//! comments say. The older ones are in `tests/http/configurations.rs`,
+//! those of applications in `tests/applications/sites.rs`.
 
 use crate::http::configurations::{ask, echo, example};
 use crate::support::dns::{A, AAAA, NXDOMAIN, SRV};
@@ -10,9 +11,10 @@ use crate::support::{Client, Daemon, Dns, Origin, Setup, fetch, get, wait_for};
 use super::place::shipped;
 
 /// The names of all tests here and there: an example without a test is not shipped.
-const TESTED: &str = "balanced behind-proxy canary compression container control discovery failover files health-checks \
-                      json-log legacy-pages limits maintenance redirects shadow status sticky streams subpath tcp \
-                      tls-intermediate tls-internal tls-modern tls-passthrough uploads vhosts websocket";
+const TESTED: &str = "balanced behind-proxy canary compression container control discovery django drupal failover files \
+                      health-checks json-log laravel legacy-pages limits maintenance memcached nextcloud phpmyadmin \
+                      redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal tls-modern \
+                      tls-passthrough uploads vhosts websocket wordpress";
 
 #[test]
 fn every_example_has_its_test() {
