@@ -381,6 +381,23 @@ fn a_range_is_cut_out_and_a_response_stored() {
 }
 
 #[test]
+fn an_application_is_checked_in_its_own_protocol() {
+    let sick = application(|call| match call.param("URI") {
+        Some("/ping") => whole("Status: 500\r\n\r\n"),
+        _ => whole("\r\nsick"),
+    });
+    let well = application(|call| whole(&format!("\r\nwell {}", call.param("METHOD").unwrap_or(""))));
+    let text = "http { upstream u { zone u 64k; server %%SICK%%; server %%WELL%%; } server { listen 127.0.0.1:%%PORT_0%%;
+        location / { fastcgi_param URI $uri; fastcgi_param METHOD $request_method; fastcgi_pass u;
+            health_check uri=/ping interval=60 fails=1 passes=1; } } }";
+    let daemon = Setup::new(text).set("SICK", sick.address()).set("WELL", well.address()).start();
+    daemon.wait_log(&format!("peer is unhealthy .* of peer {}", sick.address()));
+    for _ in 0..4 {
+        assert_eq!(get(daemon.port(0), "/").text(), "well GET");
+    }
+}
+
+#[test]
 fn unbuffered_output_arrives_as_it_is_written() {
     let app = Origin::start(|peer| {
         let call = Call::read(peer).expect("a request");

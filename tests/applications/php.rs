@@ -1,4 +1,5 @@
-//! PHP itself: php-fpm behind a location as operators write it, with the shipped `fastcgi.conf`.
+//! PHP itself: php-fpm behind a location as operators write it, with the shipped `fastcgi.conf` and
+//! the package's snippet.
 
 use std::process::Command;
 
@@ -14,12 +15,7 @@ http {
         index index.php;
         location / { try_files $uri $uri/ /index.php?$args; }
         location ~ \.php(/|$) {
-            fastcgi_split_path_info ^(.+?\.php)(/.*)$;
-            try_files $fastcgi_script_name =404;
-            set $path_info $fastcgi_path_info;
-            include fastcgi.conf;
-            fastcgi_param PATH_INFO $path_info;
-            fastcgi_index index.php;
+            include snippets/fastcgi-php.conf;
             fastcgi_pass unix:%%DIR%%/php.sock;
         }
         location /protected/ { internal; alias %%DIR%%/private/; }
@@ -50,9 +46,10 @@ echo 'page ', $_SERVER['REQUEST_METHOD'], ' ', $_SERVER['REQUEST_URI'], ' ', $_S
 fn start() -> Option<(Daemon, Program)> {
     let php = find(&["php-fpm", "php-fpm8.4", "php-fpm8.3", "php-fpm8.2", "php-fpm8.1", "php-fpm7.4"])?;
     let shipped =
-        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/conf/fastcgi.conf")).expect("it is shipped");
+        |path: &str| std::fs::read(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).expect("it is shipped");
     let setup = Setup::new(CONF)
-        .file("fastcgi.conf", shipped)
+        .file("fastcgi.conf", shipped("conf/fastcgi.conf"))
+        .file("snippets/fastcgi-php.conf", shipped("scripts/debian/conf/snippets/fastcgi-php.conf"))
         .file("site/page.php", PAGE)
         .file("site/index.php", "<?php echo 'front ', $_SERVER['REQUEST_URI'];")
         .file("site/upload.jpg", "<?php echo 'executed';")
