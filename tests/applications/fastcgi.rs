@@ -248,6 +248,24 @@ fn the_next_application_is_asked_after_a_fault() {
 }
 
 #[test]
+fn a_complete_body_whose_end_is_not_announced_is_no_fault() {
+    let first = Origin::start(|peer| {
+        if Call::read(peer).is_some() {
+            peer.send(out("Content-Length: 4\r\n\r\nbo"));
+            peer.send(out("dy"));
+        }
+    });
+    let second = application(|_| whole("\r\nnot this"));
+    let text = "http { upstream u { server %%FIRST%%; server %%SECOND%% backup; } server { listen 127.0.0.1:%%PORT_0%%;
+        location / { fastcgi_pass u; } } }";
+    let daemon = Setup::new(text).set("FIRST", first.address()).set("SECOND", second.address()).start();
+    for _ in 0..3 {
+        assert_eq!(get(daemon.port(0), "/").text(), "body");
+    }
+    assert_eq!((first.accepted(), second.accepted()), (3, 0));
+}
+
+#[test]
 fn bodies_arrive_whole_however_they_are_kept() {
     let calls = Arc::<Mutex<Vec<Call>>>::default();
     let theirs = Arc::clone(&calls);

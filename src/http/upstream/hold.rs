@@ -60,8 +60,12 @@ impl Pass<'_, '_> {
             .await;
             head.buffer = held.unwrap_or_default();
             match read {
-                // A body that ends with the connection is not held: this one is cut off.
-                Some(Ok(0)) => return Err(failed(Kind::Cut)),
+                // A body that ends with the connection is not held: this one is cut off, unless only words of the
+                // protocol are missing.
+                Some(Ok(0)) => match ahead.decoder.closed() {
+                    Ok(()) => break,
+                    Err(kind) => return Err(failed(kind)),
+                },
                 Some(Ok(count)) => self.request.upstream.last().received += count as u64,
                 Some(Err(stop)) => return Err(stop),
                 None if ahead.decoder.is_framed() || !self.chance().would_go_on_after(Fault::Timeout) => {
