@@ -282,6 +282,14 @@ impl Id {
         Self::of(&dashed).is_some_and(|id| OWN.contains(id) || HOPS.contains(id))
     }
 
+    /// The number of known names.
+    pub(in crate::proto) const COUNT: usize = ALL.len();
+
+    /// The name of the id with this number, for tables that are made while the program is compiled.
+    pub(in crate::proto) const fn name_at(number: usize) -> &'static str {
+        ALL[number].1
+    }
+
     /// The name in its usual spelling.
     pub fn name(self) -> &'static str {
         ALL[self as usize].1

@@ -79,6 +79,7 @@ pub enum Version {
     Http10,
     #[default]
     Http11,
+    Http2,
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod dns;
 pub mod fastcgi;
 pub mod field_text;
 pub mod h1;
+pub mod h2;
 pub mod head;
 pub mod header;
 pub mod memcached;

@@ -8,10 +8,21 @@ pub mod passes;
 pub mod secure;
 pub mod server;
 
-use crate::config::keywords;
+use crate::config::Keyword;
 use crate::proto::message::Version;
 
-// The keywords of types from lower floors that several modules use as values.
-keywords!(Version { "1.0" => Http10, "1.1" => Http11 });
-
 pub use crate::shared::tls::files as tls_files;
+
+// The keywords of types from lower floors that several modules use as values.
+impl Keyword for Version {
+    const WORDS: &'static [&'static str] = &["1.0", "1.1"];
+    const VALUES: &'static [Self] = &[Self::Http10, Self::Http11];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Http10 => "1.0",
+            Self::Http11 => "1.1",
+            Self::Http2 => "2", // no directive has it as a value
+        }
+    }
+}

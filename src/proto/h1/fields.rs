@@ -263,6 +263,33 @@ fn unfinished_name(line: &[u8]) -> Result<(), Error> {
     }
 }
 
+/// What becomes of a field according to its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proto) enum Treatment {
+    Keep,
+    /// Kept, and marked: the name has unusual characters.
+    Mark,
+    Ignore,
+}
+
+/// Judges a name that is not a known one, by the rules for HTTP/1. Fails if it is not a token.
+pub(in crate::proto) fn treatment(
+    name: &[u8],
+    ignore_odd: bool,
+    underscores: bool,
+) -> Result<Treatment, Error> {
+    let classes = name.iter().fold(0, |classes, byte| classes | CLASS[usize::from(*byte)]);
+    if name.is_empty() || classes & INVALID != 0 {
+        return Err(Error::InvalidFieldName);
+    }
+    let rules = Rules { line_bytes_max: 0, count_max: 0, ignore_odd, underscores, crlf_only: true };
+    Ok(match class_of(name, classes, &rules) {
+        Class::Proper => Treatment::Keep,
+        Class::Odd => Treatment::Mark,
+        Class::Ignored => Treatment::Ignore,
+    })
+}
+
 /// Classifies a name; `classes` are those of its characters.
 fn class_of(name: &[u8], classes: u8, rules: &Rules) -> Class {
     let is_odd = classes & TOKEN != 0 || classes & UNDERSCORE != 0 && !rules.underscores;
@@ -293,7 +320,7 @@ fn value_end(line: &[u8], mut at: usize) -> Result<Option<(usize, usize)>, Error
 }
 
 /// Refuses control characters other than tab (RFC 9110 §5.5).
-pub(super) fn check_value(value: &[u8]) -> Result<(), Error> {
+pub(in crate::proto) fn check_value(value: &[u8]) -> Result<(), Error> {
     let (words, rest) = value.as_chunks::<8>();
     if words.iter().all(|word| controls(*word) == 0) && rest.iter().all(|byte| *byte >= b' ' && *byte != 0x7f)
     {

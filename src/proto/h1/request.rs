@@ -6,7 +6,7 @@
 use crate::proto::h1::Error;
 pub use crate::proto::h1::fields::Seen;
 use crate::proto::h1::fields::{self, FirstLine, Rules};
-use crate::proto::head::RequestHead;
+use crate::proto::head::{Fields, RequestHead};
 use crate::proto::header::{Field, Id, IdSet, tokens};
 use crate::proto::message::{Method, Version};
 use crate::sys::wide;
@@ -108,9 +108,7 @@ pub fn parse(buf: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Prog
         return Err(Error::HeadTooLarge);
     }
     let Some(end) = parsed else { return Ok(Progress::Partial) };
-    if head.fields.repeated().meets(UNIQUE) {
-        check_repeats(&head.fields)?;
-    }
+    check_unique(&head.fields)?;
     if head.fields.has(Id::Connection) {
         head.connection = head.fields.connection(buf)?;
     }
@@ -148,6 +146,12 @@ const UNIQUE: IdSet = IdSet::of(&[
     Id::IfUnmodifiedSince,
     Id::IfRange,
 ]);
+
+/// Refuses a second field of a name that may have only one value.
+#[inline]
+pub(in crate::proto) fn check_unique(fields: &Fields) -> Result<(), Error> {
+    if fields.repeated().meets(UNIQUE) { check_repeats(fields) } else { Ok(()) }
+}
 
 /// Refuses a second field of one of [`UNIQUE`].
 #[cold]
@@ -216,7 +220,13 @@ fn request_line(rest: &[u8], first: &FirstLine, start: usize, head: &mut Request
     if target.is_empty() || !first.is_clean && target.iter().any(u8::is_ascii_control) {
         return Err(Error::InvalidRequestLine);
     }
-    head.version = version(&line[target_end + 1..])?;
+    head.version = match version(&line[target_end + 1..]) {
+        // the preface of HTTP/2: refused for its target, as by nginx
+        Err(Error::UnsupportedVersion) if target == b"*" && method != Method::Options => {
+            return Err(Error::InvalidRequestLine);
+        }
+        version => version?,
+    };
     head.method = method;
     head.method_range = start..start + method_length;
     head.target = start + target_start..start + target_end;

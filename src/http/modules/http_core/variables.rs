@@ -99,6 +99,7 @@ fn protocol(request: &Request) -> &'static [u8] {
         _ if request.is_malformed() => b"",
         Version::Http10 => b"HTTP/1.0",
         Version::Http11 => b"HTTP/1.1",
+        Version::Http2 => b"HTTP/2.0",
     }
 }
 

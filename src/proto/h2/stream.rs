@@ -1,0 +1,138 @@
+//! One stream of a connection: its state, its two windows, and the data that waits to be read.
+//!
+//! Touches: nothing. RFC 9113 §5.
+
+use std::task::Waker;
+
+use crate::proto::h2::frame::Code;
+
+/// How a stream ended before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    ByPeer(Code),
+    ByUs(Code),
+}
+
+/// The precedence of a response (RFC 9218 §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Priority {
+    /// 0 to 7; lower ones go first.
+    pub urgency: u8,
+    /// The response is of use in parts, so it shares the connection with its equals.
+    pub incremental: bool,
+}
+
+impl Default for Priority {
+    /// For peers that say nothing: urgency 3, and all responses share, as equals.
+    fn default() -> Self {
+        Self { urgency: 3, incremental: true }
+    }
+}
+
+/// A stream that has begun and that its user has not closed yet.
+#[derive(Debug)]
+pub struct Stream {
+    pub(super) id: u32,
+    /// What the peer allows us to send; negative after it has shrunk its windows (§6.9.2).
+    pub(super) send_window: i64,
+    /// What we allow the peer to send.
+    pub(super) receive_window: i64,
+    /// The window to keep open for the peer.
+    pub(super) window_size: u32,
+    /// Bytes that were read and for which the peer has not been given room again.
+    pub(super) owed: u32,
+    /// Data that has arrived and was not taken.
+    pub(super) received: Vec<u8>,
+    /// The bytes of the body that are still to come, if `content-length` declares them.
+    pub(super) declared: Option<u64>,
+    /// The peer has ended its direction.
+    pub(super) is_remote_closed: bool,
+    /// We have ended ours.
+    pub(super) is_local_closed: bool,
+    pub(super) reset: Option<Reset>,
+    /// The body contradicts its declared length.
+    pub(super) fault: Option<&'static str>,
+    pub(super) priority: Priority,
+    /// It waits in the queue for room in the output.
+    pub(super) is_queued: bool,
+    /// The bytes that it may add, since it was its turn in the queue.
+    pub(super) granted: usize,
+    /// The task that serves it.
+    pub(super) waker: Option<Waker>,
+}
+
+impl Stream {
+    pub(super) fn new(id: u32, send_window: u32, receive_window: u32) -> Self {
+        Self {
+            id,
+            send_window: i64::from(send_window),
+            receive_window: i64::from(receive_window),
+            window_size: receive_window,
+            owed: 0,
+            received: Vec::new(),
+            declared: None,
+            is_remote_closed: false,
+            is_local_closed: false,
+            reset: None,
+            fault: None,
+            priority: Priority::default(),
+            is_queued: false,
+            granted: 0,
+            waker: None,
+        }
+    }
+
+    /// Data of the peer that has arrived and was not taken.
+    pub fn has_data(&self) -> bool {
+        !self.received.is_empty()
+    }
+
+    /// True once the peer has ended its direction; data may still wait.
+    pub fn is_remote_closed(&self) -> bool {
+        self.is_remote_closed
+    }
+
+    pub fn is_local_closed(&self) -> bool {
+        self.is_local_closed
+    }
+
+    pub fn reset(&self) -> Option<Reset> {
+        self.reset
+    }
+
+    /// How the body contradicts its declared length.
+    pub fn fault(&self) -> Option<&'static str> {
+        self.fault
+    }
+
+    /// Notes the task to wake when something changes.
+    pub fn wake_later(&mut self, waker: &Waker) {
+        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+        }
+    }
+
+    pub(super) fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Counts data of the body against its declared length. False: it is not passed on.
+    pub(super) fn count(&mut self, bytes: u64) -> bool {
+        let Some(left) = &mut self.declared else { return self.fault.is_none() };
+        match left.checked_sub(bytes) {
+            Some(rest) => *left = rest,
+            None => self.fault = Some("a body longer than its \"content-length\""),
+        }
+        self.fault.is_none()
+    }
+
+    /// The peer has ended its direction.
+    pub(super) fn end(&mut self) {
+        self.is_remote_closed = true;
+        if self.declared.is_some_and(|left| left > 0) {
+            self.fault.get_or_insert("a body shorter than its \"content-length\"");
+        }
+    }
+}
