@@ -37,6 +37,7 @@ const TRANSPORT_ROOMS: [&str; 12] = [
     "src/net/",
     "src/upstream/",
     "src/http/h1/",
+    "src/http/h2/",
     "src/http/upstream/",
     "src/http/downstream.rs",
     "src/http/handshake.rs",

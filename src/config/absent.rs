@@ -41,7 +41,6 @@ const TO_ELSEWHERE: &str = "only \"http\" is supported: leave this block to anot
 const UNPROTECTED: &str = "this access control is not available: do not serve what this line protects";
 const FOREIGN: &str = "a third-party module that is not available: remove this line";
 
-pub static HTTP2: Feature = own("HTTP/2", &["http2", "http2_*"], &[], "clients get HTTP/1.1 instead");
 pub static HTTP3: Feature =
     own("HTTP/3", &["http3", "http3_*", "quic_*"], &[], "clients get HTTP/1.1 over TCP instead");
 /// The first pattern that matches counts.
@@ -51,7 +50,6 @@ static FEATURES: &[&Feature] = &[
         &["*_by_lua", "*_by_lua_block", "*_by_lua_file", "lua_*", "rewrite_by_lua_no_postpone"],
         "Lua is not available: \"map\", \"auth_request\" and \"rewrite\" can do some of its work, a backend the rest",
     ),
-    &HTTP2,
     &HTTP3,
     &own(
         "a cache",
@@ -227,7 +225,6 @@ pub fn feature_of_variable(name: &str) -> Option<&'static Feature> {
         _ if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => {
             of(name).or_else(|| of(if name.starts_with("jwt_") { "auth_jwt" } else { "echo" }))
         }
-        "spdy" | "http2_stream_id" => Some(&HTTP2),
         _ => None,
     }
 }
@@ -300,7 +297,7 @@ mod tests {
     #[test]
     fn names_and_families_are_found() {
         for (name, expected) in [
-            ("http2", "HTTP/2"),
+            ("http3_hq", "HTTP/3"),
             ("ssl_certificate_by_lua_block", "Lua"),
             ("content_by_lua", "Lua"),
             ("auth_jwt", "JWT"),

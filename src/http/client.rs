@@ -47,7 +47,7 @@ pub struct Client<'a> {
 
 impl<'a> Client<'a> {
     pub fn new(downstream: Downstream<'a>) -> Self {
-        let output = Output::new();
+        let output = Output::new(downstream);
         Self { downstream, output, filters: None, is_within: false, has_started: false, holds: false }
     }
 
@@ -383,6 +383,7 @@ fn terms(request: &Request) -> Terms {
         tells_version: core.server_tokens(),
         keepalive_seconds: core.keepalive_header(),
         timeout_ms: core.send_timeout_ms(),
+        frame_bytes: request.location.confs.http2.chunk_size(),
     }
 }
 

@@ -7,8 +7,8 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use crate::http::h1;
 use crate::http::request::error::Error;
+use crate::http::{h1, h2};
 use crate::net::Transport;
 use crate::net::transport::Raw;
 use crate::proto::field_text::Lines;
@@ -19,6 +19,8 @@ use crate::runtime::Io;
 pub enum Downstream<'a> {
     /// An HTTP/1 connection, which serves one request at a time.
     H1(&'a Transport),
+    /// A stream of an HTTP/2 connection, which serves many at a time.
+    H2(&'a h2::Stream),
     /// A request without a waiting client: a copy for a mirror, or a subrequest that runs ahead of its turn.
     /// It never leaves, and sends nothing.
     Nobody,
@@ -30,6 +32,7 @@ impl<'a> Downstream<'a> {
     pub fn poll_gone(self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::H1(transport) => transport.poll_gone(cx),
+            Self::H2(stream) => stream.poll_gone(cx),
             Self::Nobody => Poll::Pending,
         }
     }
@@ -43,6 +46,7 @@ impl<'a> Downstream<'a> {
     pub fn is_gone(self) -> bool {
         match self {
             Self::H1(transport) => transport.is_gone(),
+            Self::H2(stream) => stream.is_gone(),
             Self::Nobody => false,
         }
     }
@@ -54,6 +58,7 @@ impl<'a> Downstream<'a> {
     pub async fn hint(self, fields: &Lines, timeout_ms: u64) -> Result<(), Error> {
         match self {
             Self::H1(transport) => h1::writer::write_early_hints(transport, fields, timeout_ms).await,
+            Self::H2(stream) => h2::writer::send_early_hints(stream, fields),
             Self::Nobody => Ok(()),
         }
     }
@@ -63,7 +68,7 @@ impl<'a> Downstream<'a> {
     pub fn advance(self, before: u64, count: usize) -> u64 {
         match self {
             Self::H1(transport) => transport.advance(before, count),
-            Self::Nobody => before + count as u64,
+            Self::H2(_) | Self::Nobody => before + count as u64,
         }
     }
 
@@ -72,7 +77,7 @@ impl<'a> Downstream<'a> {
     pub fn is_flushed(self) -> bool {
         match self {
             Self::H1(transport) => transport.is_flushed(),
-            Self::Nobody => true,
+            Self::H2(_) | Self::Nobody => true,
         }
     }
 
@@ -81,7 +86,7 @@ impl<'a> Downstream<'a> {
     pub fn plain(self) -> Option<&'a Io> {
         match self {
             Self::H1(transport) => transport.plain(),
-            Self::Nobody => None,
+            Self::H2(_) | Self::Nobody => None,
         }
     }
 
@@ -90,7 +95,7 @@ impl<'a> Downstream<'a> {
     pub fn raw(self) -> Option<Raw<'a>> {
         match self {
             Self::H1(transport) => transport.raw(),
-            Self::Nobody => None,
+            Self::H2(_) | Self::Nobody => None,
         }
     }
 }
@@ -103,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_client_goes_and_nobody_stays() {
-        assert_eq!(size_of::<Downstream<'_>>(), size_of::<usize>());
+        assert_eq!(size_of::<Downstream<'_>>(), 2 * size_of::<usize>());
         Runtime::new().unwrap().block_on(async {
             let (transport, script) = play();
             let client = Downstream::H1(&transport);

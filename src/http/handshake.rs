@@ -63,9 +63,10 @@ pub async fn secure(
             Some(tls) => (server, tls),
             None => (default, default.tls.as_ref()?),
         };
+        let takes_h2 = listen.takes_h2(&config.servers[index]);
         let config = match server.root.confs.ssl.is_dynamic() {
-            false => Arc::clone(tls.config()),
-            true => tls.config_with(load_for(hello, server, worker, (listen, client), probe)?),
+            false => Arc::clone(tls.config(takes_h2)),
+            true => tls.config_with(load_for(hello, server, worker, (listen, client), probe)?, takes_h2),
         };
         stapling::refresh(tls.certificates(), || lookup(worker, server));
         Some(Choice { config, record_bytes: tls.record_bytes(), chosen: (server, tls) })

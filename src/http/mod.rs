@@ -1,9 +1,11 @@
 //! HTTP: servers, locations, the request pipeline and its modules.
 
+pub mod begin;
 pub mod client;
 pub mod config;
 pub mod downstream;
 pub mod h1;
+pub mod h2;
 pub mod handshake;
 pub mod modules;
 pub mod nesting;

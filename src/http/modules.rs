@@ -39,6 +39,7 @@ pub mod gzip_static;
 pub mod headers;
 pub mod headers_more;
 pub mod health_check;
+pub mod http2;
 pub mod http_core;
 pub mod https_redirect;
 pub mod index;
@@ -300,6 +301,7 @@ macro_rules! modules {
 
 modules! {
     http_core   => [];
+    http2       => [];
     resolver    => [];
     realip      => [PostRead find, Preaccess find];
     map         => [];

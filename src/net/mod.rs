@@ -6,6 +6,7 @@ pub mod budget;
 pub mod connect;
 pub mod drain;
 pub mod handover;
+pub mod linger;
 pub mod listener;
 pub mod newcomer;
 pub mod open;

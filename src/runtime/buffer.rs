@@ -55,6 +55,12 @@ impl Buffer {
         Self { bytes: data.into(), start: 0, end: data.len() as u32 }
     }
 
+    /// Makes a buffer of bytes that are in memory of their own.
+    pub fn of(data: Vec<u8>) -> Self {
+        let end = data.len() as u32;
+        Self { bytes: data.into(), start: 0, end }
+    }
+
     /// Shrinks a buffer that is kept until more bytes arrive: to the size of its data plus half as much
     /// again, so that bytes arriving one at a time do not force a copy each.
     pub fn slim(self) -> Self {

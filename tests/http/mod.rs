@@ -23,6 +23,7 @@ mod geo;
 mod gunzip;
 mod gzip;
 mod gzip_static;
+mod h2;
 mod headers_more;
 mod hostile;
 mod keepalive;

@@ -151,6 +151,18 @@ impl Wire {
         self.ahead.drain(..count).collect()
     }
 
+    /// Reads exactly `count` bytes; `None` if the connection ends before.
+    pub fn try_exactly(&mut self, count: usize) -> Option<Vec<u8>> {
+        let end = Instant::now() + deadline();
+        while self.ahead.len() < count {
+            match self.fill(end) {
+                Ok(()) => {}
+                Err(End::Closed | End::Reset) => return None,
+            }
+        }
+        Some(self.ahead.drain(..count).collect())
+    }
+
     /// Reads until the peer ends the connection; returns the bytes, and how it ended.
     pub fn rest(&mut self) -> (Vec<u8>, End) {
         let end = Instant::now() + deadline();

@@ -24,6 +24,7 @@ pub struct Draft {
     is_default: bool,
     proxy_protocol: bool,
     ssl: bool,
+    http2: bool,
     /// A QUIC port: UDP, so not an address for this server.
     is_datagram: bool,
     span: Span,
@@ -40,6 +41,7 @@ impl Draft {
             is_default: false,
             proxy_protocol: false,
             ssl: false,
+            http2: false,
             is_datagram: false,
             span,
             is_implied: false,
@@ -86,6 +88,7 @@ const NAMES: &[&str] = &[
     "multipath",
     "proxy_protocol",
     "ssl",
+    "http2",
 ];
 
 fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Result<(), Diagnostic> {
@@ -100,14 +103,22 @@ fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Resul
         ("default_server" | "default", None) => draft.is_default = true,
         ("proxy_protocol", None) => draft.proxy_protocol = true,
         ("ssl", None) => draft.ssl = true,
+        ("http2", None) => {
+            draft.http2 = true;
+            let message =
+                "the \"listen ... http2\" directive is deprecated, use the \"http2\" directive instead";
+            cx.diagnostics.push(Diagnostic::warning(span, message));
+        }
+        ("spdy", None) => {
+            let message =
+                "invalid parameter \"spdy\": ngx_http_spdy_module was superseded by ngx_http_v2_module";
+            cx.diagnostics
+                .push(Diagnostic::warning(span, message).help("write \"http2 on\" into the server"));
+        }
         // The address is kept for later checks, so that one mistake is not reported as several.
-        ("quic" | "http2" | "http3" | "spdy", None) => {
-            let feature = match name {
-                "quic" | "http3" => &absent::HTTP3,
-                _ => &absent::HTTP2,
-            };
+        ("quic" | "http3", None) => {
             let message = format!("the \"{name}\" parameter of \"listen\" is not available yet");
-            cx.diagnostics.1.line(feature, span, message);
+            cx.diagnostics.1.line(&absent::HTTP3, span, message);
             draft.is_datagram |= name == "quic";
         }
         _ => {
@@ -182,6 +193,7 @@ impl Places {
         }
         listen.proxy_protocol |= draft.proxy_protocol;
         listen.ssl |= draft.ssl;
+        listen.http2 |= draft.http2;
         listen.span = listen.span.or((!draft.is_implied).then_some(draft.span));
         index
     }

@@ -69,6 +69,8 @@ pub struct Listen {
     pub proxy_protocol: bool,
     /// Clients speak TLS (`listen … ssl`).
     pub ssl: bool,
+    /// Clients may speak HTTP/2 (`listen … http2`).
+    pub http2: bool,
     /// Index of the server for hosts that match no name.
     pub default: usize,
     pub names: ServerNames,
@@ -82,6 +84,7 @@ impl Listen {
             span: None,
             proxy_protocol: false,
             ssl: false,
+            http2: false,
             default,
             names: ServerNames::default(),
         }
@@ -92,6 +95,12 @@ impl Listen {
     /// Errors: it is unknown whether an expression matches.
     pub fn server_for(&self, host: &[u8]) -> Result<(usize, Option<&Regex>), GaveUp> {
         Ok(self.names.find(host)?.unwrap_or((self.default, None)))
+    }
+
+    /// True if clients may speak HTTP/2 with this server here: it is the one that ALPN leads to, or without TLS the default
+    /// server.
+    pub fn takes_h2(&self, server: &Server) -> bool {
+        self.http2 || server.root.confs.http2.is_on()
     }
 
     /// True if it listens on every address of this port: a connection's local address must then be asked for.

@@ -6,7 +6,6 @@
 
 mod prologue;
 
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -14,7 +13,7 @@ use std::rc::Rc;
 use prologue::{Security, check_status, close_early, read_proxy_header, secure};
 
 use crate::base::in_place::pinned;
-use crate::http::Service;
+use crate::http::begin::{self, Arrived};
 use crate::http::client::Client;
 use crate::http::config::server::{Listen, Server};
 use crate::http::downstream::Downstream;
@@ -29,20 +28,18 @@ use crate::http::request::target;
 use crate::http::request::termination::{How, Phase, Termination, Who};
 use crate::http::request::{Connection, Request};
 use crate::http::tunnel;
+use crate::http::{Service, h2};
 use crate::log::{self, access};
 use crate::net::handover::{Handover, PROXY_BYTES_MAX};
-use crate::net::{Transport, drain, open, proxy_header, room};
+use crate::net::{self, Transport, drain, open, proxy_header, room};
 use crate::proto::h1;
-use crate::proto::h1::length::{self, BodyLength};
+use crate::proto::h1::length;
 use crate::proto::h1::request::{self as head, Progress, Seen};
 use crate::proto::head::RequestHead;
-use crate::proto::header::Id;
-use crate::proto::message::{Method, Version};
 use crate::proto::proxy_protocol;
 use crate::proto::uri;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, Io, Waiting, race, sleep, timeout};
-use crate::script::regex;
 use crate::shm::counter::{self, Total};
 use crate::shm::heartbeat;
 use crate::sys::address::SockAddr;
@@ -112,6 +109,8 @@ enum After {
     /// Bytes of an unread body are on their way: close without a reset, which could destroy the response.
     Linger(&'static http_core::Conf),
     Tunnel(Box<tunnel::Tunnel>),
+    /// The client speaks HTTP/2 from the first byte, of which these have arrived.
+    Http2(Box<Buffer>),
 }
 
 impl Conn {
@@ -222,6 +221,12 @@ impl Conn {
         false
     }
 
+    /// Continues with HTTP/2; `first` has arrived of it already.
+    fn into_h2(self, first: Buffer) -> h2::Conn {
+        let Self { transport, service, listen, peer, number, opened_ms, proxy, open, .. } = self;
+        h2::Conn::new(h2::Begun { transport, service, listen, peer, number, opened_ms, proxy, open, first })
+    }
+
     /// Errors: the connection, if bytes of it are on their way, so that it cannot move now.
     #[expect(clippy::result_large_err, reason = "the connection that stays goes on")]
     fn into_handover(mut self, idle_ms_left: u64) -> Result<(Service, OwnedFd, Handover), Self> {
@@ -308,11 +313,14 @@ pub fn serve(mut conn: Conn) -> impl Future<Output = ()> {
                 return;
             }
             if conn.security == Security::Handshake {
-                if Box::pin(secure(&mut conn)).await {
-                    conn.wait_until_ms = None;
-                    continue;
+                if !Box::pin(secure(&mut conn)).await {
+                    return;
                 }
-                return;
+                conn.wait_until_ms = None;
+                if conn.transport.tls().is_some_and(|info| *info.protocol == *h2::ALPN) {
+                    return speak_h2(conn, Buffer::default());
+                }
+                continue;
             }
             if conn.security == Security::Status {
                 Box::pin(check_status(&mut conn)).await;
@@ -336,9 +344,16 @@ pub fn serve(mut conn: Conn) -> impl Future<Output = ()> {
                 After::Tunnel(tunnel) => {
                     return runtime::spawn(tunnel::run(conn.transport, conn.open, *tunnel));
                 }
+                After::Http2(first) => return speak_h2(conn, *first),
             }
         }
     }
+}
+
+/// Goes on with HTTP/2, in a task of its own. A function, so that nothing of it is part of the future of [`serve`].
+#[inline(never)]
+fn speak_h2(conn: Conn, first: Buffer) {
+    runtime::spawn(h2::serve(conn.into_h2(first)));
 }
 
 impl Conn {
@@ -390,6 +405,7 @@ async fn one_request(conn: &mut Conn) -> After {
         Head::Nothing => return After::Nothing,
         Head::Partial => return After::Partial,
         Head::Over => return After::Close,
+        Head::Http2(first) => return After::Http2(Box::new(first)),
     };
     let mut request = match prepare(conn, input, head, &rest) {
         Ok(mut request) => {
@@ -454,6 +470,8 @@ enum Head {
     Partial,
     /// The connection ended or was refused, and the client has been answered.
     Over,
+    /// The preface of HTTP/2, and what follows it.
+    Http2(Buffer),
 }
 
 /// Reads until a head is complete, once its first bytes have arrived.
@@ -479,8 +497,15 @@ async fn read_head(conn: &mut Conn) -> Head {
         }
     };
     let mut head = Box::<RequestHead>::default();
+    // Prior knowledge (RFC 9113 §3.3): the first bytes of a plain connection.
+    let takes_h2 = conn.requests == 0 && !conn.listen.ssl && conn.listen.takes_h2(conn.default_server());
     loop {
-        if !input.data().is_empty() {
+        let data = input.data();
+        if takes_h2 && !data.is_empty() && h2::begins(data) {
+            if data.len() >= h2::PREFACE.len() {
+                return Head::Http2(input);
+            }
+        } else if !data.is_empty() {
             match head::parse_more(input.data(), &limits, &mut head, &mut seen) {
                 Ok(Progress::Complete(length)) => {
                     let rest = input.data()[length..].to_vec();
@@ -618,15 +643,9 @@ fn unfinished(conn: &mut Conn, (input, began_ms): Read, has_all_fields: bool) ->
     if let Some(target) = target
         && target::set_target(&mut request, &target).is_err()
     {
-        by_default_server(&mut request);
+        begin::by_default_server(&mut request);
     }
     request
-}
-
-/// An invalid request line is refused by the default server: nginx has not looked at `Host` yet.
-fn by_default_server(request: &mut Request) {
-    request.server = &request.config.servers[request.connection.listen.default];
-    request.location = &request.server.root;
 }
 
 fn connection(conn: &Conn) -> Connection {
@@ -649,7 +668,7 @@ fn connection(conn: &Conn) -> Connection {
     }
 }
 
-/// Makes a request from a parsed head: its host, server, URI and body. Errors: the status of the refusal.
+/// Makes a request from a parsed head and the bytes after it. Errors: the status of the refusal.
 fn prepare(
     conn: &mut Conn,
     input: Buffer,
@@ -657,90 +676,19 @@ fn prepare(
     rest: &[u8],
 ) -> Result<Box<Request>, (Box<Request>, u16)> {
     conn.count_request();
-    let config = conn.service.config();
-    let data = input.data();
-    let declared = length::request(&head, data);
-    let target = uri::parse(head.method, &data[head.target.clone()]);
-    let host = uri::host(&head, data, target.as_ref().ok());
-    let found = match &host {
-        Ok(host) => conn.listen.server_for(host.as_deref().unwrap_or_default()),
-        Err(_) => Ok((conn.listen.default, None)),
+    let declared = length::request(&head, input.data());
+    let declared = declared.as_ref().map(|length| *length);
+    let arrived = Arrived {
+        service: conn.service,
+        connection: connection(conn),
+        input,
+        head,
+        declared: declared.map_err(|error| (error as &dyn std::fmt::Display, error.status())),
+        is_plain_instead: conn.security == Security::PlainInstead,
     };
-    let ((index, regex), gave_up) =
-        found.map_or_else(|error| ((conn.listen.default, None), Some(error)), |found| (found, None));
-    let server = &config.servers[index];
-    let core = &server.root.confs.http_core;
-    let expects = head.version >= Version::Http11
-        && head
-            .fields
-            .value(data, Id::Expect)
-            .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
-    let limits = body::Limits {
-        max: core.client_max_body_size(),
-        timeout_ms: core.client_body_timeout_ms(),
-        buffer_size: core.client_body_buffer_size(),
-        min_rate: core.client_body_min_rate(),
-    };
-    let length = declared.as_ref().map_or(BodyLength::None, |length| *length);
-    let keep_alive = wants_keep_alive(&head);
-    let connection = connection(conn);
-    let body = || {
-        let reader = Reader::new(length, rest, expects, limits.buffer_size);
-        Body::new(length, body::Reader::H1(reader), limits)
-    };
-    let mut request = Request::new(conn.service.worker(), server, connection, input, head, body);
-    request.keep_alive = keep_alive;
-    let host_error = match host {
-        Ok(host) => {
-            request.host = host.unwrap_or_default();
-            None
-        }
-        Err(error) => Some(error),
-    };
-    if let Err(error) = declared {
-        log::info!(request.error_log(), &request, "client sent {error}");
-        request.keep_alive = false;
-        return Err((request, error.status()));
-    }
-    let target = match target {
-        Ok(target) => target,
-        Err(error) => {
-            by_default_server(&mut request);
-            log::info!(request.error_log(), &request, "client sent {error}");
-            return Err((request, error.status()));
-        }
-    };
-    if let Some(error) = host_error {
-        log::info!(request.error_log(), &request, "client sent {error}");
-        return Err((request, error.status()));
-    }
-    if let Some(regex) = regex {
-        target::store_regex(&mut request, regex);
-    }
-    if let Some(error) = gave_up {
-        regex::give_up(&mut *request, error);
-        return Err((request, 500));
-    }
-    if matches!(request.method, Method::Connect | Method::Trace) {
-        let name = if request.method == Method::Trace { "TRACE" } else { "CONNECT" };
-        log::info!(request.error_log(), &request, "client sent {name} method");
-        return Err((request, 405));
-    }
-    if let Err(status) = target::set_target(&mut request, &target) {
-        by_default_server(&mut request);
-        return Err((request, status));
-    }
-    match handshake::refusal(&request, conn.security == Security::PlainInstead) {
-        Some(status) => Err((request, status)),
-        None => Ok(request),
-    }
-}
-
-/// True if the client asks for keep-alive; the location decides later (`target::bound_keepalive`).
-fn wants_keep_alive(head: &RequestHead) -> bool {
-    let asked = &head.connection;
-    let by_client = if head.version >= Version::Http11 { !asked.close } else { asked.keep_alive };
-    by_client && drain::mode() < drain::Mode::Close
+    begin::request(arrived, |length, expects, limits| {
+        body::Reader::H1(Reader::new(length, rest, expects, limits.buffer_size))
+    })
 }
 
 /// Reads the rest of a request's body, to find the next request; false: it took too long.
@@ -760,35 +708,12 @@ async fn discard(request: &mut Request, client: Downstream<'_>) -> bool {
     timeout(time_ms, read).await.unwrap_or(false)
 }
 
-/// Size of a read whose data is discarded.
-const LINGERING_READ_BYTES: usize = 16 * 1024;
-
-/// Ends the sending direction, and reads what is still on its way, so that a reset does not destroy the
-/// response (`lingering_close`).
+/// Lingers as the settings say.
 async fn linger(conn: &Conn, core: &http_core::Conf) {
-    if !core.lingering_close() || conn.transport.shutdown().is_err() {
-        return;
+    if core.lingering_close() {
+        let (timeout_ms, time_ms) = (core.lingering_timeout_ms(), core.lingering_time_ms());
+        net::linger::linger(&conn.transport, &conn.open, timeout_ms, time_ms).await;
     }
-    let (timeout_ms, time_ms) = (core.lingering_timeout_ms(), core.lingering_time_ms());
-    conn.open.rests();
-    let was_early = conn.transport.is_early();
-    let read = async {
-        while !was_early || conn.transport.is_early() {
-            if timeout(timeout_ms, conn.transport.waiting(Waiting::Idle)).await.is_err() {
-                return;
-            }
-            // A client that sends faster than this reads takes turns with the others.
-            poll_fn(|cx| conn.transport.poll_budget(cx)).await;
-            let mut buffer = Buffer::take(LINGERING_READ_BYTES);
-            match conn.transport.try_read(buffer.space()) {
-                Ok(0) => return,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !conn.transport.is_asked() => {}
-                Err(_) => return,
-            }
-        }
-    };
-    let _ = race(timeout(time_ms, Box::pin(read)), drain::reached(drain::Mode::Now)).await;
 }
 
 #[cfg(test)]

@@ -58,6 +58,8 @@ pub struct Terms {
     pub keepalive_seconds: Option<u64>,
     /// `send_timeout`.
     pub timeout_ms: u64,
+    /// Bytes of a frame of data, where there are frames (`http2_chunk_size`).
+    pub frame_bytes: usize,
 }
 
 /// The result of starting a response.
@@ -440,6 +442,7 @@ mod tests {
         tells_version: false,
         keepalive_seconds: None,
         timeout_ms: 1000,
+        frame_bytes: 8192,
     };
 
     fn response(status: u16, content_length: Option<u64>) -> Response {

@@ -275,6 +275,16 @@ impl Conf {
         }
     }
 
+    /// The limits for a head that does not come as text: it is never in the buffers, so only the large ones count.
+    pub fn field_limits(&self) -> Limits {
+        let (count, size) = self.large_client_header_buffers.get();
+        Limits {
+            line_bytes_max: size as usize,
+            head_bytes_max: (count * size) as usize,
+            ..self.head_limits()
+        }
+    }
+
     pub fn client_body_timeout_ms(&self) -> u64 {
         self.client_body_timeout.get()
     }

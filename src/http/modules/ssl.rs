@@ -23,7 +23,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = ssl_rows!(Conf, (Context::HTTP, Cont
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("http2", empty, "The negotiated HTTP/2 protocol; always empty, since HTTP/2 is not available."),
     variable("http3", empty, "The negotiated HTTP/3 protocol; always empty, since HTTP/3 is not available."),
     variable("ssl_early_data", early_data,
         "1 while the request's TLS handshake is not complete: the request may be a copy of one that was sent earlier. Otherwise no value."),

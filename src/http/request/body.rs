@@ -9,9 +9,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use crate::http::downstream::Downstream;
-use crate::http::h1;
 use crate::http::request::error::{During, Error, Kind, Limit};
 use crate::http::temp_file::TempFile;
+use crate::http::{h1, h2};
 use crate::proto::message::BodyLength;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Timer};
@@ -26,6 +26,7 @@ pub enum Reader {
     /// No more bytes: there is no body, or all of it is in memory.
     Nothing,
     H1(h1::Reader),
+    H2(Box<h2::Reader>),
 }
 
 impl Reader {
@@ -34,6 +35,7 @@ impl Reader {
         match self {
             Self::Nothing => true,
             Self::H1(reader) => reader.is_read(),
+            Self::H2(reader) => reader.is_read(),
         }
     }
 
@@ -42,6 +44,7 @@ impl Reader {
         match self {
             Self::Nothing => b"",
             Self::H1(reader) => reader.data(),
+            Self::H2(reader) => reader.data(),
         }
     }
 
@@ -50,6 +53,7 @@ impl Reader {
         match self {
             Self::Nothing => false,
             Self::H1(reader) => reader.has_data(),
+            Self::H2(reader) => reader.has_data(),
         }
     }
 
@@ -57,6 +61,7 @@ impl Reader {
         match self {
             Self::Nothing => debug_assert!(count == 0),
             Self::H1(reader) => reader.consume(count),
+            Self::H2(reader) => reader.consume(count),
         }
     }
 
@@ -65,6 +70,7 @@ impl Reader {
         match self {
             Self::Nothing => Ok(false),
             Self::H1(reader) => reader.decode(),
+            Self::H2(reader) => Ok(reader.decode()),
         }
     }
 
@@ -77,7 +83,8 @@ impl Reader {
     ) -> Poll<Result<usize, Error>> {
         match (self, client) {
             (Self::H1(reader), Downstream::H1(transport)) => reader.poll_fill(transport, cx, buffer_size),
-            (Self::Nothing, _) | (Self::H1(_), Downstream::Nobody) => {
+            (Self::H2(reader), Downstream::H2(stream)) => reader.poll_fill(stream, cx),
+            _ => {
                 Poll::Ready(Err(Error::client(Kind::Cut))) // there is nothing to read from
             }
         }
@@ -86,7 +93,8 @@ impl Reader {
     fn send_continue(&mut self, client: Downstream<'_>) {
         match (self, client) {
             (Self::H1(reader), Downstream::H1(transport)) => reader.send_continue(transport),
-            (Self::Nothing, _) | (Self::H1(_), Downstream::Nobody) => {}
+            (Self::H2(reader), Downstream::H2(stream)) => reader.send_continue(stream),
+            _ => {}
         }
     }
 
@@ -94,12 +102,13 @@ impl Reader {
         match self {
             Self::Nothing => {}
             Self::H1(reader) => reader.forget_continue(),
+            Self::H2(reader) => reader.forget_continue(),
         }
     }
 
     fn movable(&self) -> u64 {
         match self {
-            Self::Nothing => 0,
+            Self::Nothing | Self::H2(_) => 0,
             Self::H1(reader) => reader.movable(),
         }
     }
@@ -112,13 +121,13 @@ impl Reader {
     ) -> Poll<Result<usize, Error>> {
         match (self, client) {
             (Self::H1(reader), Downstream::H1(transport)) => reader.poll_move(transport, cx, pipe),
-            (Self::Nothing, _) | (Self::H1(_), Downstream::Nobody) => Poll::Ready(Ok(0)),
+            _ => Poll::Ready(Ok(0)),
         }
     }
 
     fn take_rest(&mut self) -> Option<Buffer> {
         match self {
-            Self::Nothing => None,
+            Self::Nothing | Self::H2(_) => None,
             Self::H1(reader) => reader.take_rest(),
         }
     }

@@ -109,6 +109,8 @@ pub enum Kind {
     SwitchInSubrequest,
     /// Malformed chunks.
     BadChunks(&'static str),
+    /// A body that contradicts its head; the words follow `client sent`.
+    BadBody(&'static str),
     /// Chunk extensions or trailers that do not fit a buffer.
     LongChunks,
     /// A request body larger than `client_max_body_size`: the bytes received, or declared.
@@ -149,6 +151,7 @@ impl Kind {
             | Self::UnaskedSwitch
             | Self::SwitchInSubrequest
             | Self::BadChunks(_)
+            | Self::BadBody(_)
             | Self::LongChunks => Fault::InvalidHeader,
             Self::Gone
             | Self::Lost(_)
@@ -176,7 +179,7 @@ impl Kind {
             Self::TimedOut => write!(out, "{who} timed out (110: Connection timed out)"),
             Self::Late => write!(out, "{who} timed out: the answer was not complete in time"),
             Self::HeadTooBig => write!(out, "{who} sent too big header"),
-            Self::BadHead(why) => write!(out, "{who} sent {why}"),
+            Self::BadHead(why) | Self::BadBody(why) => write!(out, "{who} sent {why}"),
             Self::EndedEarly(what) => write!(out, "{who} prematurely closed {what}"),
             Self::Refused(why) => write!(out, "{who} refused the request: {why}"),
             Self::Caught => {

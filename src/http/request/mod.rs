@@ -92,8 +92,9 @@ pub struct Request {
     pub connection: Connection,
     /// The head's bytes, to which `head` refers.
     pub input: Buffer,
-    /// How many bytes after them the client did not send (`more_set_input_headers`).
-    input_added: u32,
+    /// How many more bytes they are than the client has sent: fields were added (`more_set_input_headers`), or the head
+    /// came compressed.
+    input_added: i32,
     pub head: Box<RequestHead>,
     /// The method in force: an `error_page` redirect changes others to GET.
     pub method: Method,
@@ -330,7 +331,7 @@ impl Request {
             let start = self.input.data().len();
             for part in [name, b": ", value, b"\r\n"] {
                 self.input.extend(part);
-                self.input_added += part.len() as u32;
+                self.input_added += part.len() as i32;
             }
             (start, name.len(), value.len())
         });
@@ -371,6 +372,10 @@ impl Request {
         self.head.version
     }
 
+    pub fn is_http2(&self) -> bool {
+        self.head.version == Version::Http2
+    }
+
     pub fn is_head(&self) -> bool {
         self.method == Method::Head
     }
@@ -397,6 +402,11 @@ impl Request {
         if self.host.is_empty() { self.server.name().as_bytes() } else { &self.host }
     }
 
+    /// Sets how many bytes the client has sent for the head, if they are not those of the text.
+    pub fn set_head_length(&mut self, bytes: u32) {
+        self.input_added = self.input.data().len() as i32 - bytes as i32; // both are bounded by the limits of a head
+    }
+
     /// Sets when its first bytes arrived, in terms of `runtime::now_ms`; `None`: now.
     pub fn began(&mut self, began_ms: Option<u64>) {
         if let Some(began_ms) = began_ms {
@@ -417,7 +427,7 @@ impl Request {
 
     /// Bytes of the request: head and the part of the body that was read.
     pub fn length(&self) -> u64 {
-        self.input.data().len() as u64 - u64::from(self.input_added) + self.body.received()
+        (self.input.data().len() as i64 - i64::from(self.input_added)) as u64 + self.body.received()
     }
 }
 

@@ -174,7 +174,10 @@ fn decide(error: &Error) -> (Who, How) {
 
 /// True if the request's body caused the error, not sending the response.
 fn is_of_body(kind: &Kind) -> bool {
-    matches!(kind, Kind::Cut | Kind::BadChunks(_) | Kind::LongChunks | Kind::BodyTooLarge { .. })
+    matches!(
+        kind,
+        Kind::Cut | Kind::BadChunks(_) | Kind::BadBody(_) | Kind::LongChunks | Kind::BodyTooLarge { .. }
+    )
 }
 
 /// The value of `$termination_reason`.

@@ -7,13 +7,13 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 
 use crate::http::downstream::Downstream;
-use crate::http::h1;
 use crate::http::h1::writer::{Started, Terms};
 use crate::http::request::ahead::Sink;
 use crate::http::request::error::{Error, Limit};
 use crate::http::response::Response;
 use crate::http::response::coded::Coding;
 use crate::http::response::filter::Signal;
+use crate::http::{h1, h2};
 use crate::net::budget::Share;
 use crate::net::pace::Pace;
 use crate::proto::field_text::Lines;
@@ -29,6 +29,7 @@ enum Writer {
     #[default]
     Nobody,
     H1(h1::Writer),
+    H2(Box<h2::Writer>),
     /// Keeps the body in memory.
     Memory(Box<Memory>),
     /// Passes the body to the task whose response it becomes part of.
@@ -64,9 +65,14 @@ pub struct Output {
 }
 
 impl Output {
+    /// The output to a client.
     #[inline]
-    pub fn new() -> Self {
-        Self::with(Writer::H1(h1::Writer::default()))
+    pub fn new(client: Downstream<'_>) -> Self {
+        Self::with(match client {
+            Downstream::H1(_) => Writer::H1(h1::Writer::default()),
+            Downstream::H2(_) => Writer::H2(Box::default()),
+            Downstream::Nobody => Writer::Nobody,
+        })
     }
 
     #[inline]
@@ -94,6 +100,7 @@ impl Output {
     pub fn start(&mut self, response: &mut Response, terms: Terms) -> Started {
         match &mut self.writer {
             Writer::H1(writer) => writer.start(response, terms),
+            Writer::H2(writer) => writer.start(response, &terms),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => Self::headless(&terms),
         }
     }
@@ -102,7 +109,7 @@ impl Output {
     pub fn start_tunnel(&mut self, response: &Response, terms: &Terms) -> Started {
         match &mut self.writer {
             Writer::H1(writer) => writer.start_tunnel(response, terms),
-            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => Self::headless(terms),
+            Writer::H2(_) | Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => Self::headless(terms),
         }
     }
 
@@ -151,6 +158,7 @@ impl Output {
     pub fn pending_count(&self) -> usize {
         match &self.writer {
             Writer::H1(writer) => writer.pending_count(),
+            Writer::H2(writer) => writer.pending_count(),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => 0,
         }
     }
@@ -158,6 +166,7 @@ impl Output {
     pub fn abandon(&mut self) {
         match &mut self.writer {
             Writer::H1(writer) => writer.abandon(),
+            Writer::H2(writer) => writer.abandon(),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => {}
         }
     }
@@ -166,6 +175,7 @@ impl Output {
     pub fn takes_trailers(&self) -> bool {
         match &self.writer {
             Writer::H1(writer) => writer.takes_trailers(),
+            Writer::H2(writer) => writer.takes_trailers(),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
         }
     }
@@ -199,6 +209,7 @@ impl Output {
     pub fn wants_body(&self) -> bool {
         match &self.writer {
             Writer::H1(writer) => self.special.is_some() || writer.wants_body(),
+            Writer::H2(writer) => self.special.is_some() || writer.wants_body(),
             Writer::Memory(_) | Writer::Ahead(_) => true,
             Writer::Nobody => false,
         }
@@ -232,6 +243,7 @@ impl Output {
     pub fn frame<'b>(&mut self, data: &'b [u8]) -> (&'b [u8], &'static [u8]) {
         match &mut self.writer {
             Writer::H1(writer) => writer.frame(data),
+            Writer::H2(writer) => (writer.frame(data), b""),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => (&data[..0], b""),
         }
     }
@@ -241,6 +253,7 @@ impl Output {
     pub fn end(&mut self, trailers: &Lines) -> bool {
         match &mut self.writer {
             Writer::H1(writer) => writer.end(trailers),
+            Writer::H2(writer) => writer.end(trailers),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
         }
     }
@@ -250,6 +263,7 @@ impl Output {
     pub fn join(&mut self, data: &[u8], tail: &[u8]) -> bool {
         match &mut self.writer {
             Writer::H1(writer) => writer.join(data, tail),
+            Writer::H2(writer) => writer.join(data),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
         }
     }
@@ -269,6 +283,7 @@ impl Output {
             (Writer::H1(writer), Downstream::H1(transport)) => {
                 writer.poll_send(transport, cx, body, ahead, done)
             }
+            (Writer::H2(writer), Downstream::H2(stream)) => writer.poll_send(stream, cx, body.0, ahead, done),
             _ => Poll::Ready(Ok(())),
         }
     }
@@ -277,6 +292,7 @@ impl Output {
     fn hold_last(&mut self, data: &[u8], tail: &[u8]) -> bool {
         match &mut self.writer {
             Writer::H1(writer) => writer.hold_last(data, tail),
+            Writer::H2(writer) => writer.hold_last(data),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
         }
     }
@@ -284,8 +300,10 @@ impl Output {
     /// After [`Output::poll_send`]: makes the unsent rest pending.
     #[inline(always)]
     pub fn settle(&mut self, done: usize, data: &[u8], tail: &[u8]) {
-        if let Writer::H1(writer) = &mut self.writer {
-            writer.settle(done, data, tail);
+        match &mut self.writer {
+            Writer::H1(writer) => writer.settle(done, data, tail),
+            Writer::H2(writer) => writer.settle(done, data),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => {}
         }
     }
 
@@ -313,7 +331,7 @@ impl Output {
         sent: &mut u64,
     ) -> Result<(), Error> {
         match &mut self.writer {
-            Writer::H1(_) => {}
+            Writer::H1(_) | Writer::H2(_) => {}
             Writer::Nobody => return Ok(()),
             Writer::Memory(memory) => return memory.keep(data).await,
             Writer::Ahead(sink) => return sink.write(data).await,
@@ -425,6 +443,7 @@ mod tests {
         tells_version: false,
         keepalive_seconds: None,
         timeout_ms: 1000,
+        frame_bytes: 8192,
     };
 
     /// Writes each byte twice, and an end.
@@ -482,7 +501,7 @@ mod tests {
                 let (transport, script) = play();
                 script.sips(cut * 40);
                 let client = Downstream::H1(&transport);
-                let mut output = Output::new();
+                let mut output = Output::new(client);
                 let mut response = Response::new(200);
                 assert!(output.start(&mut response, TERMS).keep_alive);
                 output.set_coding(Box::new(Twice));

@@ -5,7 +5,7 @@
 //! Directives: the `ssl_*` family.
 
 use std::fmt;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -75,6 +75,8 @@ pub type Path = Vec<CertificateDer<'static>>;
 /// What one virtual server offers to clients.
 pub struct Server {
     config: Arc<ServerConfig>,
+    /// The same, offering HTTP/2 first.
+    with_h2: OnceLock<Arc<ServerConfig>>,
     certificates: Arc<Certificates>,
     record_bytes: usize,
     trust: Option<Arc<Trust>>,
@@ -117,6 +119,7 @@ impl Server {
         config.cert_decompressors = Vec::new();
         Ok(Self {
             config: Arc::new(config),
+            with_h2: OnceLock::new(),
             certificates,
             record_bytes: settings.record_bytes,
             trust,
@@ -125,8 +128,16 @@ impl Server {
         })
     }
 
-    pub fn config(&self) -> &Arc<ServerConfig> {
-        &self.config
+    /// What rustls makes a handshake with. `takes_h2`: HTTP/2 is offered too, as the first choice.
+    pub fn config(&self, takes_h2: bool) -> &Arc<ServerConfig> {
+        if !takes_h2 {
+            return &self.config;
+        }
+        self.with_h2.get_or_init(|| {
+            let mut config = ServerConfig::clone(&self.config);
+            config.alpn_protocols.insert(0, b"h2".to_vec());
+            Arc::new(config)
+        })
     }
 
     /// `ssl_buffer_size`.
@@ -165,8 +176,8 @@ impl Server {
     }
 
     /// The same with other certificates, for one client: names of files may depend on the ClientHello.
-    pub fn config_with(&self, certificates: Vec<Certificate>) -> Arc<ServerConfig> {
-        let mut config = ServerConfig::clone(&self.config);
+    pub fn config_with(&self, certificates: Vec<Certificate>, takes_h2: bool) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(self.config(takes_h2));
         config.cert_resolver = Arc::new(Certificates::new(certificates, None));
         Arc::new(config)
     }

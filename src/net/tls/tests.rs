@@ -76,7 +76,7 @@ async fn connected(selected: &Selected) -> (Transport, Transport) {
         let mut transport = Transport::from(b);
         let accepted = handshake::accept(transport.plain().unwrap(), Buffer::default(), |hello| {
             assert_eq!(&*hello.server_name, "a.test");
-            Some(Choice { config: Arc::clone(server.config()), record_bytes: 16 * 1024, chosen: () })
+            Some(Choice { config: Arc::clone(server.config(false)), record_bytes: 16 * 1024, chosen: () })
         });
         let Ok(Accepted::Session(session, ())) = accepted.await else { panic!("no session") };
         transport.secure(*session);

@@ -1,0 +1,104 @@
+//! A stream as its request sees it, and the state that all streams of a connection share.
+//!
+//! Touches: the shared state only; the connection's task is woken to send what was added. The state is borrowed for single
+//! calls, never while something is awaited.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use crate::proto::h2::{Code, Connection};
+
+/// The part of a connection that its tasks share.
+#[derive(Debug)]
+pub struct Shared {
+    pub proto: RefCell<Connection>,
+    /// The task of the connection.
+    task: RefCell<Option<Waker>>,
+    /// `keepalive_timeout` of the location of the last request that has ended.
+    pub keepalive_ms: Cell<Option<u64>>,
+    /// A request has ended after which its settings allow no further one.
+    pub is_last: Cell<bool>,
+}
+
+impl Shared {
+    pub fn new(proto: Connection) -> Rc<Self> {
+        let proto = RefCell::new(proto);
+        Rc::new(Self {
+            proto,
+            task: RefCell::new(None),
+            keepalive_ms: Cell::new(None),
+            is_last: Cell::new(false),
+        })
+    }
+
+    /// Notes the connection's task.
+    pub fn wake_later(&self, waker: &Waker) {
+        self.task.replace(Some(waker.clone()));
+    }
+
+    /// Wakes the connection's task: there is something to send, or a stream has ended.
+    pub fn wake(&self) {
+        let task = self.task.take();
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+}
+
+/// A stream of a connection. Dropping it ends the stream, if it has not ended.
+#[derive(Debug)]
+pub struct Stream {
+    shared: Rc<Shared>,
+    id: u32,
+    /// How the stream ends if its response is not complete.
+    code: Cell<Code>,
+}
+
+impl Stream {
+    pub fn new(shared: Rc<Shared>, id: u32) -> Self {
+        Self { shared, id, code: Cell::new(Code::INTERNAL_ERROR) }
+    }
+
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Sets the code with which an incomplete response ends. PROTOCOL_ERROR ends a complete one too.
+    pub fn ends_with(&self, code: Code) {
+        self.code.set(code);
+    }
+
+    /// Ready once the client has reset the stream, or its connection is gone.
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.shared.proto.borrow_mut().stream(self.id) {
+            Some(stream) if stream.reset().is_none() => {
+                stream.wake_later(cx.waker());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.shared.proto.borrow_mut().stream(self.id).is_none_or(|stream| stream.reset().is_some())
+    }
+
+    /// Calls `act` with the protocol's state and the number of the stream, then has the connection send.
+    pub fn with<T>(&self, act: impl FnOnce(&mut Connection, u32) -> T) -> T {
+        let result = act(&mut self.shared.proto.borrow_mut(), self.id);
+        self.shared.wake();
+        result
+    }
+
+    /// The same for what sends nothing.
+    pub fn ask<T>(&self, act: impl FnOnce(&mut Connection, u32) -> T) -> T {
+        act(&mut self.shared.proto.borrow_mut(), self.id)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.with(|proto, id| proto.close(id, self.code.get()));
+    }
+}
