@@ -32,8 +32,11 @@ http {
         listen 127.0.0.1:%%PORT_1%%;
         keepalive_requests 2;
         client_header_timeout 1s;
-        http2_max_concurrent_streams 2;
         location / { return 200 "$connection_requests\n"; }
+    }
+    server {
+        listen 127.0.0.1:%%PORT_2%%;
+        http2_max_concurrent_streams 2;
         location /up/ { proxy_pass http://%%ORIGIN%%; }
     }
 }
@@ -175,7 +178,7 @@ fn a_connection_ends_as_the_settings_say() {
 #[test]
 fn streams_beyond_the_limit_are_refused_and_may_come_again() {
     let (daemon, _origin) = start();
-    let mut client = H2::connect(daemon.port(1));
+    let mut client = H2::connect(daemon.port(2));
     let slow = client.get("/up/slow", &[]);
     let late = client.open("POST", "/up/x", &[], 0);
     let refused = client.get("/", &[]);

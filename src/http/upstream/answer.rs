@@ -219,7 +219,8 @@ fn response(request: &mut Request, answer: &Answer, conf: &'static Conf, length:
             seen |= bit;
         }
         let ends_here = match field.id {
-            Some(Id::Upgrade) => head.status != 101,
+            // an offer, or for a 426 a demand (RFC 9110 §15.5.22); HTTP/2 has no such field
+            Some(Id::Upgrade) => request.is_http2(),
             Some(id) if id.is_own() => true,
             _ => head.connection.ends(field, data),
         };
