@@ -32,7 +32,7 @@ const UNSAFE_ROOMS: [&str; 3] = ["src/sys/", "src/runtime/waker.rs", "src/shm/zo
 
 /// The only places that may name the runtime's `Io` and the `Transport` over it: all others use a request's
 /// `Downstream` or a peer's connection.
-const TRANSPORT_ROOMS: [&str; 12] = [
+const TRANSPORT_ROOMS: [&str; 13] = [
     "src/runtime/",
     "src/net/",
     "src/upstream/",
