@@ -381,3 +381,81 @@ fn what_is_no_preface_is_http_1() {
     client.read_until("GOAWAY", |client| client.frames.iter().any(|frame| frame.kind == GOAWAY));
     assert_eq!(client.goodbyes, [(stream, 1)]);
 }
+
+/// RFC 8441: for the upstream a WebSocket in a stream is one over HTTP/1.1.
+#[test]
+fn a_websocket_goes_through_a_stream() {
+    let origin = Origin::start(|peer| {
+        let Some(request) = peer.head() else { return };
+        let is_asked =
+            request.header("upgrade") == Some("websocket") && request.header("connection") == Some("upgrade");
+        assert!(
+            is_asked && request.header("sec-websocket-key").is_some_and(|key| key.len() == 24),
+            "{request:?}"
+        );
+        assert_eq!((&*request.method, &*request.target), ("GET", "/chat"));
+        peer.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\nhello");
+        loop {
+            let bytes = peer.some(100_000);
+            if bytes.is_empty() {
+                peer.send("bye");
+                return;
+            }
+            peer.send(bytes);
+        }
+    });
+    let conf = r#"
+worker_processes 1;
+http {
+    http2 on;
+    http2_extended_connect on;
+    access_log %%DIR%%/access.log;
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location / { return 200 "no tunnel"; }
+        location /chat {
+            proxy_pass http://%%ORIGIN%%;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection upgrade;
+        }
+    }
+}
+"#;
+    let daemon = Setup::new(conf).set("ORIGIN", origin.address()).start();
+    let mut client = H2::connect(daemon.port(0));
+    let stream = client.open("CONNECT", "/chat", &[], 0);
+    assert_eq!(client.answer(stream).status, 405, "without :protocol");
+    let head = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":path", "/chat"),
+        (":authority", "localhost"),
+        ("sec-websocket-version", "13"),
+    ];
+    client.send(HEADERS, END_HEADERS, 3, &block(&head));
+    let body_is = |text: &'static [u8]| {
+        move |client: &H2| client.answers.get(&3).is_some_and(|answer| answer.body == text)
+    };
+    client.read_until("the tunnel", body_is(b"hello"));
+    assert_eq!(client.answers[&3].status, 200);
+    let offers = client
+        .frames
+        .iter()
+        .any(|frame| frame.kind == h2::SETTINGS && frame.payload.ends_with(&[0, 8, 0, 0, 0, 1]));
+    assert!(offers, "SETTINGS_ENABLE_CONNECT_PROTOCOL");
+    client.send(DATA, 0, 3, b" world");
+    client.read_until("an echo", body_is(b"hello world"));
+    // longer than the windows, in both directions
+    let long = vec![b'x'; 16_384];
+    for _ in 0..20 {
+        client.send(DATA, 0, 3, &long);
+        let length = client.answers[&3].body.len() + long.len();
+        client.read_until("all of it", |client| client.answers[&3].body.len() == length);
+    }
+    client.send(DATA, END_STREAM, 3, b"");
+    let answer = client.answer(3);
+    assert!(answer.is_complete && answer.body.ends_with(b"bye"));
+    daemon.wait_line("access.log", r#""GET /chat HTTP/2.0" 101 "#);
+    drop(client);
+}

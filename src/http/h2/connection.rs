@@ -18,6 +18,7 @@ use crate::http::config::server::{Listen, Server};
 use crate::http::downstream::Downstream;
 use crate::http::h2::Reader;
 use crate::http::h2::stream::{Shared, Stream};
+use crate::http::h2::tunnel;
 use crate::http::modules::http_core;
 use crate::http::pipeline::{self, Entry};
 use crate::http::request::{self, body};
@@ -115,7 +116,7 @@ impl Conn {
             stream_window: conf.body_preread_size(),
             head: server.root.confs.http_core.field_limits(),
             abuse_max: conf.abuse_limit(),
-            offers_connect: false,
+            offers_connect: conf.takes_connect(),
         };
         let (probe, tls) = (transport.probe(), transport.tls().cloned());
         let facts = Facts { service, listen, number, probe, peer, proxy, tls, local, opened_ms };
@@ -412,7 +413,7 @@ async fn answer(stream: Stream, facts: Rc<Facts>, event: Event, number: u64) {
         is_pipelined: false,
     };
     let Event { request: arrived, ends, bytes, .. } = event;
-    let h2::request::Request { text, head, length, malformed, .. } = arrived;
+    let h2::request::Request { text, head, length, protocol, malformed } = arrived;
     let declared = match &malformed {
         None => Ok(length),
         Some(malformed) => {
@@ -424,6 +425,7 @@ async fn answer(stream: Stream, facts: Rc<Facts>, event: Event, number: u64) {
     let head = Arrived { service, connection, input, head, declared, is_plain_instead: false };
     let begun = begin::request(head, |_, expects, _| match ends {
         true => body::Reader::Nothing,
+        false if protocol.is_some() => body::Reader::Nothing,
         false => body::Reader::H2(Box::new(Reader::new(expects))),
     });
     let (mut request, entry) = match begun {
@@ -431,8 +433,17 @@ async fn answer(stream: Stream, facts: Rc<Facts>, event: Event, number: u64) {
         Err((request, status)) => (request, Entry::Refused(status)),
     };
     request.set_head_length(bytes);
+    if let Some(protocol) = &protocol {
+        tunnel::ask(&mut request, protocol);
+    }
     let mut client = Client::new(Downstream::H2(&stream));
     let outcome = pinned(|| pipeline::handle(&mut request, &mut client, entry)).await;
+    if let Some(upstream) = request.proxied.take_tunnel() {
+        if outcome.is_ok() && protocol.is_some() {
+            Box::pin(tunnel::run(&stream, upstream, &mut request)).await;
+        }
+        return;
+    }
     let core = &request.location.confs.http_core;
     let is_body_late = request.error_page.status == Some(408) && !request.body.is_read();
     let is_faulty = stream.ask(|proto, id| proto.stream(id).is_some_and(|stream| stream.fault().is_some()));

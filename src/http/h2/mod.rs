@@ -8,6 +8,7 @@
 pub mod connection;
 pub mod reader;
 pub mod stream;
+mod tunnel;
 pub mod writer;
 
 pub use connection::{Begun, Conn, serve};

@@ -36,6 +36,8 @@ enum Framing {
     },
     /// It ends when its producer says so.
     Open,
+    /// What follows the head is no body, and ends elsewhere.
+    Tunnel,
     /// Cut off: no end may be written.
     Abandoned,
 }
@@ -94,6 +96,17 @@ impl Writer {
         Started { keep_alive: terms.keep_alive, head_bytes: self.head_bytes as u64 }
     }
 
+    /// Writes the head that opens a tunnel: what is 101 in HTTP/1.1 is 200 here (RFC 8441 §5).
+    pub fn start_tunnel(&mut self, response: &Response, terms: &Terms) -> Started {
+        (self.timeout_ms, self.frame_bytes) = (terms.timeout_ms, terms.frame_bytes);
+        self.framing = Framing::Tunnel;
+        let mut opened = Response { status: 200, content_length: None, ..response.clone() };
+        opened.headers.remove_name(b"sec-websocket-accept");
+        render_head(&opened, terms, &mut self.pending);
+        self.head_bytes = self.pending.len();
+        Started { keep_alive: terms.keep_alive, head_bytes: self.head_bytes as u64 }
+    }
+
     /// The number of bytes that wait for the stream; the end counts as one.
     pub fn pending_count(&self) -> usize {
         self.pending.len() + usize::from(self.is_last && !self.has_ended)
@@ -124,7 +137,7 @@ impl Writer {
                 self.is_last |= *left == 0 && !self.has_trailers;
                 &data[..count]
             }
-            Framing::Open => data,
+            Framing::Open | Framing::Tunnel => data,
         }
     }
 
@@ -133,6 +146,7 @@ impl Writer {
         match self.framing {
             Framing::Length { left } if left > 0 => return false,
             Framing::Abandoned | Framing::Idle => return false,
+            Framing::Tunnel => return true,
             _ => {}
         }
         if !self.is_last && !trailers.is_empty() {

@@ -19,6 +19,7 @@ settings! {
         body_preread_size: Setting<u64> = 64 * 1024,
         chunk_size: Setting<u64> = 8 * 1024,
         abuse_limit: Setting<u64> = 1000,
+        extended_connect: Setting<bool> = false,
     }
 }
 
@@ -45,6 +46,9 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Limits how much work a client may make for nothing, in points: 1 for a PING, PRIORITY, WINDOW_UPDATE or CONTINUATION frame, 2 for an empty DATA \
          frame, 4 for SETTINGS, for a request that it gives up and for one beyond http2_max_concurrent_streams, 8 for an error on a stream, 50 for a malformed \
          request. Useful work and time pay points back, 20 a second. A connection beyond the limit is closed; 0 switches the limit off."),
+    flag("http2_extended_connect", BOTH, |c| &mut c.extended_connect,
+        "Lets clients open WebSockets in streams (RFC 8441). For the configuration and the upstream such a request is a GET with Upgrade, as from a client of \
+         HTTP/1.1."),
     accepted("http2_recv_buffer_size", Context::HTTP, ONE, Accepted::Size, "Data is read into a buffer of the worker's pool."),
     accepted("http2_pool_size", BOTH, ONE, Accepted::Size, "Memory comes from the allocator."),
     accepted("http2_streams_index_size", BOTH, ONE, Accepted::Number, "Streams are found without an index."),
@@ -108,6 +112,10 @@ impl Conf {
     /// Not 0, and at most the longest frame of the protocol.
     pub fn chunk_size(&self) -> usize {
         self.chunk_size.get().clamp(1, u64::from(PAYLOAD_LIMIT)) as usize
+    }
+
+    pub fn takes_connect(&self) -> bool {
+        self.extended_connect.get()
     }
 
     /// 0: no limit.

@@ -109,7 +109,8 @@ impl Output {
     pub fn start_tunnel(&mut self, response: &Response, terms: &Terms) -> Started {
         match &mut self.writer {
             Writer::H1(writer) => writer.start_tunnel(response, terms),
-            Writer::H2(_) | Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => Self::headless(terms),
+            Writer::H2(writer) => writer.start_tunnel(response, terms),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => Self::headless(terms),
         }
     }
 

@@ -89,7 +89,8 @@ pub struct Request {
     pub text: Vec<u8>,
     pub head: Box<RequestHead>,
     pub length: BodyLength,
-    /// `:protocol`, of an extended CONNECT (RFC 8441).
+    /// `:protocol`, of an extended CONNECT (RFC 8441): the head is that of the GET that asks for an upgrade in HTTP/1.1,
+    /// without the fields for it. Data in both directions belongs to the tunnel.
     pub protocol: Option<Box<[u8]>>,
     /// It must not be served; the head is what could be read of it.
     pub malformed: Option<Malformed>,
@@ -176,10 +177,12 @@ pub struct Builder<'a> {
     count: usize,
     has_begun: bool,
     malformed: Option<Malformed>,
+    /// Extended CONNECT is offered.
+    takes_connect: bool,
 }
 
 impl<'a> Builder<'a> {
-    pub fn new(limits: &'a Limits) -> Self {
+    pub fn new(limits: &'a Limits, takes_connect: bool) -> Self {
         let mut head = Box::<RequestHead>::default();
         head.version = Version::Http2;
         Self {
@@ -192,6 +195,7 @@ impl<'a> Builder<'a> {
             count: 0,
             has_begun: false,
             malformed: None,
+            takes_connect,
         }
     }
 
@@ -219,6 +223,8 @@ impl<'a> Builder<'a> {
             return Err(Malformed::NoHost);
         }
         *length = match length::request(&self.head, &self.text)? {
+            BodyLength::None if self.pseudo.protocol.is_some() => BodyLength::None,
+            _ if self.pseudo.protocol.is_some() => return Err(Malformed::Protocol),
             BodyLength::None if !ends => BodyLength::Chunked,
             BodyLength::Length(bytes) if ends && bytes > 0 => return Err(Malformed::LengthWithoutBody),
             declared => declared,
@@ -235,7 +241,15 @@ impl<'a> Builder<'a> {
         {
             return Err(Malformed::Method);
         }
-        let kind = Method::of(method);
+        let mut kind = Method::of(method);
+        let mut method = method;
+        if let Some(protocol) = &self.pseudo.protocol {
+            let is_token = !protocol.is_empty() && protocol.iter().all(|byte| is_token_byte(*byte));
+            if kind != Method::Connect || !self.takes_connect || !is_token {
+                return Err(Malformed::Protocol);
+            }
+            (kind, method) = (Method::Get, b"GET");
+        }
         let authority = self.pseudo.authority.as_deref();
         // a tunnel without `:protocol` has an authority only (§8.5)
         let is_tunnel =
@@ -269,9 +283,6 @@ impl<'a> Builder<'a> {
         self.head.target = text.len()..text.len() + target.len();
         text.extend_from_slice(target);
         text.extend_from_slice(b" HTTP/2.0\r\n");
-        if self.pseudo.protocol.is_some() && kind != Method::Connect {
-            return Err(Malformed::Protocol);
-        }
         if let Some(authority) = self.pseudo.authority.take() {
             fields::check_value(&authority)?;
             self.push(Some(Id::Host), Id::Host.name().as_bytes(), &authority, false);

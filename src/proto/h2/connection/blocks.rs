@@ -147,7 +147,7 @@ impl Connection {
         let Some((id, fate)) = self.block.take() else { return Ok(()) };
         let stopped = |stop: Stop| (stop.code(), Failure::Violation(stop.as_str()));
         if let Block::Request { ends } = fate {
-            let mut builder = Builder::new(&self.limits.head);
+            let mut builder = Builder::new(&self.limits.head, self.limits.offers_connect);
             self.decoder.decode(bytes, &mut builder).map_err(stopped)?;
             return self.open(id, builder.finish(ends), ends);
         }

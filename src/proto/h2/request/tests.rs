@@ -8,7 +8,7 @@ const GET: [(&str, &str); 4] =
 
 fn build(fields: &[(&str, &str)], ends: bool) -> Request {
     let limits = Limits::default();
-    let mut builder = Builder::new(&limits);
+    let mut builder = Builder::new(&limits, true);
     for (name, value) in fields {
         builder.field(name.as_bytes(), value.as_bytes()).expect("within the limits");
     }
@@ -130,6 +130,29 @@ fn pseudo_fields_are_complete_unique_and_clean() {
     assert_eq!(build(&connect, false).malformed, None);
 }
 
+/// RFC 8441 §4.
+#[test]
+fn an_extended_connect_is_the_get_of_an_upgrade() {
+    let connect =
+        [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "https"), (":path", "/chat")];
+    let fields = [&connect[..], &[(":authority", "h.test"), ("sec-websocket-version", "13")]].concat();
+    let request = build(&fields, false);
+    assert_eq!((request.malformed, request.protocol.as_deref()), (None, Some(&b"websocket"[..])));
+    assert!(request.text.starts_with(b"GET /chat HTTP/2.0\r\nHost: h.test\r\n"));
+    assert_eq!((request.head.method, request.length), (Method::Get, BodyLength::None));
+    for (at, value) in [(0, "GET"), (1, ""), (1, "web socket"), (1, "x\r\ny: z")] {
+        let mut fields = fields.clone();
+        fields[at].1 = value;
+        assert_eq!(build(&fields, false).malformed, Some(Malformed::Protocol), "{value:?}");
+    }
+    let limits = Limits::default();
+    let mut builder = Builder::new(&limits, false);
+    for (name, value) in &fields {
+        builder.field(name.as_bytes(), value.as_bytes()).expect("within the limits");
+    }
+    assert_eq!(builder.finish(false).malformed, Some(Malformed::Protocol), "it was not offered");
+}
+
 #[test]
 fn names_that_cgi_takes_for_framing_are_left_out() {
     let request = with(&[("content_length", "5"), ("x_y", "z"), ("x.y", "z"), ("http2-settings", "x")]);
@@ -139,11 +162,11 @@ fn names_that_cgi_takes_for_framing_are_left_out() {
 #[test]
 fn sizes_are_bounded_by_what_comes_out() {
     let limits = Limits { line_bytes_max: 10, head_bytes_max: 25, fields_max: 2, ..Limits::default() };
-    let mut builder = Builder::new(&limits);
+    let mut builder = Builder::new(&limits, true);
     assert_eq!(builder.field(b"x", &[b'a'; 11]), Err(Stop::LongField));
-    let mut builder = Builder::new(&limits);
+    let mut builder = Builder::new(&limits, true);
     assert_eq!(builder.field(&[b'a'; 11], b""), Err(Stop::LongField));
-    let mut builder = Builder::new(&limits);
+    let mut builder = Builder::new(&limits, true);
     builder.field(b"x", &[b'a'; 9]).expect("10 of 25");
     builder.field(b"x", &[b'a'; 9]).expect("20 of 25");
     assert_eq!(builder.field(b"x", &[b'a'; 9]), Err(Stop::LongHead), "also when nothing is kept any more");
