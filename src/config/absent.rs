@@ -37,7 +37,7 @@ const fn foreign(name: &'static str, names: &'static [&'static str], help: &'sta
 
 const TAKE_OUT: &str = "responses are passed on unchanged: remove this line";
 const BACKENDS: &str = "\"proxy_pass\" to a backend that speaks HTTP/1.1 is the only way to a backend";
-const TO_ELSEWHERE: &str = "only \"http\" is supported: leave this block to another program";
+const TO_ELSEWHERE: &str = "only \"http\" and \"stream\" are supported: leave this block to another program";
 const UNPROTECTED: &str = "this access control is not available: do not serve what this line protects";
 const FOREIGN: &str = "a third-party module that is not available: remove this line";
 

@@ -14,6 +14,7 @@ worker_processes 2;
 control unix:%%DIR%%/ctl;
 control_state %%DIR%%/state;
 http {
+    keepalive_requests 100000000;
     upstream u { zone u 64k; server %%ORIGIN%%; }
     upstream alone { server 127.0.0.1:1; }
     server {

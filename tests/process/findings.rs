@@ -129,7 +129,7 @@ fn settings_of_what_is_not_in_use_are_warnings() {
             "proxy_cache_path /tmp/c keys_zone=z:1m; server { proxy_cache off; proxy_cache_valid 1m; proxy_no_cache 1; }",
             &["[warn] \"proxy_cache_path\" has no effect", "[warn] \"proxy_cache\" has no effect"],
         ),
-        ("server", "http2_max_requests 10; http2 off;", &["[warn] \"http2_max_requests\" has no effect"]),
+        ("server", "http3_stream_buffer_size 64k;", &["[warn] \"http3_stream_buffer_size\" has no effect"]),
         (
             "http",
             "xslt_types a/b; dav_access user:rw; tunnel_buffer_size 1k; mp4_buffer_size 1m;",
@@ -159,7 +159,7 @@ fn one_missing_feature_is_told_once_for_each_server() {
                       location /b { dav_methods PUT; dav_access user:r; } }",
             &["[emerg] the \"dav_methods\" directive is not available yet"],
         ),
-        ("server", "http2 on;", &["[warn] \"http2\" has no effect"]),
+        ("server", "http3 on;", &["[warn] \"http3\" has no effect"]),
         ("main", "mail { server { } }", &["[emerg] the \"mail\" directive is not available yet"]),
         (
             "location",
