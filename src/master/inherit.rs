@@ -14,7 +14,7 @@ use crate::master::link::Link;
 use crate::master::slots::Slots;
 use crate::shm::named;
 use crate::sys::address::SockAddr;
-use crate::sys::{process, socket};
+use crate::sys::{datagram, process, socket};
 
 const VARIABLE: &str = "PRONGHORN_FDS";
 
@@ -99,7 +99,7 @@ impl Inherited {
             }
             b"slot" | b"lent" => {
                 // The kernel knows the address better than the text.
-                if let Ok(address) = socket::local_addr(&fd) {
+                if let Ok(address) = datagram::listener_addr(&fd) {
                     self.slots.adopt(address, fd, kind == b"lent");
                 }
             }

@@ -162,7 +162,7 @@ pub struct Slots {
     /// Groups whose address has got new sockets in the current reload.
     displaced: Vec<Group>,
     /// Ports of sockets that are being retired and are no longer in `groups`.
-    leaving: HashSet<Option<u16>>,
+    leaving: HashSet<(bool, Option<u16>)>,
 }
 
 /// An address that could not be opened.
@@ -226,7 +226,7 @@ impl Slots {
         is_hidden: bool,
         is_usable: impl Fn(Option<&Group>, &Listener) -> Result<bool, BindError>,
     ) -> Result<(), BindError> {
-        let mut ports: HashSet<Option<u16>> = self.groups.keys().map(SockAddr::port).collect();
+        let mut ports: HashSet<(bool, Option<u16>)> = self.groups.keys().map(port_of).collect();
         ports.extend(&self.leaving);
         let mut opened = Vec::new();
         for listener in listeners {
@@ -234,7 +234,7 @@ impl Slots {
             let outcome = match is_usable(self.group(address), listener) {
                 Ok(true) => continue,
                 Ok(false) => {
-                    let is_alone = ports.insert(address.port());
+                    let is_alone = ports.insert(port_of(address));
                     open_first(listener, is_alone, is_hidden && !is_alone)
                 }
                 Err(error) => Err(error),
@@ -255,7 +255,7 @@ impl Slots {
 
     /// Notes which sockets are being retired: they still occupy their ports, but they are ours.
     pub fn note_leaving(&mut self, groups: &[Group]) {
-        self.leaving = groups.iter().map(|group| group.address.port()).collect();
+        self.leaving = groups.iter().map(|group| port_of(&group.address)).collect();
     }
 
     pub fn add(&mut self, group: Group) {
@@ -392,6 +392,11 @@ impl Slots {
     }
 }
 
+/// The port of an address, among those of UDP or of TCP.
+fn port_of(address: &SockAddr) -> (bool, Option<u16>) {
+    (address.is_datagram(), address.port())
+}
+
 /// True if an address has sockets that can get the options of a reload. Fails if it has others, and no more
 /// can be opened next to them.
 fn is_usable(group: Option<&Group>, listener: &Listener, may_hide: bool) -> Result<bool, BindError> {
@@ -413,7 +418,7 @@ fn open_first(listener: &Listener, is_alone: bool, is_hidden: bool) -> Result<Gr
     let refused =
         |call, cause| BindError { listener: Box::new(listener.clone()), cause: Cause::Failed(call, cause) };
     match address {
-        SockAddr::Inet(_) => {
+        SockAddr::Inet(_) | SockAddr::Datagram(_) => {
             // Sockets of ours on this port would refuse the probe; then only the kernel's own rules count.
             if is_alone {
                 // SO_REUSEPORT would let us share the port with another server of the same user. Without it

@@ -22,6 +22,8 @@ pub struct Options {
     pub is_transparent: bool,
     /// Send TCP keepalive probes while the connection lives (`proxy_socket_keepalive`).
     pub probes: bool,
+    /// Open a UDP socket.
+    pub is_datagram: bool,
 }
 
 /// Why there is no connection.
@@ -89,10 +91,15 @@ pub async fn open(
 
 /// Connects, with Nagle's algorithm off. Fails with the system call's error, such as connection refused.
 pub async fn connect(address: &Address, options: &Options) -> io::Result<Transport> {
+    let datagram = match address {
+        Address::Inet(inet) if options.is_datagram => Some(Address::Datagram(Box::new(*inet))),
+        _ => None,
+    };
+    let address = datagram.as_ref().unwrap_or(address);
     // a unix socket has no local address to choose
     let bind = options.bind.as_ref().filter(|_| !address.is_unix());
     let (fd, in_progress) = socket::connect_nonblocking(address, bind, options.is_transparent)?;
-    if options.probes && !address.is_unix() {
+    if options.probes && matches!(address, Address::Inet(_)) {
         socket::set_keepalive(&fd)?;
     }
     if !in_progress {

@@ -78,6 +78,7 @@ fn servers(word: &Word, names: &Names) -> Result<Vec<SocketAddr>, Diagnostic> {
     let found = host.find(names).ok_or_else(|| failed("host not found".to_owned()))?;
     let inet = |address| match address {
         Address::Inet(inet) => Ok(inet),
+        Address::Datagram(inet) => Ok(*inet),
         Address::Unix(_) => Err(failed("a unix domain socket".to_owned())),
     };
     found.into_iter().map(inet).collect()

@@ -6,6 +6,7 @@
 //! ```
 
 pub mod config;
+pub mod datagram;
 pub mod handshake;
 pub mod modules;
 pub mod pipeline;

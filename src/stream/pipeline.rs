@@ -106,7 +106,7 @@ fn run(session: &mut Session, phase: Phase) -> Result<(), u16> {
 }
 
 /// The verdict of a handler; the error is the status of a session whose variables could not be evaluated.
-fn decide(session: &mut Session, handler: modules::Handler) -> Result<Verdict, u16> {
+pub fn decide(session: &mut Session, handler: modules::Handler) -> Result<Verdict, u16> {
     let verdict = handler(session);
     if std::mem::take(&mut session.values.gave_up) { Err(500) } else { Ok(verdict) }
 }
@@ -249,8 +249,9 @@ fn pass(service: Service, session: &mut Session, transport: Transport, address: 
     }
 }
 
-/// Waits for `future`, but not longer than the client is there. `None`: it has gone.
-pub async fn patiently<T>(transport: &Transport, future: impl Future<Output = T>) -> Option<T> {
+/// Waits for `future`, but not longer than the client is there, if it has a connection. `None`: it has gone.
+pub async fn patiently<T>(transport: Option<&Transport>, future: impl Future<Output = T>) -> Option<T> {
+    let Some(transport) = transport else { return Some(future.await) };
     match race(future, transport.gone()).await {
         Either::First(value) => Some(value),
         Either::Second(()) => None,

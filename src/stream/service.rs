@@ -12,6 +12,7 @@ use crate::net::open;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Io};
 use crate::shm::counter::{self, Total};
+use crate::stream::datagram;
 use crate::stream::pipeline;
 use crate::stream::{Config, Listen, Session, Worker};
 use crate::sys::address::SockAddr;
@@ -96,8 +97,7 @@ impl Service {
     /// Serves a connection that another listener has passed on to this one.
     pub fn take(self, passed: Passed, listen: usize) {
         let listen: &'static Listen = &self.config().listens[listen];
-        let number = self.0.next_number.get();
-        self.0.next_number.set(number + 1);
+        let number = self.number();
         let Passed { transport, peer, ahead, hops } = passed;
         let mut local = listen.address.clone();
         if listen.is_wildcard() || hops > 0 {
@@ -108,6 +108,19 @@ impl Service {
         session.preread = ahead;
         session.hops = hops;
         runtime::spawn(pipeline::serve(self, transport, Box::new(session), open::Guard::new()));
+    }
+
+    /// The number of the next session.
+    pub fn number(self) -> u64 {
+        let number = self.0.next_number.get();
+        self.0.next_number.set(number + 1);
+        number
+    }
+
+    /// Serves the datagrams that a socket of `config.listens[listen]` receives, until `stop` says so.
+    pub fn receive(self, fd: OwnedFd, listen: usize, stop: impl Fn() -> bool + 'static) {
+        let listen: &'static Listen = &self.config().listens[listen];
+        runtime::spawn(datagram::receive(self, fd, listen, stop));
     }
 
     /// Hands a connection to another listener.

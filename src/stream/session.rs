@@ -87,6 +87,10 @@ impl Session {
         }
     }
 
+    pub fn is_udp(&self) -> bool {
+        self.listen.address.is_datagram()
+    }
+
     pub fn config(&self) -> &'static Config {
         self.worker.config
     }
@@ -139,6 +143,7 @@ impl log::Context for Session {
 
     fn fields(&self, fields: &mut log::Fields<'_>) {
         match self.peer.ip() {
+            Some(ip) if self.is_udp() => fields.plain("udp client", ip),
             Some(ip) => fields.plain("client", ip),
             None => fields.plain("client", "unix:"),
         };

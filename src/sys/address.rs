@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SockAddr {
     Inet(SocketAddr),
+    /// Of UDP: another socket than that of TCP with the same address.
+    Datagram(Box<SocketAddr>),
     /// Empty for an unnamed socket (a client of a unix listener). A name that begins with a zero byte is
     /// abstract (unix(7)).
     Unix(PathBuf),
@@ -36,6 +38,7 @@ impl SockAddr {
     pub fn inet(&self) -> Option<&SocketAddr> {
         match self {
             Self::Inet(address) => Some(address),
+            Self::Datagram(address) => Some(address),
             Self::Unix(_) => None,
         }
     }
@@ -46,8 +49,12 @@ impl SockAddr {
             Self::Unix(path) if path.as_os_str().as_bytes().first().is_some_and(|&byte| byte != 0) => {
                 Some(path)
             }
-            Self::Unix(_) | Self::Inet(_) => None,
+            Self::Unix(_) | Self::Inet(_) | Self::Datagram(_) => None,
         }
+    }
+
+    pub fn is_datagram(&self) -> bool {
+        matches!(self, Self::Datagram(_))
     }
 
     pub fn is_unix(&self) -> bool {
@@ -65,6 +72,7 @@ impl fmt::Display for SockAddr {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Inet(address) => address.fmt(out),
+            Self::Datagram(address) => address.fmt(out),
             Self::Unix(path) => match path.as_os_str().as_bytes().strip_prefix(b"\0") {
                 Some(name) => write!(out, "unix:@{}", String::from_utf8_lossy(name)),
                 None => write!(out, "unix:{}", path.display()),

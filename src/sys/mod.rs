@@ -5,6 +5,7 @@ pub mod address;
 pub mod alloc;
 pub mod clock;
 pub mod clock_local;
+pub mod datagram;
 pub mod epoll;
 pub mod event;
 pub mod file;

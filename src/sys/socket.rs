@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 use socket2::{Domain, Protocol, SockAddr as RawAddr, SockRef, Socket, Type};
 
 use crate::sys::address::SockAddr;
-use crate::sys::retire;
+use crate::sys::{datagram, retire};
 
 /// The parameters of a listening socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,9 @@ pub fn lift_unsent_limit(fd: BorrowedFd<'_>) {
 /// TCP_NODELAY is set here once; accepted sockets inherit it.
 pub fn listen(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
     let socket = bind(address, options)?;
-    SockRef::from(&socket).listen(options.backlog)?;
+    if !address.is_datagram() {
+        SockRef::from(&socket).listen(options.backlog)?;
+    }
     Ok(socket)
 }
 
@@ -88,7 +90,9 @@ pub fn listen(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd
 pub fn listen_hidden(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
     let socket = bind(address, options)?;
     retire::hide(socket.as_fd())?;
-    SockRef::from(&socket).listen(options.backlog)?;
+    if !address.is_datagram() {
+        SockRef::from(&socket).listen(options.backlog)?;
+    }
     Ok(socket)
 }
 
@@ -96,6 +100,7 @@ fn bind(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
     let (domain, protocol) = match address {
         SockAddr::Inet(inet) if options.multipath => (Domain::for_address(*inet), Some(Protocol::MPTCP)),
         SockAddr::Inet(inet) => (Domain::for_address(*inet), Some(Protocol::TCP)),
+        SockAddr::Datagram(inet) => return datagram::bind(inet, options),
         SockAddr::Unix(_) => (Domain::UNIX, None),
     };
     let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), protocol)?;
@@ -149,9 +154,14 @@ pub fn change(
             outcome = Err((name, error));
         }
     };
-    note("backlog=", socket.listen(to.backlog));
+    if !address.is_datagram() {
+        note("backlog=", socket.listen(to.backlog));
+    }
     note("rcvbuf=", change_buffer(&socket, Buffer::Receive, to.rcvbuf));
     note("sndbuf=", change_buffer(&socket, Buffer::Send, to.sndbuf));
+    if address.is_datagram() {
+        return outcome;
+    }
     note("so_keepalive=", socket.set_keepalive(to.keepalive.is_some()));
     if address.is_unix() {
         return outcome;
@@ -188,7 +198,7 @@ impl Make {
         let is_ipv6 = address.ip().is_some_and(|ip| ip.is_ipv6());
         Self {
             is_dual_stack: is_ipv6 && address.ip().is_some_and(|ip| ip.is_unspecified()) && !options.ipv6only,
-            is_multipath: options.multipath && !address.is_unix(),
+            is_multipath: options.multipath && matches!(address, SockAddr::Inet(_)),
         }
     }
 
@@ -256,7 +266,7 @@ pub fn has_multipath() -> bool {
 }
 
 /// Sets the options that differ. Accepted sockets inherit all of them.
-fn set_options(
+pub(super) fn set_options(
     socket: SockRef<'_>,
     address: &SockAddr,
     from: &ListenOptions,
@@ -267,6 +277,9 @@ fn set_options(
     }
     if let Some(bytes) = to.sndbuf.filter(|_| from.sndbuf != to.sndbuf) {
         socket.set_send_buffer_size(bytes)?;
+    }
+    if address.is_datagram() {
+        return Ok(());
     }
     if from.keepalive != to.keepalive {
         socket.set_keepalive(to.keepalive.is_some())?;
@@ -298,11 +311,14 @@ fn set_options(
 /// second program of the same user would share the address unnoticed. For a path, only checks that it could
 /// be created and that no other kind of file is there.
 pub fn probe(address: &SockAddr) -> io::Result<()> {
-    let SockAddr::Inet(inet) = address else {
-        return address.path().map_or(Ok(()), probe_path);
+    let (inet, kind, protocol) = match address {
+        SockAddr::Inet(inet) => (inet, Type::STREAM, Protocol::TCP),
+        SockAddr::Datagram(inet) => (&**inet, Type::DGRAM, Protocol::UDP),
+        SockAddr::Unix(_) => return address.path().map_or(Ok(()), probe_path),
     };
-    let socket = Socket::new(Domain::for_address(*inet), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
+    let socket = Socket::new(Domain::for_address(*inet), kind.cloexec(), Some(protocol))?;
+    // For UDP this would let two programs share the address.
+    socket.set_reuse_address(kind == Type::STREAM)?;
     if inet.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -346,9 +362,11 @@ pub fn connect_nonblocking(
 ) -> io::Result<(OwnedFd, bool)> {
     let domain = match address {
         SockAddr::Inet(inet) => Domain::for_address(*inet),
+        SockAddr::Datagram(inet) => Domain::for_address(**inet),
         SockAddr::Unix(_) => Domain::UNIX,
     };
-    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None)?;
+    let kind = if address.is_datagram() { Type::DGRAM } else { Type::STREAM };
+    let socket = Socket::new(domain, kind.nonblocking().cloexec(), None)?;
     if matches!(address, SockAddr::Inet(_)) {
         socket.set_tcp_nodelay(true)?;
     }
@@ -424,7 +442,8 @@ pub fn receive_vectored(fd: BorrowedFd<'_>, slices: &mut [IoSliceMut<'_>]) -> ni
 /// has the socket can. The words complete "the listening socket …".
 pub fn damage(listener: BorrowedFd<'_>) -> Option<&'static str> {
     let socket = SockRef::from(&listener);
-    if !socket.is_listener().unwrap_or(false) || is_half_closed(listener) {
+    let is_open = datagram::is_datagram(listener) || socket.is_listener().unwrap_or(false);
+    if !is_open || is_half_closed(listener) {
         return Some("no longer listens");
     }
     // An eBPF filter cannot be read (EACCES); of a classic BPF filter we get the length.
@@ -446,7 +465,7 @@ pub fn damage(listener: BorrowedFd<'_>) -> Option<&'static str> {
 /// possible.
 pub fn revive(listener: BorrowedFd<'_>, backlog: i32) -> bool {
     let socket = SockRef::from(&listener);
-    if !socket.is_listener().unwrap_or(true) {
+    if !datagram::is_datagram(listener) && !socket.is_listener().unwrap_or(true) {
         // A socket that was shut down twice stays marked as such, and each connection that it accepts would
         // start at end of file; disconnecting clears the mark.
         disconnect(listener);
@@ -662,9 +681,10 @@ const SO_DETACH_REUSEPORT_BPF: i32 = 68;
 /// Has the same number as the option that attaches a filter.
 const SO_GET_FILTER: i32 = libc::SO_ATTACH_FILTER;
 
-fn raw(address: &SockAddr) -> io::Result<RawAddr> {
+pub(super) fn raw(address: &SockAddr) -> io::Result<RawAddr> {
     match address {
         SockAddr::Inet(inet) => Ok((*inet).into()),
+        SockAddr::Datagram(inet) => Ok((**inet).into()),
         SockAddr::Unix(path) => RawAddr::unix(path),
     }
 }
@@ -689,7 +709,7 @@ fn option(fd: &SockRef<'_>, level: i32, name: i32) -> io::Result<i32> {
     if outcome == -1 { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
-fn set_option(fd: &SockRef<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
+pub(super) fn set_option(fd: &SockRef<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
     // SAFETY: the kernel reads one int from `value`, which outlives the call.
     let outcome = unsafe {
         libc::setsockopt(

@@ -19,7 +19,7 @@ use crate::log;
 use crate::net::{open, room};
 use crate::runtime::{self, Acceptor, race, sleep};
 use crate::shm::heartbeat;
-use crate::sys::{retire, socket};
+use crate::sys::{datagram, retire, socket};
 use crate::worker::messages::SlotIndex;
 use crate::worker::services::Services;
 
@@ -77,6 +77,9 @@ impl Leases {
         if self.active.borrow().contains_key(&index) {
             return;
         }
+        if datagram::is_datagram(slot.fd.as_fd()) {
+            return self.receive(index, slot, services);
+        }
         // Use our own descriptor: epoll identifies a socket by its number, and the slot's may be registered
         // again later.
         let registered = slot.fd.try_clone().and_then(Acceptor::register);
@@ -85,6 +88,25 @@ impl Leases {
                 let lease = Rc::new(Lease::default());
                 self.active.borrow_mut().insert(index, lease.clone());
                 runtime::spawn(accept(acceptor, services, slot.listen, lease));
+            }
+            Err(error) => {
+                log::alert!(
+                    log::process(),
+                    &(),
+                    "a listening socket could not be leased {}",
+                    log::Cause(&error)
+                );
+            }
+        }
+    }
+
+    /// Starts to receive from a UDP socket.
+    fn receive(&self, index: SlotIndex, slot: &Slot, services: Services) {
+        match slot.fd.try_clone() {
+            Ok(fd) => {
+                let lease = Rc::new(Lease::default());
+                self.active.borrow_mut().insert(index, lease.clone());
+                services.receive(fd, slot.listen, move || lease.stop.get());
             }
             Err(error) => {
                 log::alert!(
@@ -112,6 +134,10 @@ impl Leases {
     pub fn close(&self, services: Option<Services>) {
         for (index, lease) in self.active.borrow_mut().drain() {
             let Some(slot) = self.slots.get(index as usize) else { continue };
+            if datagram::is_datagram(slot.fd.as_fd()) {
+                lease.stop.set(true);
+                continue;
+            }
             if let Some(services) = services {
                 drain(slot, services, room::limit().saturating_sub(open::total()));
             }

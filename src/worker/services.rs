@@ -197,6 +197,13 @@ impl Services {
         }
     }
 
+    /// Serves the datagrams that this socket receives, until `stop` says so.
+    pub fn receive(self, fd: OwnedFd, listener: usize, stop: impl Fn() -> bool + 'static) {
+        if let (Serves::Stream(listen), Some(stream)) = (self.listeners[listener].serves, self.stream) {
+            stream.receive(fd, listen, stop);
+        }
+    }
+
     /// Takes over an idle connection of another worker; closes it if its listener does not exist any more.
     pub fn adopt(self, fd: OwnedFd, handover: &Handover) {
         let Some(listener) = self.listeners.get(handover.listen as usize) else { return };
@@ -219,7 +226,7 @@ fn pass(passed: Passed, address: &SockAddr) -> Result<(), Passed> {
         let is_wildcard = own.ip().zip(address.ip()).is_some_and(|(own, ip)| {
             own.is_unspecified() && own.is_ipv4() == ip.is_ipv4() && listener.address.port() == address.port()
         });
-        own == address || is_wildcard
+        own == address || is_wildcard && !own.is_datagram()
     };
     let exact = services.listeners.iter().find(|listener| listener.address == *address);
     let Some(listener) = exact.or_else(|| services.listeners.iter().find(covers)) else { return Err(passed) };

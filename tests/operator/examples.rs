@@ -11,7 +11,7 @@ use crate::support::{Client, Daemon, Dns, Origin, Setup, fetch, get, wait_for};
 use super::place::shipped;
 
 /// The names of all tests here and there: an example without a test is not shipped.
-const TESTED: &str = "balanced behind-proxy canary compression container control discovery django drupal failover files \
+const TESTED: &str = "balanced behind-proxy canary compression container control discovery django dns drupal failover files \
                       health-checks json-log laravel legacy-pages limits maintenance memcached nextcloud phpmyadmin \
                       redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal tls-modern \
                       tls-passthrough uploads vhosts websocket wordpress";
@@ -241,6 +241,38 @@ fn streams() {
         b"0\r\n\r\n",
         "all of it: a client that left would end the origin's script"
     );
+}
+
+#[test]
+fn dns() {
+    let knowing = |ip: &str| Dns::knowing(&[("example.com", ip)]);
+    let (one, other) = (knowing("192.0.2.1"), knowing("192.0.2.2"));
+    let changes = [
+        ("10.0.0.53:53", &*one.address()),
+        ("10.0.0.54:53", &*other.address()),
+        ("listen 53 udp", "listen 127.0.0.1:%%PORT_0%% udp"),
+        ("listen 53;", "listen 127.0.0.1:%%PORT_0%%;"),
+    ];
+    let daemon = example("dns.conf", &changes).start();
+    // A question for the address of example.com (RFC 1035 §4).
+    let question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03com\x00\x00\x01\x00\x01";
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("a timeout");
+    for _ in 0..4 {
+        socket.send_to(question, ("127.0.0.1", daemon.port(0))).expect("sent");
+        let mut buffer = [0; 512];
+        let length = socket.recv(&mut buffer).expect("an answer");
+        assert!(buffer[..length].starts_with(b"\x12\x34"));
+    }
+    assert_eq!((one.queries().len(), other.queries().len()), (2, 2), "they take turns");
+    let mut client = Client::connect(daemon.port(0));
+    client.send([&(question.len() as u16).to_be_bytes()[..], question].concat());
+    let length = client.exactly(2);
+    let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
+    assert!(client.exactly(length).starts_with(b"\x12\x34"));
+    drop(client);
+    daemon.wait_line("logs/questions.log", r"UDP 200 \d+ \d+ \d\.\d+ ");
+    daemon.wait_line("logs/questions.log", r"TCP 200 \d+ \d+ \d\.\d+ ");
 }
 
 #[test]

@@ -7,3 +7,4 @@ mod proxy;
 mod proxy_protocol;
 mod reload;
 mod tls;
+mod udp;

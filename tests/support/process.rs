@@ -105,12 +105,14 @@ pub fn reap_other(pid: i32, started: i32) {
 
 /// True if a process listens on the port, IPv4 or IPv6.
 pub fn is_listening(port: u16) -> bool {
-    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
-        read(table).lines().skip(1).any(|line| {
+    // An open UDP socket is in the state of a closed TCP socket.
+    let tables = [("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")];
+    tables.iter().any(|(table, listens)| {
+        read(&format!("/proc/net/{table}")).lines().skip(1).any(|line| {
             let mut words = line.split_whitespace().skip(1);
             let local = words.next().and_then(|word| word.rsplit(':').next());
             let state = words.nth(1);
-            state == Some("0A") && local.and_then(|hex| u16::from_str_radix(hex, 16).ok()) == Some(port)
+            state == Some(listens) && local.and_then(|hex| u16::from_str_radix(hex, 16).ok()) == Some(port)
         })
     })
 }

@@ -466,7 +466,8 @@ fn freeze(conf: &Conf) -> Frozen {
     let mut ignored = Names::default();
     conf.set.ignore.iter().for_each(|name| ignored.insert(name));
     let (bind, is_transparent) = conf.set.bind.as_ref().map_or((None, false), Bind::fixed);
-    let connect = connect::Options { bind, is_transparent, probes: conf.set.socket_keepalive.get() };
+    let probes = conf.set.socket_keepalive.get();
+    let connect = connect::Options { bind, is_transparent, probes, is_datagram: false };
     Frozen { hidden, omits, ignored, connect }
 }
 

@@ -42,6 +42,7 @@ const NAMES: &[&str] = &[
     "multipath",
     "proxy_protocol",
     "ssl",
+    "udp",
     "default_server",
 ];
 
@@ -64,8 +65,10 @@ pub fn listen(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         is_default: false,
         span: node.span,
     };
+    let mut is_udp = false;
     for word in node.args.iter().skip(1) {
         match &*word.text {
+            "udp" => is_udp = true,
             "proxy_protocol" => draft.proxy_protocol = true,
             "ssl" => draft.ssl = true,
             "default_server" | "default" => draft.is_default = true,
@@ -78,6 +81,9 @@ pub fn listen(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
             }
         }
     }
+    if is_udp {
+        draft.make_udp(node)?;
+    }
     let listens = cx
         .listens()
         .ok_or_else(|| Diagnostic::error(node.span, "\"listen\" directive is not allowed here"))?;
@@ -87,6 +93,40 @@ pub fn listen(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     }
     listens.push(draft);
     Ok(())
+}
+
+/// Parameters of connections, which UDP has none of.
+const NOT_UDP: &[&str] = &[
+    "ssl",
+    "backlog",
+    "proxy_protocol",
+    "so_keepalive",
+    "deferred",
+    "fastopen",
+    "accept_filter",
+    "multipath",
+];
+
+impl Draft {
+    fn make_udp(&mut self, node: &Node) -> Result<(), Diagnostic> {
+        for word in node.args.iter().skip(1) {
+            let name = word.text.split('=').next().unwrap_or_default();
+            if NOT_UDP.contains(&name) {
+                let message = format!("\"{name}\" parameter is incompatible with \"udp\"");
+                return Err(Diagnostic::error(word.span, message));
+            }
+        }
+        for address in &mut self.addresses {
+            match address {
+                SockAddr::Inet(inet) => *address = SockAddr::Datagram(Box::new(*inet)),
+                _ => {
+                    let message = format!("\"udp\" is not possible for {address}");
+                    return Err(Diagnostic::error(node.span, message));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The addresses of all servers, without duplicates.

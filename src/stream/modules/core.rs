@@ -41,7 +41,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("server_name", |s, _, out| { out.extend_from_slice(s.server.name().as_bytes()); true }, "The first name of the server that handles the session."),
-    variable("protocol", |_, _, out| write!(out, "TCP").is_ok(), "The protocol of the session: TCP or UDP."),
+    variable("protocol", |s, _, out| { out.extend_from_slice(if s.is_udp() { b"UDP" } else { b"TCP" }); true }, "The protocol of the session: TCP or UDP."),
     variable("status", |s, _, out| write!(out, "{:03}", s.status).is_ok(),
         "The status of the session: 200 if it went well, 400 for a client that cannot be understood, 403 if access is denied, 500 for a fault of ours, 502 if \
          no upstream could be reached, 503 if a limit was exceeded."),

@@ -63,6 +63,8 @@ settings! {
         proxy_protocol: Setting<bool> = false,
         proxy_protocol_version: Setting<HeaderVersion> = HeaderVersion::One,
         socket_keepalive: Setting<bool> = false,
+        requests: Setting<u64> = 0,
+        responses: Setting<u64> = NO_RESPONSES,
         upload_rate: Inherit<Script>,
         download_rate: Inherit<Script>,
         ssl: Setting<bool> = false,
@@ -72,6 +74,9 @@ settings! {
         layer: Option<Arc<Layer>> => own,
     }
 }
+
+/// Stands for `proxy_responses` that is not given.
+const NO_RESPONSES: u64 = u64::MAX;
 
 const BOTH: Context = Context::IN_STREAM;
 const ONE: Arity = Arity::exactly(1);
@@ -96,6 +101,11 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("proxy_protocol", BOTH, |c| &mut c.proxy_protocol, "Sends upstreams a PROXY header that names the client."),
     one_of("proxy_protocol_version", BOTH, |c| &mut c.proxy_protocol_version, "Sets the version of that header: 1, a line of text, or 2, binary."),
     flag("proxy_socket_keepalive", BOTH, |c| &mut c.socket_keepalive, "Sends TCP keepalive probes to upstreams."),
+    number("proxy_requests", BOTH, (0, i32::MAX as u64), |c| &mut c.requests,
+        "Sets how many datagrams of a client belong to a session; the next one begins another. 0 sets no limit."),
+    number("proxy_responses", BOTH, (0, i32::MAX as u64), |c: &mut Conf| &mut c.responses,
+        "Sets how many datagrams an upstream answers with to each one of the client; the session is over when all have come. 0: none is expected.")
+        .default("no limit"),
     custom("proxy_upload_rate", BOTH, ONE, |c: &mut Conf, cx, node| rate(&mut c.upload_rate, cx, node),
         "Limits the rate at which a client's bytes are read, in bytes a second; 0 sets no limit. The value may have variables.").default("0"),
     custom("proxy_download_rate", BOTH, ONE, |c: &mut Conf, cx, node| rate(&mut c.download_rate, cx, node),
@@ -167,6 +177,16 @@ impl Conf {
         self.half_close.get()
     }
 
+    /// `proxy_requests`; 0: no limit.
+    pub fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
+    /// `proxy_responses`; `None`: any number.
+    pub fn responses(&self) -> Option<u64> {
+        Some(self.responses.get()).filter(|count| *count != NO_RESPONSES)
+    }
+
     pub fn next_upstream(&self) -> bool {
         self.next_upstream.get()
     }
@@ -195,7 +215,12 @@ impl Conf {
     pub fn connect_options(&self, session: &mut Session) -> connect::Options {
         let (fixed, is_transparent) = self.bind.as_ref().map_or((None, false), Bind::fixed);
         let own = self.bind.as_ref().and_then(|bind| bind.evaluate(session));
-        connect::Options { bind: fixed.or(own), is_transparent, probes: self.socket_keepalive.get() }
+        connect::Options {
+            bind: fixed.or(own),
+            is_transparent,
+            probes: self.socket_keepalive.get(),
+            is_datagram: session.is_udp(),
+        }
     }
 
     /// The rates of both directions: from the client, and to it.

@@ -3,6 +3,7 @@
 //! Touches: the upstream's socket, and the client's to notice that it has gone.
 //! Behaviour: nginx.org, ngx_stream_proxy_module.
 
+pub mod exchange;
 pub mod relay;
 mod target;
 
@@ -35,29 +36,72 @@ pub struct Upstream {
     by_connect: bool,
 }
 
+/// The search for a peer that serves a session.
+pub struct Search {
+    conf: &'static Conf,
+    group: Rc<GroupState>,
+    /// The terms of TLS; `None`: connections are plain.
+    terms: Option<Arc<Terms>>,
+    course: upstream::Session,
+    by_connect: bool,
+    started_ms: u64,
+}
+
 /// Connects a session to a peer of its server's upstream. Errors: the status with which the session ends.
 pub async fn connect(session: &mut Session, client: &Transport) -> Result<Box<Upstream>, u16> {
-    let conf: &'static Conf = &session.server.confs.proxy;
-    let (group, host) = target::find(session, client).await?;
-    let terms = conf.layer().map(|layer| layer.terms(session, &host));
-    session.upstream.begin_pass();
-    let mut course = upstream::Session::new(&group, conf.next_upstream_tries());
-    let selection = session.config().tables.upstream.selection(&group.group);
-    if let Some(selection) = selection {
-        course = selection.key.give(session, course);
+    let mut search = Search::begin(session, Some(client)).await?;
+    let (transport, place) = search.connect(session).await?;
+    let Search { course, by_connect, .. } = search;
+    Ok(Box::new(Upstream { transport, place, course, by_connect }))
+}
+
+impl Search {
+    /// Finds the group. `client`: the connection that may go away meanwhile.
+    pub async fn begin(session: &mut Session, client: Option<&Transport>) -> Result<Self, u16> {
+        let conf: &'static Conf = &session.server.confs.proxy;
+        let (group, host) = target::find(session, client).await?;
+        let layer = conf.layer().filter(|_| !session.is_udp());
+        let terms = layer.map(|layer| layer.terms(session, &host));
+        session.upstream.begin_pass();
+        let mut course = upstream::Session::new(&group, conf.next_upstream_tries());
+        let selection = session.config().tables.upstream.selection(&group.group);
+        if let Some(selection) = selection {
+            course = selection.key.give(session, course);
+        }
+        if std::mem::take(&mut session.values.gave_up) {
+            return Err(500);
+        }
+        if let Some(rule) = group.group.retries {
+            group.retries.earn(rule);
+        }
+        let by_connect = selection.is_some_and(|selection| selection.by_connect);
+        Ok(Self { conf, group, terms, course, by_connect, started_ms: runtime::now_ms() })
     }
-    if std::mem::take(&mut session.values.gave_up) {
-        return Err(500);
+
+    /// Connects to the next peer that can be reached. Errors: the status with which the session ends.
+    pub async fn connect(&mut self, session: &mut Session) -> Result<(Transport, Place), u16> {
+        loop {
+            let peer = self.pick(session)?;
+            let terms = (self.conf, self.terms.as_ref());
+            match attempt(session, terms, (&self.group, &peer)).await {
+                Ok((transport, place)) => {
+                    self.connected(session, &transport);
+                    return Ok((transport, place));
+                }
+                Err(Failure::Ours(status)) => return Err(status),
+                Err(Failure::Peer) => {}
+            }
+            if !self.goes_on(session) {
+                return Err(502);
+            }
+        }
     }
-    if let Some(rule) = group.group.retries {
-        group.retries.earn(rule);
-    }
-    let started_ms = runtime::now_ms();
-    loop {
-        let picked = course.pick(runtime::now_ms());
-        if let Some(ejection) = course.take_ejection() {
+
+    fn pick(&mut self, session: &mut Session) -> Result<Rc<Peer>, u16> {
+        let picked = self.course.pick(runtime::now_ms());
+        if let Some(ejection) = self.course.take_ejection() {
             let (seconds, reason) = (ejection.time_ms / 1000, ejection.reason);
-            let (peer, name) = (&ejection.peer.name, &group.group.name);
+            let (peer, name) = (&ejection.peer.name, &self.group.group.name);
             log::warn!(
                 session.logger(),
                 &*session,
@@ -65,32 +109,31 @@ pub async fn connect(session: &mut Session, client: &Transport) -> Result<Box<Up
             );
         }
         let Some(peer) = picked else {
-            session.upstream.begin(None, &group).status = 502;
+            session.upstream.begin(None, &self.group).status = 502;
             session.upstream.action = Some(Action::Connecting);
             log::error!(session.logger(), &*session, "no live upstreams");
             return Err(502);
         };
-        session.upstream.begin(Some(Rc::clone(&peer)), &group);
+        session.upstream.begin(Some(Rc::clone(&peer)), &self.group);
         session.upstream.action = Some(Action::Connecting);
-        match attempt(session, (conf, terms.as_ref()), (&group, &peer)).await {
-            Ok((transport, place)) => {
-                let by_connect = selection.is_some_and(|selection| selection.by_connect);
-                let mut upstream = Box::new(Upstream { transport, place, course, by_connect });
-                upstream.connected(session);
-                return Ok(upstream);
-            }
-            Err(Failure::Ours(status)) => return Err(status),
-            Err(Failure::Peer) => {}
-        }
+        Ok(peer)
+    }
+
+    /// The peer has failed. True if another one may be tried.
+    pub fn goes_on(&mut self, session: &mut Session) -> bool {
         session.upstream.last().status = 502;
         session.upstream.end();
-        if course.finish(Outcome::Failed, runtime::now_ms()) {
-            log::warn!(session.logger(), &*session, "upstream server temporarily disabled");
-        }
-        let limit_ms = conf.next_upstream_timeout_ms();
-        let is_late = limit_ms > 0 && runtime::now_ms().saturating_sub(started_ms) >= limit_ms;
-        if course.tries_left() == 0 || !conf.next_upstream() || is_late || !retries(session, &group) {
-            return Err(502);
+        self.fail(session);
+        let limit_ms = self.conf.next_upstream_timeout_ms();
+        let is_late = limit_ms > 0 && runtime::now_ms().saturating_sub(self.started_ms) >= limit_ms;
+        let may_go_on = self.course.tries_left() > 0 && self.conf.next_upstream() && !is_late;
+        may_go_on && retries(session, &self.group)
+    }
+
+    /// Counts a failure of the peer.
+    pub fn fail(&mut self, session: &Session) {
+        if self.course.finish(Outcome::Failed, runtime::now_ms()) {
+            log::warn!(session.logger(), session, "upstream server temporarily disabled");
         }
     }
 }
@@ -180,9 +223,9 @@ async fn secure(
     })
 }
 
-impl Upstream {
+impl Search {
     /// The connection is there: the log and the balancer hear of it.
-    fn connected(&mut self, session: &mut Session) {
+    fn connected(&mut self, session: &mut Session, transport: &Transport) {
         let attempt = session.upstream.last();
         attempt.status = 200;
         self.course.note_connected();
@@ -192,12 +235,13 @@ impl Upstream {
         }
         session.upstream.action = None;
         session.action = "proxying connection";
-        let local = self.transport.local_addr();
+        let local = transport.local_addr();
         let name = session.upstream.peer_name().unwrap_or_default().to_owned();
         log::info!(
             session.logger(),
             &Plain(session),
-            "proxy {} connected to {name}",
+            "{}proxy {} connected to {name}",
+            if session.is_udp() { "udp " } else { "" },
             local.map_or_else(String::new, |local| local.to_string())
         );
     }

@@ -17,7 +17,10 @@ use crate::upstream::trace::Action;
 
 /// Finds the group, and the host that it is written as. Errors: 500 for a value that is no destination and for a name that does not resolve, as in
 /// nginx; 200 for a client that leaves during a lookup.
-pub async fn find(session: &mut Session, client: &Transport) -> Result<(Rc<GroupState>, String), u16> {
+pub async fn find(
+    session: &mut Session,
+    client: Option<&Transport>,
+) -> Result<(Rc<GroupState>, String), u16> {
     let upstreams = &session.worker.upstreams;
     match session.server.confs.proxy.pass() {
         Some(Pass::Fixed { group, name }) => {
@@ -45,7 +48,7 @@ fn refused(session: &Session, why: &str) -> u16 {
 /// Waits until the names of a group that are followed have been looked up once.
 async fn settled(
     session: &mut Session,
-    client: &Transport,
+    client: Option<&Transport>,
     group: &Rc<GroupState>,
 ) -> Result<Rc<GroupState>, u16> {
     if let Some(names) = group.names.as_ref().filter(|names| !names.are_settled() && group.is_empty()) {
@@ -58,7 +61,7 @@ async fn settled(
 
 async fn evaluated(
     session: &mut Session,
-    client: &Transport,
+    client: Option<&Transport>,
     target: Destination,
     is_literal: bool,
 ) -> Result<Rc<GroupState>, u16> {
