@@ -389,7 +389,7 @@ fn a_body_in_chunks_gets_a_length_unless_it_is_streamed() {
     let conf = "fastcgi_param CONTENT_LENGTH $content_length if_not_empty; fastcgi_pass_request_headers off; \
                 fastcgi_request_buffering off;";
     let seen = passed(conf, start, BodyLength::Chunked, move |client, upstream| {
-        client.sends(&chunks[..8]).sends(&chunks[8..]);
+        client.sends(&chunks[..8]).pauses().sends(&chunks[8..]);
         upstream.sends(&answer());
     });
     let expected = [record(4, b"", 0), record(5, b"abc", 0), record(5, b"de", 0), record(5, b"", 0)].concat();
