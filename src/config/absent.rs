@@ -36,7 +36,7 @@ const fn foreign(name: &'static str, names: &'static [&'static str], help: &'sta
 }
 
 const TAKE_OUT: &str = "responses are passed on unchanged: remove this line";
-const BACKENDS: &str = "\"proxy_pass\" to a backend that speaks HTTP/1.1 is the only way to a backend";
+const BACKENDS: &str = "a backend must speak HTTP/1.1, FastCGI, uwsgi, SCGI or memcached's protocol";
 const TO_ELSEWHERE: &str = "only \"http\" and \"stream\" are supported: leave this block to another program";
 const UNPROTECTED: &str = "this access control is not available: do not serve what this line protects";
 const FOREIGN: &str = "a third-party module that is not available: remove this line";
