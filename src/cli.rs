@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::config::needs::Total;
 use crate::config::{self, Severity, Span, Tree, convert, render};
 use crate::ctl;
-use crate::cycle::{self, Config, Loaded, Source, default_pid};
+use crate::cycle::{self, Config, Embedded, Loaded, Source, default_pid};
 use crate::log;
 use crate::master::{pid, problem};
 use crate::net::tls::watch;
@@ -51,6 +51,8 @@ Options:
   --format=json : with -t: print the findings as JSON
   --strict      : with -t: treat warnings as errors
   --convert file: print a configuration in the other syntax, TOML or nginx's
+  --listen port : balance TCP connections to this port or address, which may be repeated,
+  --upstream address: between these servers; prints the configuration that this stands for
   --pid-path    : print the path of the pid file, even if the configuration has errors
 
   ctl command   : show and change what runs, through the control socket; see pronghorn ctl help
@@ -80,6 +82,8 @@ pub struct Options {
     pub globals: Vec<String>,
     /// `-l`: the control socket.
     pub control: Option<String>,
+    /// The configuration that `--listen` and `--upstream` stand for.
+    balancer: Option<&'static str>,
     /// The words after `ctl`.
     pub words: Vec<String>,
     pub quiet: bool,
@@ -98,12 +102,14 @@ impl Options {
             error_log: None,
             globals: Vec::new(),
             control: None,
+            balancer: None,
             words: Vec::new(),
             quiet: false,
             effective: false,
             json: false,
             strict: false,
         };
+        let (mut listens, mut upstreams) = (Vec::new(), Vec::new());
         let mut parser = lexopt::Parser::from_args(arguments);
         while let Some(argument) = parser.next().map_err(|error| format!("invalid option: {error}"))? {
             match argument {
@@ -131,6 +137,8 @@ impl Options {
                     options.action = Action::Convert;
                     options.conf = Some(text(&mut parser, "--convert")?.into());
                 }
+                Arg::Long("listen") => listens.push(word(&mut parser, "--listen")?),
+                Arg::Long("upstream") => upstreams.push(word(&mut parser, "--upstream")?),
                 Arg::Long("pid-path") => options.action = Action::PidPath,
                 Arg::Value(value) if value == "ctl" => {
                     options.action = Action::Ctl;
@@ -144,11 +152,22 @@ impl Options {
                 Arg::Value(value) => return Err(format!("invalid option: \"{}\"", value.to_string_lossy())),
             }
         }
+        options.balancer = balancer(&listens, &upstreams)?;
         Ok(options)
     }
 
     /// The configuration to read: the file named by `-c`, else the default one, else the demonstration.
     pub fn source(&self) -> Source {
+        if let Some(text) = self.balancer {
+            return Source {
+                path: "command-line.conf".into(),
+                prefix: std::env::temp_dir(),
+                globals: self.globals.clone(),
+                error_log: self.error_log.clone(),
+                embedded: Some(Embedded { text, is_demo: false }),
+                control: self.control.clone(),
+            };
+        }
         let path = match &self.conf {
             Some(path) => path.clone(),
             None => ["pronghorn.conf", "pronghorn.toml"]
@@ -164,7 +183,7 @@ impl Options {
             prefix: if is_missing { std::env::temp_dir() } else { self.prefix.clone() },
             globals: self.globals.clone(),
             error_log: self.error_log.clone(),
-            embedded: is_missing.then_some(DEMO),
+            embedded: is_missing.then_some(Embedded { text: DEMO, is_demo: true }),
             control: self.control.clone(),
         }
     }
@@ -175,6 +194,37 @@ fn text(parser: &mut lexopt::Parser, option: &str) -> Result<String, String> {
     value
         .into_string()
         .map_err(|value| format!("option \"{option}\": \"{}\" is not UTF-8", value.to_string_lossy()))
+}
+
+/// A value that becomes a word of a configuration.
+fn word(parser: &mut lexopt::Parser, option: &str) -> Result<String, String> {
+    let word = text(parser, option)?;
+    let is_bad =
+        |byte: u8| byte.is_ascii_whitespace() || byte.is_ascii_control() || b"\"'\\;{}$#".contains(&byte);
+    if word.is_empty() || word.bytes().any(is_bad) {
+        return Err(format!("invalid option: \"{option} {word}\": write an address and a port"));
+    }
+    Ok(word)
+}
+
+/// The configuration that balances TCP connections to these addresses between these servers.
+fn balancer(listens: &[String], upstreams: &[String]) -> Result<Option<&'static str>, String> {
+    match (listens, upstreams) {
+        ([], []) => return Ok(None),
+        ([], _) => return Err("option \"--upstream\" requires \"--listen\"".to_owned()),
+        (_, []) => return Err("option \"--listen\" requires \"--upstream\"".to_owned()),
+        _ => {}
+    }
+    let lines = |name: &str, words: &[String]| -> String {
+        words.iter().map(|word| format!("        {name} {word};\n")).collect()
+    };
+    let (listens, servers) = (lines("listen", listens), lines("server", upstreams));
+    let text = format!(
+        "daemon off;\nworker_processes auto;\nerror_log stderr notice;\n\nevents {{\n    worker_connections 4096;\n}}\n\n\
+         stream {{\n    upstream servers {{\n        zone servers 64k;\n{servers}    }}\n\n    server {{\n{listens}        \
+         proxy_pass servers;\n    }}\n}}\n"
+    );
+    Ok(Some(Box::leak(text.into_boxed_str())))
 }
 
 fn signal_number(name: &str) -> Result<i32, String> {
@@ -194,7 +244,10 @@ fn absolute(path: &str) -> PathBuf {
 /// Runs the actions that need no daemon, and returns the exit code. `None`: start the daemon.
 pub fn run(options: &Options) -> Option<i32> {
     match options.action {
-        Action::Serve => None,
+        Action::Serve => {
+            options.balancer.iter().for_each(terminal::show);
+            None
+        }
         Action::Help => {
             terminal::tell(format_args!("pronghorn version: pronghorn/{}", env!("CARGO_PKG_VERSION")));
             terminal::tell(HELP.replace("PREFIX", PREFIX));

@@ -32,10 +32,10 @@ _pronghorn() {
             mapfile -t COMPREPLY < <(compgen -f -- "$word")
             return
             ;;
-        -g) return ;;
+        -g | --listen | --upstream) return ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W '-? -h -v -V -t -T -q -s -p -e -c -g -l ctl
-        --effective --format= --strict --convert --pid-path' -- "$word")
+        --effective --format= --strict --convert --pid-path --listen --upstream' -- "$word")
     if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]]; then
         compopt -o nospace 2>/dev/null
     fi

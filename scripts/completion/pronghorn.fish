@@ -16,6 +16,8 @@ complete -c pronghorn -l effective -d 'With -T: print the settings in force, and
 complete -c pronghorn -l format -x -a 'text json' -d 'With -t: format of the findings'
 complete -c pronghorn -l strict -d 'With -t: treat warnings as errors'
 complete -c pronghorn -l convert -r -F -d 'Print a configuration in the other syntax'
+complete -c pronghorn -l listen -x -d 'Balance TCP connections to this port'
+complete -c pronghorn -l upstream -x -d 'Between these servers'
 complete -c pronghorn -l pid-path -d 'Print the path of the pid file'
 complete -c pronghorn -n 'not __fish_seen_subcommand_from ctl' -a ctl -d 'Show and change what runs'
 complete -c pronghorn -n '__fish_seen_subcommand_from ctl' -a 'list add set weigh drain disable enable remove diff processes reload status help'

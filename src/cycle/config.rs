@@ -282,7 +282,7 @@ mod tests {
             prefix: std::env::temp_dir(),
             globals: Vec::new(),
             error_log: None,
-            embedded: Some(text),
+            embedded: Some(crate::cycle::Embedded { text, is_demo: false }),
             control: None,
         };
         let loaded = crate::cycle::read(&source, true);

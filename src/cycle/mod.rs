@@ -9,7 +9,7 @@ mod source;
 
 pub use config::Config;
 pub use settings::{Settings, default_pid};
-pub use source::{Compiled, Draft, Loaded, Source, early_log, read, read_tree};
+pub use source::{Compiled, Draft, Embedded, Loaded, Source, early_log, read, read_tree};
 
 use std::path::PathBuf;
 

@@ -34,10 +34,18 @@ pub struct Source {
     pub globals: Vec<String>,
     /// `-e`: the error log of a configuration that names none.
     pub error_log: Option<String>,
-    /// The text itself, for the demonstration that is built in.
-    pub embedded: Option<&'static str>,
+    /// The text itself, if it is in no file.
+    pub embedded: Option<Embedded>,
     /// `-l`: the control socket, instead of the one that the configuration names.
     pub control: Option<String>,
+}
+
+/// A configuration that is in no file.
+#[derive(Clone, Copy, Debug)]
+pub struct Embedded {
+    pub text: &'static str,
+    /// It is the demonstration that is built in; otherwise the command line stands for it.
+    pub is_demo: bool,
 }
 
 /// The outcome of reading: the tree for messages, the findings, and the configuration unless there were errors.
@@ -118,7 +126,7 @@ pub fn read_tree(source: &Source) -> (Tree, Diagnostics) {
         data_blocks: http::modules::DATA_BLOCKS,
     };
     match source.embedded {
-        Some(text) => load_text(&source.path.to_string_lossy(), text, &options),
+        Some(Embedded { text, .. }) => load_text(&source.path.to_string_lossy(), text, &options),
         None => load(&source.path, &options),
     }
 }

@@ -42,7 +42,7 @@ pub fn start(
     };
     if !open(&cycle, slots, &loaded.tree, &tell) {
         pid_file.iter().for_each(PidFile::give_up);
-        if source.embedded.is_some() {
+        if source.embedded.is_some_and(|embedded| embedded.is_demo) {
             terminal::tell(format_args!(
                 "pronghorn: the demonstration needs its ports: stop what listens there, or copy conf/demo.conf, \
                  change them and start it with \"-c\""

@@ -105,7 +105,8 @@ impl Master {
         if let Some(starter) = self.starter.take() {
             starter.ready();
         }
-        if self.start.source.embedded.is_some() && self.supervisor.generation() == 1 {
+        let is_demo = self.start.source.embedded.is_some_and(|embedded| embedded.is_demo);
+        if is_demo && self.supervisor.generation() == 1 {
             self.print_addresses();
         }
     }

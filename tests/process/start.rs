@@ -1,9 +1,14 @@
 //! Starting: in the foreground, as a daemon, with directives on the command line.
 
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
 use nix::sys::signal::Signal;
 
-use crate::support::daemon::is_stand_in;
-use crate::support::{Setup, get, process};
+use crate::support::daemon::{binary, is_stand_in, send};
+use crate::support::{Origin, Setup, get, port, process, wait_for};
 
 const CONF: &str = r#"
 worker_processes 2;
@@ -73,6 +78,50 @@ fn the_version_and_the_help_are_told() {
         assert!(text.contains(flag), "no {flag} in {text}");
     }
     assert_eq!(setup.run(&["--no-such-option"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_balancer_needs_no_configuration_file() {
+    if is_stand_in() {
+        return;
+    }
+    let (one, two) = (Origin::saying("one"), Origin::saying("two"));
+    let address = format!("127.0.0.1:{}", port::free());
+    let (first, second) = (one.address(), two.address());
+    let words = ["--listen", &address, "--upstream", &first, "--upstream", &second];
+    let mut child = Command::new(binary())
+        .args(words)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let texts = wait_for("both servers to be asked", || {
+        TcpStream::connect(&address).ok()?;
+        let number = address.rsplit(':').next()?.parse().ok()?;
+        let texts: BTreeSet<String> = (0..4).map(|_| get(number, "/").text()).collect();
+        (texts.len() == 2).then_some(texts)
+    });
+    assert_eq!(texts.into_iter().collect::<Vec<_>>(), ["one", "two"]);
+    send(i32::try_from(child.id()).expect("a pid"), Signal::SIGTERM);
+    let mut shown = String::new();
+    child.stdout.take().expect("a pipe").read_to_string(&mut shown).expect("text");
+    assert!(child.wait().expect("it ends").success());
+    assert!(shown.contains(&format!("server {second};")) && shown.contains("proxy_pass servers;"), "{shown}");
+    // The text is a configuration.
+    let file = Setup::new("").bare().file("shown.conf", &shown);
+    let path = file.folder().join("shown.conf");
+    let output = Command::new(binary()).args(["-q", "-t", "-c"]).arg(&path).output().expect("it runs");
+    assert!(output.status.success(), "{output:?}");
+
+    for (words, text) in [
+        (&["--listen", "5432"][..], "requires \"--upstream\""),
+        (&["--upstream", "127.0.0.1:1"], "requires \"--listen\""),
+        (&["--listen", "1; daemon on", "--upstream", "127.0.0.1:1"], "invalid option"),
+    ] {
+        let output = Command::new(binary()).args(words).output().expect("it runs");
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && err.contains(text), "{words:?}: {err}");
+    }
 }
 
 #[test]
