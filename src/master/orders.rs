@@ -79,10 +79,20 @@ impl Orders {
             Some(fd) => sealed::read(fd, STATE_BYTES_MAX).map(|bytes| bytes.to_vec()).ok(),
             None => state.as_deref().and_then(read_state),
         };
-        orders.edits = parse(&text.unwrap_or_default(), state.as_deref());
+        let is_whole;
+        (orders.edits, is_whole) = parse(&text.unwrap_or_default(), state.as_deref());
+        if let Some(path) = state.as_deref().filter(|_| !is_whole) {
+            set_aside(path);
+        }
         forgotten(&config.apply_edits(&mut orders.edits));
         orders.use_state(state);
         orders
+    }
+
+    /// Leaves the state file to the next binary, which replaces it. If that one ends, the next change writes it anew:
+    /// the file that is open here has no name any more.
+    pub fn leave_state(&mut self) {
+        self.state = None;
     }
 
     /// The changes in sealed memory, for the next binary.
@@ -413,20 +423,37 @@ fn read_state(path: &Path) -> Option<Vec<u8>> {
         Ok(bytes) => Some(bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
-            let (path, cause) = (path.display(), log::Cause(&error));
+            let (shown, cause) = (path.display(), log::Cause(&error));
             log::alert!(
                 log::process(),
                 &(),
-                "reading the state file \"{path}\" failed {cause}: upstreams are as configured"
+                "reading the state file \"{shown}\" failed {cause}: upstreams are as configured"
             );
+            set_aside(path);
             None
         }
     }
 }
 
-/// The differences in a state file. A line that is none is reported and left out.
-fn parse(text: &[u8], path: Option<&Path>) -> Edits {
+/// Keeps a state file of which something could not be used under another name, before it is written anew.
+fn set_aside(path: &Path) {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".old");
+    match std::fs::rename(path, &name) {
+        Ok(()) => {
+            log::warn!(log::process(), &(), "the state file is kept as \"{}\"", Path::new(&name).display())
+        }
+        Err(error) => {
+            let (path, cause) = (path.display(), log::Cause(&error));
+            log::alert!(log::process(), &(), "rename() of the state file \"{path}\" failed {cause}");
+        }
+    }
+}
+
+/// The differences in a state file, and whether that is all of it. A line that is none is reported and left out.
+fn parse(text: &[u8], path: Option<&Path>) -> (Edits, bool) {
     let mut edits = Edits::default();
+    let mut is_whole = true;
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         if line.is_empty() {
             continue;
@@ -434,6 +461,7 @@ fn parse(text: &[u8], path: Option<&Path>) -> Edits {
         match serde_json::from_slice::<Difference>(line) {
             Ok(difference) => _ = edits.remember(difference),
             Err(error) => {
+                is_whole = false;
                 let path = path.unwrap_or(Path::new("")).display();
                 let number = index + 1;
                 log::alert!(
@@ -444,7 +472,7 @@ fn parse(text: &[u8], path: Option<&Path>) -> Edits {
             }
         }
     }
-    edits
+    (edits, is_whole)
 }
 
 fn text(edits: &Edits) -> Vec<u8> {

@@ -82,6 +82,7 @@ impl Master {
             Ok(successor) => {
                 log::notice!(log::process(), &(), "start new binary process {}", successor.pid);
                 self.successor = Some(successor);
+                self.orders.leave_state();
             }
             Err(error) => {
                 let cause = log::Cause(&error);

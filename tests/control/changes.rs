@@ -153,6 +153,39 @@ fn changes_outlive_a_reload_an_upgrade_and_a_restart() {
 }
 
 #[test]
+fn a_change_after_an_upgrade_that_was_undone_outlives_a_restart() {
+    if is_stand_in() {
+        return;
+    }
+    let (one, two) = (Origin::saying("one"), Origin::saying("two"));
+    let daemon = Setup::new(CONF).set("ORIGIN", one.address()).level("notice").in_background().start();
+    let new = upgrade(&daemon);
+    send(new, Signal::SIGQUIT);
+    wait_for("the new master to end", || (!process::is_alive(new)).then_some(()));
+    let body = json!({ "server": two.address() }).to_string();
+    wait_for("the old master to notice", || {
+        (control(&daemon, "POST", SERVERS, &body).status == 201).then_some(())
+    });
+    assert!(daemon.read("state").contains(&two.address()), "{}", daemon.read("state"));
+}
+
+#[test]
+fn a_damaged_state_file_is_kept_and_its_good_lines_count() {
+    if is_stand_in() {
+        return;
+    }
+    let (one, two) = (Origin::saying("one"), Origin::saying("two"));
+    let good = format!(r#"{{"upstream":"u","change":"add","server":"{}"}}"#, two.address());
+    let text = format!("{good}\nnonsense\n");
+    let setup = Setup::new(CONF).set("ORIGIN", one.address()).level("notice").file("state", &text);
+    let daemon = setup.start();
+    assert_eq!(servers(&daemon, "u"), [one.address(), two.address()]);
+    assert_eq!(daemon.read("state.old"), text);
+    assert_eq!(daemon.read("state"), format!("{good}\n"));
+    assert!(daemon.log().contains("line 2 of the state file"), "{}", daemon.log());
+}
+
+#[test]
 fn a_reload_forgets_what_the_configuration_contradicts() {
     if is_stand_in() {
         return;
