@@ -145,7 +145,7 @@ pub static MAIN: &[Row] = &[
         .default("logs/error.log error, or stderr if the prefix has no logs directory"),
     custom("control", Context::MAIN, Arity::between(1, 2), control,
         "Opens a unix socket at which `pronghorn ctl`, and tools written for the control API of nginx and the API of nginx Plus, see and change what runs. \
-         mode= sets the permissions of its file, 0660 by default. Whoever may connect may change everything.").default("none"),
+         mode= sets the permissions of its file, 0660 by default. Every user who may connect may change everything.").default("none"),
     text("control_state", Context::MAIN, |s: &mut Settings| &mut s.control_state,
         "Names the file in which changes to upstreams survive a restart; without it they survive reloads and upgrades only.").default("none"),
     custom("load_module", Context::MAIN, Arity::exactly(1), load_module,

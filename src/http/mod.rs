@@ -147,11 +147,11 @@ pub struct Worker {
     pub resolvers: Rc<Resolvers>,
     /// Where the orders of operators go.
     pub desk: Desk,
-    /// What the control interface shows besides this worker; set once, if there is anything.
+    /// The things that the control interface shows besides this worker; set once, if there is anything.
     pub shown: OnceCell<Shown>,
 }
 
-/// What the control interface shows and changes.
+/// The things that the control interface shows and changes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shown {
     /// The worker whose upstreams it is about; `None`: the one that is asked.
@@ -159,7 +159,7 @@ pub struct Shown {
     pub stream: Option<Streams>,
 }
 
-/// What it shows of the `stream` block.
+/// The part of it that is about the `stream` block.
 #[derive(Clone, Copy, Debug)]
 pub struct Streams {
     pub upstreams: &'static Upstreams,

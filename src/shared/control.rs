@@ -31,7 +31,7 @@ pub enum Order {
     Differences,
 }
 
-/// Whoever gave an order, for the log.
+/// The process that gave an order, for the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Operator {
     /// The process and user at the other end of a unix socket; 0 for other connections.

@@ -68,7 +68,7 @@ impl BlockConf for Conf {
     }
 }
 
-/// What the whole block has to say about its locations.
+/// The facts about all locations of the `http` block.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Table {
     /// Some location lets clients change something.
@@ -141,7 +141,7 @@ fn upstreams(request: &Request, part: Part) -> Option<&'static Upstreams> {
     }
 }
 
-/// What documents are made of, on another thread.
+/// The values from which documents are made, on another thread.
 struct Source {
     config: &'static Config,
     part: Part,
@@ -209,7 +209,7 @@ fn ordered(
     Work { run: Box::pin(run), lane: Lane::Files }.into()
 }
 
-/// Whoever gives orders over this connection.
+/// The operator at the other end of the connection.
 fn operator(request: &Request) -> Operator {
     let peer = request.connection.probe.and_then(Probe::peer_credentials);
     peer.map_or(Operator::UNKNOWN, |(pid, uid)| Operator { pid, uid })

@@ -151,7 +151,7 @@ fn found(request: &Request, upstream: (Part, &str), id: &str) -> Result<Server, 
     group.servers.get(position).map(|server| Server::clone(server)).ok_or(&NO_SERVER)
 }
 
-/// What the path of a request names.
+/// The server, or the list of servers, in the path of a request.
 struct Target {
     part: Part,
     upstream: Box<str>,
