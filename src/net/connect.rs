@@ -107,6 +107,9 @@ pub async fn connect(address: &Address, options: &Options) -> io::Result<Transpo
     }
     let io = Io::connecting(fd)?;
     io.writable().await?;
-    socket::take_error(io.as_fd())?;
+    // A failure comes with an error event; without one there is nothing to ask the kernel for.
+    if io.is_hung_up() {
+        socket::take_error(io.as_fd())?;
+    }
     Ok(io.into())
 }

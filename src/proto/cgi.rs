@@ -50,9 +50,9 @@ pub fn variable_name(field: &[u8], out: &mut Vec<u8>) {
 /// True if this field becomes that variable.
 pub fn is_variable_of(variable: &[u8], field: &[u8]) -> bool {
     let same = |(one, other): (&u8, &u8)| *one == variable_byte(*other);
-    variable
-        .strip_prefix(FIELD_PREFIX)
-        .is_some_and(|rest| rest.len() == field.len() && rest.iter().zip(field).all(same))
+    // Most fields differ in length already.
+    variable.len() == FIELD_PREFIX.len() + field.len()
+        && variable.strip_prefix(FIELD_PREFIX).is_some_and(|rest| rest.iter().zip(field).all(same))
 }
 
 fn variable_byte(byte: u8) -> u8 {

@@ -6,6 +6,7 @@
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::base::network;
 use crate::log::{self, format};
 use crate::net::tls::Info;
 use crate::net::transport::Probe;
@@ -81,6 +82,11 @@ fn decimal(value: u64, out: Out) -> bool {
     text(itoa::Buffer::new().format(value).as_bytes(), out)
 }
 
+fn address(ip: IpAddr, out: Out) -> bool {
+    network::write_ip(ip, out);
+    true
+}
+
 fn port(port: Option<u16>, out: Out) -> bool {
     match port {
         Some(port) if port != 0 => decimal(u64::from(port), out),
@@ -90,14 +96,14 @@ fn port(port: Option<u16>, out: Out) -> bool {
 
 fn server_addr<S: Connected>(scope: &mut S, _: &Argument, out: Out) -> bool {
     match scope.local().ip() {
-        Some(ip) => write!(out, "{ip}").is_ok(),
+        Some(ip) => address(ip, out),
         None => write!(out, "{}", scope.local()).is_ok(),
     }
 }
 
 fn remote_addr<S: Connected>(scope: &mut S, _: &Argument, out: Out) -> bool {
     match scope.peer().ip() {
-        Some(ip) => write!(out, "{ip}").is_ok(),
+        Some(ip) => address(ip, out),
         None => text(b"unix:", out),
     }
 }

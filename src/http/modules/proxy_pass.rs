@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::base::network;
 use crate::config::directive::custom;
 use crate::config::inherit::{duplicate, own};
 use crate::config::{Arity, Context, Diagnostic, Node, Span, Word, settings};
@@ -382,7 +383,7 @@ fn add_x_forwarded_for(request: &Request, out: &mut Vec<u8>) {
         }
     }
     match request.connection.peer.ip() {
-        Some(ip) => out.extend_from_slice(ip.to_string().as_bytes()),
+        Some(ip) => network::write_ip(ip, out),
         None => out.extend_from_slice(b"unix:"),
     }
 }

@@ -26,18 +26,15 @@ pub struct Param {
     keeps_empty: bool,
     /// Its value contains the request's path, or the script in it.
     follows_uri: bool,
+    /// A client's field could become it.
+    is_field: bool,
+    /// It is there only so that the client's field is not passed on: as in nginx, a variable of a field with the value "".
+    only_replaces: bool,
 }
 
 impl Param {
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// True if it is there only so that the client's field is not passed on: as in nginx, a variable of a field with the
-    /// value "".
-    fn only_replaces(&self) -> bool {
-        self.value.as_text() == Some(b"")
-            && self.name.as_bytes().strip_prefix(cgi::FIELD_PREFIX).is_some_and(|field| !field.is_empty())
     }
 
     /// True if the client's path decides its value.
@@ -57,13 +54,16 @@ pub fn push(list: &mut Vec<Param>, cx: &mut Cx, node: &Node) -> Result<(), Diagn
     let is_path =
         |name: &str| matches!(name, "fastcgi_script_name" | "uri" | "document_uri" | "request_filename");
     let follows_uri = value::names(node.arg(1)).any(is_path);
-    list.push(Param { name: node.arg(0).into(), value, keeps_empty, follows_uri });
+    let name: Box<str> = node.arg(0).into();
+    let is_field = name.as_bytes().strip_prefix(cgi::FIELD_PREFIX).is_some_and(|field| !field.is_empty());
+    let only_replaces = is_field && value.as_text() == Some(b"");
+    list.push(Param { name, value, keeps_empty, follows_uri, is_field, only_replaces });
     Ok(())
 }
 
 /// Writes the parameters of the configuration, then the client's fields.
 pub fn write(request: &mut Request, params: &'static [Param], pairs: &mut impl Pairs) {
-    for param in params.iter().filter(|param| !param.only_replaces()) {
+    for param in params.iter().filter(|param| !param.only_replaces) {
         let value = |out: &mut Vec<u8>| param.value.evaluate(request, out);
         pairs.push(param.name.as_bytes(), param.keeps_empty, value);
     }
@@ -82,7 +82,7 @@ pub fn unsendable(why: &Unsendable) -> Error {
 fn write_fields(request: &Request, params: &[Param], pairs: &mut impl Pairs) {
     let data = request.input.data();
     let fields = &request.head.fields;
-    let is_set = |name: &[u8]| params.iter().any(|param| param.name.as_bytes() == name);
+    let is_set = |name: &[u8]| params.iter().any(|param| param.is_field && param.name.as_bytes() == name);
     let mut same = Same::new(fields, data);
     let mut variable = Vec::with_capacity(64);
     for (index, field) in fields.iter().enumerate() {
