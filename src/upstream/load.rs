@@ -57,10 +57,19 @@ impl Load {
         self.advised.map_or(weight, |place| weight.saturating_mul(i64::from(place.advice().percent)))
     }
 
-    /// The weight without the part that a slow start holds back.
+    /// The weight without the part that a slow start holds back, and without what the peer's agent takes of it: to be
+    /// compared with those of other peers of the list.
     #[inline]
     pub fn present_weight(&self) -> i64 {
-        self.permitted.get()
+        self.advised(self.permitted.get())
+    }
+
+    /// False for as many of all numbers as the peer's agent takes of its weight. `number` is uniform over all 64 bits.
+    #[inline]
+    pub fn accepts(&self, number: u64) -> bool {
+        self.advised.is_none_or(|place| {
+            (u128::from(number) * PERCENTS as u128) >> 64 < u128::from(place.advice().percent)
+        })
     }
 
     /// Sets the part of the weight that counts at present; at least 1.

@@ -118,7 +118,7 @@ pub(super) fn pick(eligible: &Eligible<'_>, cursor: &mut Cursor, bounded_x1000: 
         let free = owners.iter().filter_map(|&index| Some((index as usize, eligible.get(index as usize)?)));
         match &bound {
             Some(bound) if full_left > 0 && free.clone().next().is_some() => {
-                let below = free.filter(|(_, load)| bound.permits(load.conns(), load.weight));
+                let below = free.filter(|(_, load)| bound.permits(load.conns(), load.present_weight()));
                 if let Some(index) = round_robin::among(eligible, below) {
                     return Some(index);
                 }
@@ -151,7 +151,7 @@ impl Bound {
         let (mut conns, mut weight) = (1, 0);
         for (_, load) in eligible.iter() {
             conns += i128::from(load.conns());
-            weight += i128::from(load.weight);
+            weight += i128::from(load.present_weight());
         }
         Self { conns, weight, factor_x1000: factor_x1000.into() }
     }

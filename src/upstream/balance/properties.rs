@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{By, Cursor, Eligible, Method, Time, Tried};
 use crate::net::address;
-use crate::shm::peers::Word;
+use crate::shm::peers::{Advice, Word};
 use crate::upstream::group::{Group, Keepalive};
 use crate::upstream::peer::{InUse, Server};
 use crate::upstream::state::GroupState;
@@ -163,6 +163,32 @@ fn every_balancer_gives_idle_peers_their_weights() {
         if exact || matches!(method, Method::Random { .. }) {
             assert_shares(&counts, &WEIGHTS, if exact { 0.0 } else { 0.2 });
         }
+    }
+}
+
+#[test]
+fn every_balancer_heeds_what_an_agent_says_of_the_weight() {
+    for (index, method) in [
+        Method::RoundRobin,
+        Method::LeastConn,
+        Method::LeastTime { time: Time::Header, inflight: false },
+        Method::Random { two: None },
+        Method::Random { two: Some(By::Conns) },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("properties.agent.{index}");
+        let mut group =
+            Group::with(("", &name), vec![server(0, 1), server(1, 1)], method, Keepalive::default(), true);
+        group.has_agent = true;
+        let state = GroupState::new(Arc::new(group));
+        let place = state.set().levels[0].peers[0].shared.place.expect("room");
+        place.set_advice(Advice { percent: 25, ..Advice::default() });
+        let held: Vec<(usize, InUse)> =
+            (0..500).map(|_| pick(&state, "")).map(|index| (index, open(&state, index))).collect();
+        let first = held.iter().filter(|(index, _)| *index == 0).count();
+        assert!((70..=130).contains(&first), "{method:?}: {first} of 500 instead of 100");
     }
 }
 

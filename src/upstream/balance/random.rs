@@ -20,7 +20,8 @@ pub(super) fn pick(eligible: &Eligible<'_>, cursor: &mut Cursor, two: Option<By>
     let mut first = None;
     while cursor.may_try() {
         let index = eligible.at_random_weight(number());
-        if first == Some(index) || !eligible.has(index) {
+        let is_accepted = || eligible.load(index).is_some_and(|load| load.accepts(number()));
+        if first == Some(index) || !eligible.has(index) || !is_accepted() {
             cursor.tries += 1;
             continue;
         }
@@ -43,19 +44,23 @@ fn better(eligible: &Eligible<'_>, by: By, first: usize, second: usize) -> usize
             (cost(first, one), cost(second, other))
         }
     };
-    if least_conn::is_more(other_cost, other.weight, cost, one.weight) { first } else { second }
+    if least_conn::is_more(other_cost, other.present_weight(), cost, one.present_weight()) {
+        first
+    } else {
+        second
+    }
 }
 
 /// `chosen`, or a peer that has lost a connection lately and has fewer.
 fn best(eligible: &Eligible<'_>, by: By, chosen: usize) -> usize {
     let (By::Conns, Some(load)) = (by, eligible.load(chosen)) else { return chosen };
-    let mut least = (chosen, load.conns(), load.weight);
+    let mut least = (chosen, load.conns(), load.present_weight());
     for index in eligible.freed() {
         if let Some(load) = eligible.load(index)
-            && least_conn::is_more(least.1, least.2, load.conns(), load.weight)
+            && least_conn::is_more(least.1, least.2, load.conns(), load.present_weight())
             && eligible.has(index)
         {
-            least = (index, load.conns(), load.weight);
+            least = (index, load.conns(), load.present_weight());
         }
     }
     least.0
