@@ -71,6 +71,44 @@ fn a_client_gets_the_certificate_of_the_name_it_asks_for() {
 }
 
 #[test]
+fn a_certificate_of_a_command_takes_the_place_of_one_of_its_kind() {
+    let authority = Authority::new("test");
+    let conf = r#"http {
+        server {
+            listen 127.0.0.1:%%PORT_0%% ssl;
+            ssl_certificate plain.pem; ssl_certificate_key plain.key;
+            ssl_conf_command PrivateKey command.key;
+            ssl_conf_command certificate command.pem;
+            ssl_verify_client optional_no_ca;
+            return 200 "$ssl_client_s_dn";
+        }
+        server {
+            listen 127.0.0.1:%%PORT_1%% ssl;
+            ssl_conf_command Certificate command.pem; ssl_conf_command PrivateKey command.key;
+            location / {
+                proxy_pass https://127.0.0.1:%%PORT_0%%;
+                proxy_ssl_certificate plain.pem; proxy_ssl_certificate_key plain.key;
+                proxy_ssl_conf_command Certificate client.pem; proxy_ssl_conf_command PrivateKey client.key;
+            }
+        }
+    }"#;
+    let mut setup = Setup::new(conf);
+    for (file, name) in [("plain", "plain.test"), ("command", "command.test"), ("client", "client.test")] {
+        let pair = authority.issue_with(&[name], |params| {
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        });
+        setup = setup.file(&format!("{file}.pem"), pair.certificate).file(&format!("{file}.key"), pair.key);
+    }
+    let daemon = setup.start();
+    let config = trusting(&authority);
+    for port in [daemon.port(0), daemon.port(1)] {
+        assert!(TlsClient::try_connect(port, &config, "plain.test").is_err());
+    }
+    let mut client = TlsClient::connect(daemon.port(1), &config, "command.test");
+    assert_eq!(client.get("command.test", "/").text(), "CN=client.test");
+}
+
+#[test]
 fn a_default_server_may_refuse_all_unknown_names() {
     let authority = Authority::new("test");
     let pair = authority.issue(&["known.test"]);
@@ -205,9 +243,16 @@ fn files_that_cannot_work_are_named_with_their_line() {
         assert!(text.contains(message) && text.contains(&place), "{message} {place}: {text}");
         assert_shows_no_key(&text, key.unwrap_or_default());
     }
-    let output = Setup::new("http { server { listen 127.0.0.1:%%PORT_0%% ssl; } }").run(&["-t"]);
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("no \"ssl_certificate\" is defined"), "{text}");
+    for (directives, message) in [
+        ("", "no \"ssl_certificate\" is defined"),
+        ("ssl_conf_command Certificate a.pem;", "no \"PrivateKey\" command for this \"Certificate\" command"),
+        ("ssl_conf_command PrivateKey a.key;", "no \"Certificate\" command for this \"PrivateKey\" command"),
+    ] {
+        let conf = format!("http {{ server {{ listen 127.0.0.1:%%PORT_0%% ssl; {directives} }} }}");
+        let output = Setup::new(&conf).run(&["-t"]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && text.matches(message).count() == 1, "{text}");
+    }
 }
 
 /// Fails if a line of the key's text is in `text`.

@@ -121,7 +121,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
          workers. Requests of a location's check have the location's settings (proxy_set_header, proxy_ssl_*, timeouts), others those of the http block."),
     custom("agent_check", Context::UPSTREAM, Arity::at_least(1), agent_check,
         "Asks an agent on each server of the group at port=, every interval= (5s), after send=, for a line that says how the server is: up, down, ready, \
-         drain, maint, or 50% of its weight; methods that choose by key take no notice of the percentage, except with bounded=. While an agent does not answer, what it has said holds."),
+         drain, maint, or 50% of its weight; methods that choose by key take no notice of the percentage, except with bounded=. While an agent does not \
+         answer, what it has said holds."),
     block("match", Context::HTTP, Arity::exactly(1), matching, "Names the conditions that the response to a health check must meet; all must hold.")
         .opens(&[(Context::HTTP, Context::MATCH)]),
     custom("status", Context::MATCH, Arity::at_least(1), status, "Requires one of these status codes: 200, 200-399; with \"!\" before them, none of them."),

@@ -9,9 +9,7 @@ use super::ciphers;
 use super::settings::{self, Choice, Dropped, Error, Protocols, Reason, Selected};
 
 /// Commands that nginx has a directive for, and its name.
-const DIRECTIVES: [(&str, &str); 14] = [
-    ("Certificate", "ssl_certificate"),
-    ("PrivateKey", "ssl_certificate_key"),
+const DIRECTIVES: [(&str, &str); 12] = [
     ("ChainCAPath", "ssl_certificate"),
     ("ChainCAFile", "ssl_certificate"),
     ("ChainCAStore", "ssl_certificate"),
@@ -59,6 +57,22 @@ const OPTIONS_WITHOUT_EFFECT: [&str; 22] = [
 
 /// The largest number of tickets that OpenSSL sends.
 const TICKETS_MAX: usize = 255;
+
+/// A command that names a file of a certificate or of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum File {
+    Certificate,
+    PrivateKey,
+}
+
+/// The kind of file that a command names, if it names one; [`apply`] does not know these commands.
+pub fn file(name: &str) -> Option<File> {
+    match name {
+        _ if name.eq_ignore_ascii_case("Certificate") => Some(File::Certificate),
+        _ if name.eq_ignore_ascii_case("PrivateKey") => Some(File::PrivateKey),
+        _ => None,
+    }
+}
 
 /// Applies one command and returns notes about what has no effect.
 pub fn apply(selected: &mut Selected, name: &str, value: &str) -> Result<Vec<Dropped>, Error> {
@@ -243,9 +257,13 @@ mod tests {
     fn what_would_change_trust_is_refused() {
         let error = applied("VerifyMode", "Require").map(|_| ()).expect_err("not ignored");
         assert!(error.to_string().contains("ssl_verify_client"), "{error}");
-        for (name, value) in
-            [("Nonsense", "1"), ("Options", "Nonsense"), ("NumTickets", "256"), ("Options", "")]
-        {
+        for (name, value) in [
+            ("Nonsense", "1"),
+            ("Options", "Nonsense"),
+            ("NumTickets", "256"),
+            ("Options", ""),
+            ("Certificate", "a"),
+        ] {
             assert!(applied(name, value).is_err(), "{name} {value}");
         }
     }

@@ -3,6 +3,7 @@
 //! The engine is `net/tls/`. Generic over the scope whose variables names may have. Touches: what each file says.
 
 pub mod certificates;
+pub mod choices;
 pub mod dynamic;
 pub mod files;
 pub mod handshakes;

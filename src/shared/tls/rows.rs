@@ -38,7 +38,8 @@ macro_rules! ssl_rows {
     text("ssl_ecdh_curve", CONTEXTS, |c: &mut $conf| &mut c.ecdh_curve,
         "Sets the groups of the key exchange, first choice first: X25519MLKEM768, SecP256r1MLKEM768, X25519, prime256v1, secp384r1; auto selects all."),
     custom("ssl_conf_command", CONTEXTS, Arity::exactly(2), |c: &mut $conf, _, node| add_words(&mut c.conf_commands, node),
-        "Sets what OpenSSL's configuration command of this name sets; commands that mean nothing here are reported and ignored."),
+        "Sets what OpenSSL's configuration command of this name sets; commands that mean nothing here are reported and ignored. The commands Certificate and \
+         PrivateKey take the place of a certificate of the same kind."),
     one_of("ssl_verify_client", CONTEXTS, |c: &mut $conf| &mut c.verify_client,
         "Asks clients for a certificate: on requires a valid one, optional accepts none, optional_no_ca also accepts one whose issuer is unknown; the result \
          is in $ssl_client_verify."),

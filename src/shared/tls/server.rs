@@ -22,15 +22,16 @@ use crate::net::tls::ocsp::staples::Staples;
 use crate::net::tls::pem;
 use crate::net::tls::server::{self, Clients, Server};
 use crate::net::tls::session_cache::{self, SessionCache, Zone, Zones};
-use crate::net::tls::settings::{self as selection, Choice, Selected};
+use crate::net::tls::settings as selection;
 use crate::net::tls::ticket::{Keys, SharedKeys, TicketKey, Ticketer};
 use crate::net::tls::verify::{ClientVerifier, Mode, Purpose, Trust};
 use crate::net::tls::watch::{Files, Use, is_ocsp_response};
-use crate::net::tls::{certificate_compression, ciphers, conf_command};
+use crate::net::tls::{certificate_compression, conf_command};
 use crate::script::value::{self, Script};
 use crate::script::{Compile, Scope};
+use crate::shared::tls::choices::Choices;
 use crate::shared::tls::files::{
-    Words, add_words, chosen, key_log_file, load_pair, passwords, read, reported, shown,
+    Name, Words, add_words, key_log_file, load_pair, passwords, read, reported, shown,
 };
 use crate::shared::tls::{Secured, dynamic, status};
 
@@ -201,6 +202,7 @@ impl<S: Scope> Conf<S> {
     /// True if there is something to make a handshake with.
     pub fn has_certificate(&self) -> bool {
         !self.certificates.is_empty()
+            || self.conf_commands.iter().any(|words| conf_command::file(words.first()).is_some())
     }
 
     /// Makes the TLS of the server with this index, and notes the files of its certificates, to be watched for changes. `None`:
@@ -213,7 +215,7 @@ impl<S: Scope> Conf<S> {
         cx: &mut impl Secured<Scope = S>,
     ) -> Option<Server> {
         let folder = cx.folder().to_owned();
-        let files = self.files(&folder).collect::<Vec<_>>();
+        let files = self.files(&self.named(cx)?, &folder);
         let pairs: Vec<_> =
             files.into_iter().map(|(files, span)| (files.map(|files| cx.pairs().add(files)), span)).collect();
         let server = self.server(names, protocols, cx);
@@ -232,13 +234,14 @@ impl<S: Scope> Conf<S> {
         protocols: Vec<Vec<u8>>,
         cx: &mut impl Secured<Scope = S>,
     ) -> Option<Server> {
-        let certificates = if self.is_dynamic() { Vec::new() } else { self.load(cx)? };
-        let selected = self.selected(cx)?;
+        let named = self.named(cx)?;
+        let certificates = if self.is_dynamic() { Vec::new() } else { self.load(&named, cx)? };
+        let selected = self.choices().select(cx)?;
         let compresses = selected.certificate_compression.unwrap_or(self.certificate_compression.get());
         let (clients, trusted) = self.clients(cx)?;
         // Servers with the same name on other addresses differ by their certificates' files.
         let mut identity: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
-        identity.extend(self.certificates.iter().map(|name| name.first().as_bytes()));
+        identity.extend(named.iter().map(|(certificate, _)| certificate.name.as_bytes()));
         let context = Context::new(&context::Settings {
             server: &identity,
             verify: self.verify_client.get().word(),
@@ -276,31 +279,16 @@ impl<S: Scope> Conf<S> {
                 Some(server)
             }
             Err(error) => {
-                cx.diagnostics().push(Diagnostic::error(self.certificates[0].span, error.to_string()));
+                let span = named.first().map_or(Span::default(), |(certificate, _)| certificate.span);
+                cx.diagnostics().push(Diagnostic::error(span, error.to_string()));
                 None
             }
         }
     }
 
-    /// Protocols, cipher suites and groups; reports words without effect. `None`: an error was reported.
-    fn selected(&self, cx: &mut impl Secured<Scope = S>) -> Option<Selected> {
-        let mut selected = Selected::default();
-        if let Some(words) = self.protocols.as_ref() {
-            let choice = selection::protocols(words.words.iter().map(|word| &**word));
-            selected.protocols = chosen(choice, words.span, cx)?;
-        }
-        if let Some(list) = self.ciphers.as_ref() {
-            selected.ciphers = chosen(ciphers::ciphers(list), self.ciphers.span().unwrap_or_default(), cx)?;
-        }
-        if let Some(list) = self.ecdh_curve.as_ref() {
-            selected.groups =
-                chosen(selection::groups(list), self.ecdh_curve.span().unwrap_or_default(), cx)?;
-        }
-        for command in &self.conf_commands {
-            let dropped = conf_command::apply(&mut selected, &command.words[0], &command.words[1]);
-            chosen(dropped.map(|dropped| Choice { value: (), dropped }), command.span, cx)?;
-        }
-        Some(selected)
+    fn choices(&self) -> Choices<'_> {
+        let Self { protocols, ciphers, ecdh_curve, conf_commands: commands, .. } = self;
+        Choices { protocols, ciphers, groups: Some(ecdh_curve), commands }
     }
 
     fn session_timeout_s(&self) -> u32 {
@@ -409,22 +397,45 @@ impl<S: Scope> Conf<S> {
         Some((Some(Clients { verifier, trust: Arc::new(trust), status, id }), digests))
     }
 
+    /// The certificates of the server, each with its key. Those of `ssl_conf_command` come first, so that among certificates of
+    /// one kind they are preferred. `None`: an error was reported.
+    fn named(&self, cx: &mut impl Secured<Scope = S>) -> Option<Vec<(Name<'_>, Name<'_>)>> {
+        let mut pairs = self.choices().certificates(cx)?;
+        for (index, certificate) in self.certificates.iter().enumerate() {
+            let Some(key) = self.keys.get(index) else {
+                let message = format!(
+                    "no \"ssl_certificate_key\" is defined for certificate \"{}\"",
+                    shown(certificate.first())
+                );
+                cx.diagnostics().push(Diagnostic::error(certificate.span, message));
+                return None;
+            };
+            pairs.push((certificate.into(), key.into()));
+        }
+        Some(pairs)
+    }
+
+    /// The position of the certificate that `ssl_stapling_file` is for: the first of `ssl_certificate`.
+    fn stapled_position(&self, count: usize) -> usize {
+        count.saturating_sub(self.certificates.len())
+    }
+
     /// The files of each certificate, in their order, each with its directive; `None`: it is not in files.
-    pub fn files(&self, folder: &Path) -> impl Iterator<Item = (Option<Files>, Span)> {
+    fn files(&self, named: &[(Name<'_>, Name<'_>)], folder: &Path) -> Vec<(Option<Files>, Span)> {
         let path = |name: &str| folder.join(name);
         let passwords = self.password_file.as_ref().map(|name| path(name));
         let ocsp = self.stapled_file().map(path);
-        let is_file =
-            |words: &Words| !words.first().starts_with("data:") && !value::has_variables(words.first());
-        self.certificates.iter().zip(&self.keys).enumerate().map(move |(index, (certificate, key))| {
+        let is_file = |name: &Name<'_>| !name.name.starts_with("data:") && !value::has_variables(name.name);
+        let of = |(index, (certificate, key)): (usize, &(Name<'_>, Name<'_>))| {
             let files = (is_file(certificate) && is_file(key)).then(|| Files {
-                certificate: path(certificate.first()),
-                key: path(key.first()),
+                certificate: path(certificate.name),
+                key: path(key.name),
                 passwords: passwords.clone(),
-                ocsp: ocsp.clone().filter(|_| index == 0),
+                ocsp: ocsp.clone().filter(|_| index == self.stapled_position(named.len())),
             });
             (files, certificate.span)
-        })
+        };
+        named.iter().enumerate().map(of).collect()
     }
 
     /// `ssl_stapling_file`, with `ssl_stapling on`.
@@ -452,23 +463,19 @@ impl<S: Scope> Conf<S> {
         names.any(|name| value::has_variables(name.first()))
     }
 
-    fn load(&self, cx: &mut impl Secured<Scope = S>) -> Option<Vec<Certificate>> {
+    fn load(
+        &self,
+        named: &[(Name<'_>, Name<'_>)],
+        cx: &mut impl Secured<Scope = S>,
+    ) -> Option<Vec<Certificate>> {
         let passwords =
             passwords(self.password_file.as_ref().map(|name| &**name), self.password_file.span(), cx)?;
         let mut loaded = Vec::new();
-        for (index, certificate) in self.certificates.iter().enumerate() {
-            let Some(key) = self.keys.get(index) else {
-                let message = format!(
-                    "no \"ssl_certificate_key\" is defined for certificate \"{}\"",
-                    shown(certificate.first())
-                );
-                cx.diagnostics().push(Diagnostic::error(certificate.span, message));
-                return None;
-            };
-            loaded.push(load_pair(certificate.into(), key.into(), &passwords, cx)?);
+        for (certificate, key) in named {
+            loaded.push(load_pair(*certificate, *key, &passwords, cx)?);
         }
         let ocsp = self.ocsp(cx)?;
-        if let Some(first) = loaded.first_mut().filter(|_| !ocsp.is_empty()) {
+        if let Some(first) = loaded.get_mut(self.stapled_position(named.len())).filter(|_| !ocsp.is_empty()) {
             *first = first.clone().with_ocsp(ocsp);
         }
         (!loaded.is_empty()).then_some(loaded)

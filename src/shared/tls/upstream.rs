@@ -14,15 +14,15 @@ use crate::config::{Diagnostic, Inherit, Node, Setting, Span, settings};
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::client::{self, Client, Terms};
 use crate::net::tls::pem;
-use crate::net::tls::settings::{self as selection, Choice, Selected};
+use crate::net::tls::settings as selection;
 use crate::net::tls::verify::{Purpose, Trust};
-use crate::net::tls::{ciphers, conf_command};
 use crate::script::value::Script;
 use crate::script::{Compile, Scope};
 use crate::shared::name::Prefix;
 use crate::shared::tls::Secured;
 use crate::shared::tls::certificates::Certificates;
-use crate::shared::tls::files::{self, Cache, Words, chosen, load_pair, reported};
+use crate::shared::tls::choices::Choices;
+use crate::shared::tls::files::{self, Cache, Words, load_pair, reported};
 
 settings! {
     /// The values of the directives.
@@ -149,17 +149,14 @@ impl<S: Scope> Settings<S> {
         if let Some(known) = cx.tls_files().clients.get(&key) {
             return Some(Arc::clone(known));
         }
-        let selected = self.selected(cx)?;
+        let selected = self.choices().select(cx)?;
         let key_log = self.key_log.as_ref().map(|name| &**name);
         let key_log = files::key_log_file(key_log, self.key_log.span(), cx)?;
         let settings = client::Settings {
             provider: selection::provider(&selected),
             versions: selected.protocols.versions(),
             trust: if self.verify.get() { Some(self.trust(prefix, cx)?) } else { None },
-            certificate: match pair {
-                Some(pair) => Some(self.load(pair, cx)?),
-                None => None,
-            },
+            certificate: self.certificate(pair, cx)?,
             sends_name: self.server_name.get(),
             protocols: self
                 .alpn
@@ -194,38 +191,28 @@ impl<S: Scope> Settings<S> {
         key
     }
 
-    fn load(
+    /// The certificate to show, if there is one: that of a command, or `pair`. The outer `None`: an error was reported.
+    #[allow(clippy::option_option, reason = "one is a setting, the other an error")]
+    fn certificate(
         &self,
-        (certificate, key): &(String, String),
+        pair: Option<&(String, String)>,
         cx: &mut impl Secured<Scope = S>,
-    ) -> Option<Certificate> {
-        let passwords = self.passwords(cx)?;
+    ) -> Option<Option<Certificate>> {
         let at = |script: &Inherit<Script<S>>| script.as_ref().map(Script::span).unwrap_or_default();
-        let certificate = files::Name { name: certificate, span: at(&self.certificate) };
-        let key = files::Name { name: key, span: at(&self.certificate_key) };
-        load_pair(certificate, key, &passwords, cx)
+        let own = pair.map(|(certificate, key)| {
+            let certificate = files::Name { name: certificate, span: at(&self.certificate) };
+            (certificate, files::Name { name: key, span: at(&self.certificate_key) })
+        });
+        let Some((certificate, key)) = self.choices().certificates(cx)?.last().copied().or(own) else {
+            return Some(None);
+        };
+        let passwords = self.passwords(cx)?;
+        load_pair(certificate, key, &passwords, cx).map(Some)
     }
 
-    /// The protocols, ciphers and groups.
-    fn selected(&self, cx: &mut impl Secured<Scope = S>) -> Option<Selected> {
-        let mut selected = Selected::default();
-        if let Some(words) = self.protocols.as_ref() {
-            selected.protocols = chosen(selection::protocols(words.iter()), words.span, cx)?;
-        }
-        if let Some(list) = self.ciphers.as_ref() {
-            let span = self.ciphers.span().unwrap_or_default();
-            match ciphers::ciphers(list) {
-                // Without TLS 1.2 its ciphers do not matter.
-                Err(selection::Error::NoCipher) if !selected.protocols.tls12 => {}
-                choice => selected.ciphers = chosen(choice, span, cx)?,
-            }
-        }
-        for words in &self.conf_commands {
-            let (name, value) = (words.first(), words.words.get(1).map_or("", |word| word));
-            let dropped = conf_command::apply(&mut selected, name, value);
-            chosen(dropped.map(|dropped| Choice { value: (), dropped }), words.span, cx)?;
-        }
-        Some(selected)
+    fn choices(&self) -> Choices<'_> {
+        let Self { protocols, ciphers, conf_commands: commands, .. } = self;
+        Choices { protocols, ciphers, groups: None, commands }
     }
 
     /// What upstreams' certificates are checked with.

@@ -44,7 +44,8 @@ pub const fn ciphers<C: Secures, X: 'static>(name: &'static str, contexts: Conte
 #[rustfmt::skip]
 pub const fn conf_command<C: Secures, X: 'static>(name: &'static str, contexts: Context) -> Directive<C, X> {
     custom(name, contexts, Arity::exactly(2), |c: &mut C, _, node| add_words(&mut c.tls().conf_commands, node),
-        "Sets what OpenSSL's configuration command of this name sets; commands that mean nothing here are reported and ignored.")
+        "Sets what OpenSSL's configuration command of this name sets; commands that mean nothing here are reported and ignored. The commands Certificate and \
+         PrivateKey take the place of the certificate.")
 }
 
 /// `…_ssl_name`
