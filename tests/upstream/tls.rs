@@ -157,13 +157,15 @@ fn tls12_and_tls13_sessions_are_resumed_if_that_is_on() {
 fn the_name_is_sent_only_if_that_is_on() {
     let upstream = nginx(&[&self_signed("up.test")], SAY);
     let daemon = proxy(
-        "upstream named.test { server %%UP_0%%; }
+        "upstream named.test { server %%UP_0%%; keepalive 4; }
          server { listen 127.0.0.1:%%PORT_0%%;
             location /off { proxy_pass https://named.test; }
             location /on { proxy_pass https://named.test; proxy_ssl_server_name on; }
             location /own { proxy_pass https://named.test; proxy_ssl_server_name on; proxy_ssl_name $arg_n; }
             location /address { proxy_pass https://%%UP_0%%; proxy_ssl_server_name on; }
             location /alpn { proxy_pass https://named.test; proxy_ssl_alpn h3 http/1.1; }
+            location /asked { proxy_pass https://named.test; proxy_ssl_alpn $arg_one $arg_two; proxy_http_version 1.1;
+                proxy_set_header Connection \"\"; }
             location /script { proxy_pass https://$arg_up; proxy_ssl_server_name on; }
          }",
         &[upstream.port(0)],
@@ -184,6 +186,17 @@ fn the_name_is_sent_only_if_that_is_on() {
     }
     assert_eq!(said(&get(daemon.port(0), "/off"), 5), "", "no ALPN");
     assert_eq!(said(&get(daemon.port(0), "/alpn"), 5), "http/1.1");
+    // A kept connection serves only requests that would have offered the same.
+    let long = format!("/asked?one={}&two=http/1.0", "x".repeat(256));
+    for (path, protocol) in [
+        ("/asked?one=http/1.1", "http/1.1"),
+        ("/asked?one=http/1.0&two=http/1.1", "http/1.1"),
+        ("/asked?two=http/1.0", "http/1.0"),
+        ("/asked", ""),
+        (&*long, "http/1.0"),
+    ] {
+        assert_eq!(said(&get(daemon.port(0), path), 5), protocol, "{path}");
+    }
     assert_eq!(get(daemon.port(0), "/own?n=no%20name").status, 200, "sent to no one");
 }
 

@@ -113,7 +113,8 @@ impl Client {
             }
             None => Arc::clone(&self.config),
         };
-        handshake::connect(io, config, name).await.map_err(Error::Handshake)
+        let protocols = terms.protocols.as_deref().unwrap_or(&config.alpn_protocols).to_vec();
+        handshake::connect(io, config, name, protocols).await.map_err(Error::Handshake)
     }
 }
 
@@ -151,6 +152,8 @@ pub struct Terms {
     pub name: Box<str>,
     /// The values of `proxy_ssl_certificate` and its key, if they have variables.
     pub certificate: Option<Box<Names>>,
+    /// ALPN, if its protocols have variables.
+    pub protocols: Option<Box<[Vec<u8>]>>,
 }
 
 impl fmt::Debug for Terms {
@@ -163,7 +166,15 @@ impl Terms {
     /// `name` may have a port, as `$http_host` has; it is dropped.
     pub fn new(client: Arc<Client>, name: &str, certificate: Option<Box<Names>>) -> Self {
         let name = if client.needs_name() { without_port(name).into() } else { Box::default() };
-        Self { client, name, certificate }
+        Self { client, name, certificate, protocols: None }
+    }
+
+    /// The same with protocols of its own. Those that cannot be sent, since they are empty or longer than 255 bytes, are
+    /// left out.
+    #[must_use]
+    pub fn with_protocols(self, protocols: impl Iterator<Item = Vec<u8>>) -> Self {
+        let protocols = protocols.filter(|protocol| (1..=255).contains(&protocol.len()));
+        Self { protocols: Some(protocols.collect()), ..self }
     }
 }
 
@@ -172,6 +183,7 @@ impl PartialEq for Terms {
         Arc::ptr_eq(&self.client, &other.client)
             && self.name == other.name
             && self.certificate == other.certificate
+            && self.protocols == other.protocols
     }
 }
 

@@ -186,13 +186,14 @@ pub async fn accept<C>(
     Ok(Accepted::Session(Box::new(session), chosen))
 }
 
-/// Makes the client's side of a handshake.
+/// Makes the client's side of a handshake; `protocols` are offered by ALPN, unless there are none.
 pub async fn connect(
     io: &Io,
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
+    protocols: Vec<Vec<u8>>,
 ) -> Result<Box<Session>, Error> {
-    let connection = UnbufferedClientConnection::new(config, name)?;
+    let connection = UnbufferedClientConnection::new_with_alpn(config, name, protocols)?;
     let course = run(io, Buffer::default(), connection, Role::Client).await?;
     let info = info(&course, None);
     let (mut session, kernel) = complete(course, Ends::Server, info, PLAIN_BYTES_MAX)?;

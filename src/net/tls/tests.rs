@@ -86,7 +86,8 @@ async fn connected(selected: &Selected) -> (Transport, Transport) {
     });
     let mut client = Transport::from(a);
     let name = ServerName::try_from("a.test").unwrap();
-    let session = handshake::connect(client.plain().unwrap(), config, name).await.unwrap();
+    let protocols = config.alpn_protocols.clone();
+    let session = handshake::connect(client.plain().unwrap(), config, name, protocols).await.unwrap();
     client.secure(*session);
     // The client's last flight waits for its first request.
     poll_fn(|cx| client.poll_flush(cx)).await.unwrap();

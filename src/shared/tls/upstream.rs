@@ -16,7 +16,7 @@ use crate::net::tls::client::{self, Client, Terms};
 use crate::net::tls::pem;
 use crate::net::tls::settings as selection;
 use crate::net::tls::verify::{Purpose, Trust};
-use crate::script::value::Script;
+use crate::script::value::{self, Script};
 use crate::script::{Compile, Scope};
 use crate::shared::name::Prefix;
 use crate::shared::tls::Secured;
@@ -43,7 +43,21 @@ settings! {
         pub certificate_cache: Inherit<Cache>,
         pub password_file: Inherit<Box<str>>,
         pub key_log: Inherit<Box<str>>,
-        pub alpn: Inherit<Words>,
+        pub alpn: Inherit<Protocols<S>>,
+    }
+}
+
+/// The protocols of `…_ssl_alpn`, in the order of preference.
+#[derive(Debug)]
+pub struct Protocols<S> {
+    words: Words,
+    /// Their values, if one has variables.
+    scripts: Option<Arc<[Script<S>]>>,
+}
+
+impl<S> Clone for Protocols<S> {
+    fn clone(&self) -> Self {
+        Self { words: self.words.clone(), scripts: self.scripts.clone() }
     }
 }
 
@@ -52,9 +66,11 @@ settings! {
 pub struct Layer<S> {
     client: Arc<Client>,
     name: Option<Script<S>>,
-    /// The terms of all requests, if neither the name nor the certificate depends on the request.
+    /// The terms of all requests, if nothing of them depends on the request.
     fixed: Option<Arc<Terms>>,
     certificates: Option<Certificates<S>>,
+    /// ALPN with variables.
+    protocols: Option<Arc<[Script<S>]>>,
 }
 
 impl<S: Scope> Layer<S> {
@@ -69,7 +85,11 @@ impl<S: Scope> Layer<S> {
             None => host.to_owned(),
         };
         let certificate = self.certificates.as_ref().map(|pair| pair.evaluate(scope));
-        Arc::new(Terms::new(Arc::clone(&self.client), &name, certificate))
+        let terms = Terms::new(Arc::clone(&self.client), &name, certificate);
+        Arc::new(match &self.protocols {
+            Some(scripts) => terms.with_protocols(scripts.iter().map(|script| script.to_vec(scope))),
+            None => terms,
+        })
     }
 
     /// The client that makes handshakes on these terms.
@@ -126,10 +146,11 @@ impl<S: Scope> Settings<S> {
             Some(name) => text(name),
             None => host.map(ToOwned::to_owned),
         };
+        let protocols = self.alpn.as_ref().and_then(|protocols| protocols.scripts.clone());
         let fixed = fixed_name
-            .filter(|_| certificates.is_none())
+            .filter(|_| certificates.is_none() && protocols.is_none())
             .map(|name| Arc::new(Terms::new(Arc::clone(&client), &name, None)));
-        Some(Arc::new(Layer { client, name, fixed, certificates }))
+        Some(Arc::new(Layer { client, name, fixed, certificates, protocols }))
     }
 
     fn passwords(&self, cx: &mut impl Secured<Scope = S>) -> Option<pem::Passwords> {
@@ -158,10 +179,7 @@ impl<S: Scope> Settings<S> {
             trust: if self.verify.get() { Some(self.trust(prefix, cx)?) } else { None },
             certificate: self.certificate(pair, cx)?,
             sends_name: self.server_name.get(),
-            protocols: self
-                .alpn
-                .as_ref()
-                .map_or_else(Vec::new, |words| words.iter().map(|word| word.as_bytes().to_vec()).collect()),
+            protocols: self.protocols(),
             reuses_sessions: self.session_reuse.get(),
             key_log: key_log.map(|file| file as Arc<dyn KeyLog>),
             prefix: prefix.0.trim_end_matches('_'),
@@ -185,7 +203,7 @@ impl<S: Scope> Settings<S> {
             text(&self.password_file),
             text(&self.key_log),
             self.protocols.as_ref().map(words).unwrap_or_default(),
-            self.alpn.as_ref().map(words).unwrap_or_default(),
+            self.alpn.as_ref().map(|protocols| words(&protocols.words)).unwrap_or_default(),
         ];
         key.extend(self.conf_commands.iter().map(words));
         key
@@ -208,6 +226,14 @@ impl<S: Scope> Settings<S> {
         };
         let passwords = self.passwords(cx)?;
         load_pair(certificate, key, &passwords, cx).map(Some)
+    }
+
+    /// The protocols of all connections.
+    fn protocols(&self) -> Vec<Vec<u8>> {
+        let fixed = self.alpn.as_ref().filter(|protocols| protocols.scripts.is_none());
+        fixed.map_or_else(Vec::new, |protocols| {
+            protocols.words.iter().map(|word| word.as_bytes().to_vec()).collect()
+        })
     }
 
     fn choices(&self) -> Choices<'_> {
@@ -255,8 +281,28 @@ pub fn script<S: Scope>(
 
 /// The protocols of ALPN: each has 1 to 255 bytes.
 pub fn alpn(slot: &mut Inherit<Words>, node: &Node) -> Result<(), Diagnostic> {
+    slot.put(protocol_names(node)?, node)
+}
+
+/// The protocols of ALPN for upstreams, which may have variables.
+pub fn alpn_scripts<S: Scope>(
+    slot: &mut Inherit<Protocols<S>>,
+    cx: &mut impl Compile<Scope = S>,
+    node: &Node,
+) -> Result<(), Diagnostic> {
+    let words = protocol_names(node)?;
+    let scripts = if words.iter().any(value::has_variables) {
+        let scripts: Result<Vec<_>, _> = node.args.iter().map(|word| Script::compile(word, cx)).collect();
+        Some(scripts?.into())
+    } else {
+        None
+    };
+    slot.put(Protocols { words, scripts }, node)
+}
+
+fn protocol_names(node: &Node) -> Result<Words, Diagnostic> {
     if let Some(word) = node.args.iter().find(|word| word.text.is_empty() || word.text.len() > 255) {
         return Err(Diagnostic::error(word.span, format!("invalid protocol \"{}\"", word.text)));
     }
-    slot.put(Words::of(node), node)
+    Ok(Words::of(node))
 }

@@ -131,7 +131,7 @@ pub const fn key_log<C: Secures, X: 'static>(name: &'static str, contexts: Conte
 
 /// `…_ssl_alpn`
 #[rustfmt::skip]
-pub const fn alpn<C: Secures, X: 'static>(name: &'static str, contexts: Context) -> Directive<C, X> {
-    custom(name, contexts, MANY, |c: &mut C, _, node| upstream::alpn(&mut c.tls().alpn, node),
-        "Offers these protocols to upstreams by ALPN; without it the extension is not sent.")
+pub const fn alpn<C: Secures, X: Compile<Scope = C::Scope> + 'static>(name: &'static str, contexts: Context) -> Directive<C, X> {
+    custom(name, contexts, MANY, |c: &mut C, cx, node| upstream::alpn_scripts(&mut c.tls().alpn, cx, node),
+        "Offers these protocols to upstreams by ALPN, except those whose value is empty; without it the extension is not sent.")
 }
