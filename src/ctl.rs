@@ -3,6 +3,8 @@
 //! A client of the same HTTP interface that other tools use: `http/modules/api/`. Touches: the control socket, and the
 //! configuration's files to find its path.
 
+mod keyvals;
+
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -29,12 +31,17 @@ Commands:
   disable upstream server              : send it nothing
   enable upstream server               : take drain or disable back
   remove upstream server               : remove it
+  keyval list [zone]                   : show key-value zones and their pairs
+  keyval get zone key                  : show the value of a key
+  keyval set zone key value [expire=T] : set the value of a key
+  keyval remove zone key               : remove a key
+  keyval clear zone                    : remove all keys of a zone
   diff                                 : show what is different from the configuration
   processes                            : show the processes of all generations
   reload                               : read the configuration again, and wait for the outcome
   status                               : show all numbers as JSON
 
-An upstream of the \"stream\" block is written stream/NAME.
+An upstream or a zone of the \"stream\" block is written stream/NAME.
 ";
 
 /// Why a command failed.
@@ -77,10 +84,17 @@ pub struct Answer {
 impl Answer {
     /// The document, or why there is none.
     fn json(&self) -> Result<Value, Error> {
+        self.done()?;
         let value = serde_json::from_slice::<Value>(&self.body);
+        value.map_err(|error| Error::Broken(format!("the answer is not valid JSON: {error}")))
+    }
+
+    /// Fails if the daemon refuses.
+    fn done(&self) -> Result<(), Error> {
         if (200..300).contains(&self.status) {
-            return value.map_err(|error| Error::Broken(format!("the answer is not valid JSON: {error}")));
+            return Ok(());
         }
+        let value = serde_json::from_slice::<Value>(&self.body);
         let why = value.ok().and_then(|value| Some(value["error"]["text"].as_str()?.to_owned()));
         Err(Error::Refused(why.unwrap_or_else(|| {
             let text = String::from_utf8_lossy(&self.body);
@@ -233,6 +247,7 @@ fn command(client: &Client, words: &[&str]) -> Result<String, Error> {
             let path = format!("{}/servers/{id}", path_of(upstream));
             client.change("DELETE", &path, None, &format!("server \"{server}\" is removed"))
         }
+        ["keyval", words @ ..] => keyvals::command(client, words),
         ["diff"] => client.differences(),
         ["processes"] => client.processes(),
         ["reload"] => verdict(&client.ask("PATCH", "/1/control/config", None)?),
@@ -271,20 +286,25 @@ fn fields(words: &[&str]) -> Result<Map<String, Value>, Error> {
     Ok(fields)
 }
 
-/// The path of an upstream's document. Names may have any byte.
+/// The path of an upstream's document.
 fn path_of(upstream: &str) -> String {
     let (part, upstream) = match upstream.strip_prefix("stream/") {
         Some(name) => ("stream", name),
         None => ("http", upstream.strip_prefix("http/").unwrap_or(upstream)),
     };
-    let mut path = format!("/api/9/{part}/upstreams/");
-    for byte in upstream.bytes() {
+    format!("/api/9/{part}/upstreams/{}", encoded(upstream))
+}
+
+/// A name as one part of a path. It may have any byte.
+fn encoded(name: &str) -> String {
+    let mut text = String::new();
+    for byte in name.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => path.push(char::from(byte)),
-            _ => path.push_str(&format!("%{byte:02X}")),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => text.push(char::from(byte)),
+            _ => text.push_str(&format!("%{byte:02X}")),
         }
     }
-    path
+    text
 }
 
 impl Client {

@@ -10,7 +10,7 @@ _pronghorn() {
     COMPREPLY=()
     case $before in
         ctl)
-            mapfile -t COMPREPLY < <(compgen -W 'list add set weigh drain disable enable remove diff processes reload
+            mapfile -t COMPREPLY < <(compgen -W 'list add set weigh drain disable enable remove keyval diff processes reload
                 status help' -- "$word")
             return
             ;;

@@ -185,7 +185,7 @@ static FEATURES: &[&Feature] = &[
         &["drizzle_*", "postgres_*", "redis_*", "redis2_*", "memc_*", "srcache_*", "rds_*"],
         FOREIGN,
     ),
-    &foreign("key values", &["keyval", "keyval_zone", "zone_sync*", "mgmt", "state_path"], FOREIGN),
+    &foreign("key values", &["zone_sync*", "mgmt", "state_path"], FOREIGN),
     &foreign("App Protect", &["app_protect_*"], "this firewall is not available: filter in front"),
     &foreign("Cookie-Flag", &["set_cookie_flag"], "\"proxy_cookie_flags\" does the same"),
     &foreign(

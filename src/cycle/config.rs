@@ -10,6 +10,7 @@ use crate::net::listener::{Listener, Serves};
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::stapling::Ignored;
 use crate::net::tls::watch::{self, Pair};
+use crate::script::keyval::Declared;
 use crate::stream;
 use crate::sys::socket::ListenOptions;
 use crate::upstream::Group;
@@ -191,6 +192,13 @@ impl Config {
             });
         }
         forgotten
+    }
+
+    /// The key-value zones of all protocols.
+    pub fn keyval_zones(&self) -> impl Iterator<Item = (Part, &Declared)> {
+        let http = self.http.iter().flat_map(|http| &http.tables.keyval.0);
+        let stream = self.stream.iter().flat_map(|stream| &stream.tables.keyval.0);
+        http.map(|zone| (Part::Http, zone)).chain(stream.map(|zone| (Part::Stream, zone)))
     }
 
     /// An upstream group, by its index in messages.

@@ -38,6 +38,7 @@ use crate::net::resolver::Resolvers;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::stapling::Ignored;
 use crate::net::tls::watch::Pair;
+use crate::script::keyval::Declared;
 use crate::script::registry::Variables;
 pub use crate::shared::CompileOptions;
 use crate::shared::control::Desk;
@@ -165,6 +166,7 @@ pub struct Streams {
     pub upstreams: &'static Upstreams,
     /// Its servers that are counted.
     pub servers: &'static [Counted],
+    pub keyvals: &'static [Declared],
 }
 
 /// A server with its counters.

@@ -43,6 +43,7 @@ pub mod http2;
 pub mod http_core;
 pub mod https_redirect;
 pub mod index;
+pub mod keyval;
 pub mod limit_conn;
 pub mod limit_rate;
 pub mod limit_req;
@@ -307,6 +308,7 @@ modules! {
     map         => [];
     geo         => [];
     split_clients => [];
+    keyval      => [] draft Draft table Zones;
     referer     => [];
     secure_link => [];
     browser     => [];

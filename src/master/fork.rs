@@ -69,6 +69,7 @@ impl Master {
                     sent: 0,
                     news: BTreeSet::new(),
                     edited: BTreeSet::new(),
+                    keyvals: Default::default(),
                 });
                 Event::Forked { worker, pid, leased }
             }

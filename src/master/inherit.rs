@@ -1,7 +1,7 @@
 //! Descriptors inherited from the process that started this one: an older master, or a service manager.
 //!
 //! An older master names them in `PRONGHORN_FDS`, one a line: `link 5`, `lock 6`, `shm 7`, `generation 3`,
-//! `background 1`, `edits 11`, `slot 8 127.0.0.1:80`, `lent 9 127.0.0.1:81`, `zone 10 9f3a6c`. A service manager counts them in `LISTEN_FDS`
+//! `background 1`, `edits 11`, `keyvals 12`, `slot 8 127.0.0.1:80`, `lent 9 127.0.0.1:81`, `zone 10 9f3a6c`. A service manager counts them in `LISTEN_FDS`
 //! (sd_listen_fds(3)); those are lent, which an older master says of them too. Each number counts once.
 
 use std::collections::HashSet;
@@ -31,10 +31,19 @@ pub struct Inherited {
     pub generation: u64,
     /// The older master runs in the background.
     pub is_in_background: bool,
-    /// The changes that the older master's operators have made, in sealed memory.
-    pub edits: Option<OwnedFd>,
+    /// The changes that the older master's operators have made.
+    pub legacy: Legacy,
     /// Messages about descriptors that cannot be used.
     pub refused: Vec<String>,
+}
+
+/// The changes of an older master's operators, in sealed memory.
+#[derive(Debug, Default)]
+pub struct Legacy {
+    /// Those of upstreams.
+    pub edits: Option<OwnedFd>,
+    /// The pairs of the key-value zones.
+    pub keyvals: Option<OwnedFd>,
 }
 
 impl Inherited {
@@ -49,7 +58,7 @@ impl Inherited {
             shm: None,
             generation: 0,
             is_in_background: false,
-            edits: None,
+            legacy: Legacy::default(),
             refused: Vec::new(),
         };
         let text = std::env::var_os(VARIABLE).unwrap_or_default();
@@ -92,7 +101,8 @@ impl Inherited {
             b"link" => self.link = Some(Link::new(fd)),
             b"lock" => self.lock = Some(fd),
             b"shm" => self.shm = Some(fd),
-            b"edits" => self.edits = Some(fd),
+            b"edits" => self.legacy.edits = Some(fd),
+            b"keyvals" => self.legacy.keyvals = Some(fd),
             b"zone" => {
                 let name = words.next().and_then(|name| std::str::from_utf8(name).ok());
                 zones.extend(name.and_then(|name| u64::from_str_radix(name, 16).ok()).map(|name| (name, fd)));
@@ -127,7 +137,8 @@ impl Inherited {
 
     fn numbers(&self) -> Vec<RawFd> {
         let link = self.link.as_ref().map(|link| &link.fd);
-        let single = [link, self.lock.as_ref(), self.shm.as_ref(), self.edits.as_ref()];
+        let Legacy { edits, keyvals } = &self.legacy;
+        let single = [link, self.lock.as_ref(), self.shm.as_ref(), edits.as_ref(), keyvals.as_ref()];
         let slots = self.slots.groups().flat_map(|group| &group.fds);
         let zones = named::all().into_iter().map(|(_, fd)| fd.as_raw_fd());
         single.into_iter().flatten().chain(slots).map(AsRawFd::as_raw_fd).chain(zones).collect()
@@ -150,7 +161,7 @@ pub fn bequeath<'a>(
     slots: &'a Slots,
     link: BorrowedFd<'a>,
     lock: Option<BorrowedFd<'a>>,
-    edits: Option<BorrowedFd<'a>>,
+    legacy: &'a Legacy,
     shm: BorrowedFd<'a>,
     generation: u64,
 ) -> (Vec<BorrowedFd<'a>>, Vec<CString>) {
@@ -162,9 +173,11 @@ pub fn bequeath<'a>(
         fds.push(lock);
         let _ = writeln!(text, "lock {}", lock.as_raw_fd());
     }
-    if let Some(edits) = edits {
-        fds.push(edits);
-        let _ = writeln!(text, "edits {}", edits.as_raw_fd());
+    for (kind, fd) in [("edits", &legacy.edits), ("keyvals", &legacy.keyvals)] {
+        if let Some(fd) = fd {
+            fds.push(fd.as_fd());
+            let _ = writeln!(text, "{kind} {}", fd.as_raw_fd());
+        }
     }
     for (name, fd) in named::all() {
         fds.push(fd);

@@ -13,6 +13,7 @@ mod daemon;
 mod fork;
 mod generation;
 mod inherit;
+mod keyvals;
 mod lanes;
 mod link;
 mod names;
@@ -30,6 +31,7 @@ mod seat;
 mod signals;
 mod slots;
 mod sockets;
+mod state_file;
 mod supervisor;
 mod upgrade;
 mod watchdog;
@@ -150,7 +152,7 @@ pub fn run(start: Start) -> i32 {
 impl Master {
     /// Does everything up to the first fork. `None`: the start was refused, and the reason reported.
     fn open(start: Start, inherited: Inherited) -> Option<Self> {
-        let Inherited { mut slots, link, lock, shm, generation, is_in_background, refused, lanes, edits } =
+        let Inherited { mut slots, link, lock, shm, generation, is_in_background, refused, lanes, legacy } =
             inherited;
         let claim = |path: &Path| match lock {
             Some(lock) => Ok(PidFile::inherited(path, lock)),
@@ -166,7 +168,7 @@ impl Master {
         }
         let (mut cycle, pid_file) = opening::start(&start.source, &mut slots, claim)?;
         let state = cycle.config.settings.control_state(&cycle.config.prefix);
-        let orders = Orders::open(state, edits, &mut cycle.config);
+        let orders = Orders::open(state, legacy, &mut cycle.config);
         if is_in_background {
             log::take_stderr();
         }

@@ -8,8 +8,7 @@
 //! Touches: the state file, the configuration in force, the control sockets.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +17,10 @@ use serde::Serialize;
 use crate::cycle::Config;
 use crate::log;
 use crate::master::Master;
+use crate::master::inherit::Legacy;
+use crate::master::keyvals::{self, Keyvals};
 use crate::master::seat::Worker;
+use crate::master::state_file::{self, StateFile};
 use crate::master::supervisor::{Event, Order as Request, WorkerId};
 use crate::shared::control::{Operator, Order};
 use crate::sys::sealed;
@@ -28,7 +30,7 @@ use crate::worker::messages::{AnswerPart, Edited, PART_BYTES_MAX, ToWorker};
 /// Maximum size of a state file, and of the changes that go to the next binary.
 const STATE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The state file is written anew when it has this many lines more than twice the differences.
-const STALE_LINES_MAX: usize = 1000;
+pub(super) const STALE_LINES_MAX: usize = 1000;
 
 /// The orders that were not answered yet, and the changes that were made.
 #[derive(Debug, Default)]
@@ -36,7 +38,9 @@ pub struct Orders {
     edits: Edits,
     /// The changes in the configuration before this one, until this one is sure to stay.
     edits_before: Option<Edits>,
-    state: Option<State>,
+    state: Option<StateFile>,
+    /// The key-value zones.
+    pub(super) keyvals: Keyvals,
     waiting: VecDeque<Waiting>,
     /// Those who wait for the outcome of the reload under way.
     reloading: Vec<(WorkerId, u32)>,
@@ -53,14 +57,6 @@ struct Waiting {
     order: Order,
 }
 
-/// The file in which the changes survive a restart.
-#[derive(Debug)]
-struct State {
-    path: PathBuf,
-    file: File,
-    lines: usize,
-}
-
 /// A process in the answer to [`Order::Processes`]; the first three fields are those of nginx's control API.
 #[derive(Serialize)]
 struct Process {
@@ -73,16 +69,18 @@ struct Process {
 impl Orders {
     /// Takes over the changes that were made before: those of the older master, or those in the state file. Makes them
     /// in `config`.
-    pub fn open(state: Option<PathBuf>, inherited: Option<OwnedFd>, config: &mut Config) -> Self {
-        let mut orders = Self::default();
-        let text = match inherited {
+    pub fn open(state: Option<PathBuf>, inherited: Legacy, config: &mut Config) -> Self {
+        let mut orders = Self { keyvals: Keyvals::open(inherited.keyvals, config), ..Self::default() };
+        let text = match inherited.edits {
             Some(fd) => sealed::read(fd, STATE_BYTES_MAX).map(|bytes| bytes.to_vec()).ok(),
-            None => state.as_deref().and_then(read_state),
+            None => state
+                .as_deref()
+                .and_then(|path| state_file::read(path, STATE_BYTES_MAX, "upstreams are as configured")),
         };
         let is_whole;
         (orders.edits, is_whole) = parse(&text.unwrap_or_default(), state.as_deref());
         if let Some(path) = state.as_deref().filter(|_| !is_whole) {
-            set_aside(path);
+            state_file::set_aside(path);
         }
         forgotten(&config.apply_edits(&mut orders.edits));
         orders.use_state(state);
@@ -93,10 +91,15 @@ impl Orders {
     /// the file that is open here has no name any more.
     pub fn leave_state(&mut self) {
         self.state = None;
+        self.keyvals.leave_state();
     }
 
     /// The changes in sealed memory, for the next binary.
-    pub fn sealed(&self) -> Option<OwnedFd> {
+    pub fn sealed(&self, config: &Config) -> Legacy {
+        Legacy { edits: self.sealed_edits(), keyvals: keyvals::sealed(config) }
+    }
+
+    fn sealed_edits(&self) -> Option<OwnedFd> {
         if self.edits.is_empty() {
             return None;
         }
@@ -118,6 +121,7 @@ impl Orders {
 
     /// Makes the changes in the next configuration.
     pub fn carry_over(&mut self, next: &mut Config) {
+        self.keyvals.fill(next);
         self.edits_before = Some(self.edits.clone());
         forgotten(&next.apply_edits(&mut self.edits));
     }
@@ -145,14 +149,14 @@ impl Orders {
 
     /// True if something waits for room in a socket.
     pub fn has_unsent(&self, workers: &[Worker]) -> bool {
-        !self.unsent.is_empty() || workers.iter().any(|worker| !worker.edited.is_empty())
+        !self.unsent.is_empty() || workers.iter().any(Worker::has_untold)
     }
 
     /// Writes the state file anew, so that it has only what is different.
     fn use_state(&mut self, path: Option<PathBuf>) {
         self.state = None;
         let Some(path) = path else { return };
-        match State::create(path, &self.edits) {
+        match StateFile::create(path, &text(&self.edits), self.edits.len()) {
             Ok(state) => self.state = Some(state),
             Err((path, error)) => {
                 let (path, cause) = (path.display(), log::Cause(&error));
@@ -163,41 +167,6 @@ impl Orders {
                 );
             }
         }
-    }
-}
-
-impl State {
-    /// Replaces the file as a whole, so that a full disk leaves the old one.
-    fn create(path: PathBuf, edits: &Edits) -> Result<Self, (PathBuf, io::Error)> {
-        let write = || {
-            let mut name = path.file_name().unwrap_or_default().to_owned();
-            name.push(".new");
-            let next = path.with_file_name(name);
-            let _ = std::fs::remove_file(&next);
-            // It must be ours alone: whoever can write to it can send requests anywhere after the next start.
-            let mut options = File::options();
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            let mut file = options.append(true).create_new(true).open(&next)?;
-            file.write_all(&text(edits))?;
-            std::fs::rename(&next, &path)?;
-            Ok(file)
-        };
-        match write() {
-            Ok(file) => Ok(Self { lines: edits.len(), file, path }),
-            Err(error) => Err((path, error)),
-        }
-    }
-
-    /// Appends a line; if only a part of it finds room, it is taken back.
-    fn append(&mut self, difference: &Difference) -> io::Result<()> {
-        let length = self.file.metadata()?.len();
-        let appended = self.file.write_all(&line(difference));
-        if appended.is_err() {
-            let _ = self.file.set_len(length);
-        } else {
-            self.lines += 1;
-        }
-        appended
     }
 }
 
@@ -226,6 +195,7 @@ impl Master {
                     (409, b"the binary is being upgraded: end one of the two masters first".to_vec())
                 }
                 Order::Edit { part, upstream, edit, by } => self.edit((part, &upstream), &edit, by),
+                Order::Keyval { part, zone, change, by } => self.change_keyval((part, &zone), change, by),
                 Order::Reload { by } => {
                     self.reload_for(worker, number, by);
                     continue;
@@ -234,6 +204,7 @@ impl Master {
             self.answer(worker, number, status, &body);
         }
         self.send_edits();
+        self.send_keyvals();
         self.send_answers();
     }
 
@@ -322,14 +293,15 @@ impl Master {
     /// Makes a change survive a restart, if the configuration names a state file.
     fn write_state(&mut self, difference: &Difference) -> Result<(), (PathBuf, io::Error)> {
         let Some(path) = self.settings().control_state(&self.cycle.config.prefix) else { return Ok(()) };
-        let is_stale = |state: &State| state.lines > 2 * self.orders.edits.len() + STALE_LINES_MAX;
+        let is_stale = |state: &StateFile| state.lines > 2 * self.orders.edits.len() + STALE_LINES_MAX;
         match &mut self.orders.state {
             Some(state) if state.path == path && !is_stale(state) => {
-                state.append(difference).map_err(|error| (path, error))
+                state.append(&line(difference), 1).map_err(|error| (path, error))
             }
             // It could not be written before, or has grown long.
             _ => {
-                self.orders.state = Some(State::create(path, &self.orders.edits)?);
+                let edits = &self.orders.edits;
+                self.orders.state = Some(StateFile::create(path, &text(edits), edits.len())?);
                 Ok(())
             }
         }
@@ -371,7 +343,7 @@ impl Master {
         for _ in 0..self.orders.unsent.len() {
             let Some((id, part)) = self.orders.unsent.pop_front() else { return };
             // A change is told before it is answered, so that whoever asked sees it.
-            let is_first_told = |worker: &mut Worker| worker.edited.is_empty();
+            let is_first_told = |worker: &mut Worker| !worker.has_untold();
             match self.worker_mut(id) {
                 None => {} // it is gone, and so is its client
                 Some(worker) => {
@@ -408,45 +380,6 @@ fn message(config: &Config, group: u32, position: u32) -> Option<Edited> {
 fn forgotten(messages: &[String]) {
     for message in messages {
         log::warn!(log::process(), &(), "{message}");
-    }
-}
-
-/// The contents of the state file; `None`: there is none, or it cannot be read, which was reported.
-fn read_state(path: &Path) -> Option<Vec<u8>> {
-    let read = std::fs::metadata(path).and_then(|file| {
-        if file.len() > STATE_BYTES_MAX as u64 {
-            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
-        }
-        std::fs::read(path)
-    });
-    match read {
-        Ok(bytes) => Some(bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            let (shown, cause) = (path.display(), log::Cause(&error));
-            log::alert!(
-                log::process(),
-                &(),
-                "reading the state file \"{shown}\" failed {cause}: upstreams are as configured"
-            );
-            set_aside(path);
-            None
-        }
-    }
-}
-
-/// Keeps a state file of which something could not be used under another name, before it is written anew.
-fn set_aside(path: &Path) {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".old");
-    match std::fs::rename(path, &name) {
-        Ok(()) => {
-            log::warn!(log::process(), &(), "the state file is kept as \"{}\"", Path::new(&name).display())
-        }
-        Err(error) => {
-            let (path, cause) = (path.display(), log::Cause(&error));
-            log::alert!(log::process(), &(), "rename() of the state file \"{path}\" failed {cause}");
-        }
     }
 }
 

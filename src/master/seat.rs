@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use crate::master::keyvals::Untold;
 use crate::master::roles::Role;
 use crate::master::rules::{Facts, Fault, LEFT_MAX, Ledger, Received, State};
 use crate::master::supervisor::WorkerId;
@@ -127,6 +128,8 @@ pub struct Worker {
     pub news: BTreeSet<(u32, u32)>,
     /// The positions of upstream groups whose servers were changed, and it does not know yet.
     pub edited: BTreeSet<(u32, u32)>,
+    /// The changes of key-value zones that it does not know yet.
+    pub keyvals: Untold,
 }
 
 impl Worker {
@@ -153,6 +156,11 @@ impl Worker {
             self.ledger.ask(self.sent);
         }
         is_sent
+    }
+
+    /// True if there are changes that it does not know yet.
+    pub fn has_untold(&self) -> bool {
+        !self.edited.is_empty() || !self.keyvals.is_empty()
     }
 
     fn send_with(&mut self, message: &ToWorker, fd: Option<&OwnedFd>) -> bool {

@@ -119,11 +119,10 @@ impl Master {
                 crate::sys::signal::unblock_all();
                 let lock = self.pid_file.as_ref().map(|file| file.lock());
                 let shm = crate::shm::as_fd();
-                let edits = self.orders.sealed();
-                let edits = edits.as_ref().map(AsFd::as_fd);
+                let legacy = self.orders.sealed(&self.cycle.config);
                 let generation = self.supervisor.generation();
                 let (fds, environment) =
-                    inherit::bequeath(&self.slots, theirs.as_fd(), lock, edits, shm, generation);
+                    inherit::bequeath(&self.slots, theirs.as_fd(), lock, &legacy, shm, generation);
                 let error = process::exec(&self.program, &self.start.arguments, &environment, &fds);
                 let (program, cause) = (self.program.display(), log::Cause(&error));
                 log::alert!(

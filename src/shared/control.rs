@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use crate::base::frame::Fields;
 use crate::runtime::channel::{OnceReceiver, OnceSender, oneshot};
+use crate::shared::keyvals::{self, Change};
 use crate::upstream::edits::{Edit, LINE_BYTES_MAX, Part};
 
 /// Maximum number of orders of one process that the master has not answered.
@@ -23,6 +24,8 @@ pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 pub enum Order {
     /// Change a server of the upstream of this name.
     Edit { part: Part, upstream: Box<str>, edit: Edit, by: Operator },
+    /// Change the key-value zone of this name.
+    Keyval { part: Part, zone: Box<str>, change: Change, by: Operator },
     /// Read the configuration again, and say what came of it.
     Reload { by: Operator },
     /// Say which processes there are.
@@ -93,6 +96,13 @@ impl Order {
                     text(out, line, LINE_BYTES_MAX);
                 }
             }
+            Self::Keyval { part, zone, change, by } => {
+                out.push(b'k');
+                operator(out, *by);
+                out.push(u8::from(*part == Part::Stream));
+                text(out, zone, keyvals::NAME_BYTES_MAX);
+                change.write(out);
+            }
             Self::Reload { by } => {
                 out.push(b'l');
                 operator(out, *by);
@@ -123,6 +133,12 @@ impl Order {
                     _ => Edit::Remove { id },
                 };
                 Self::Edit { part, upstream, edit, by }
+            }
+            b'k' => {
+                let by = operator(&mut fields)?;
+                let part = if fields.flag()? { Part::Stream } else { Part::Http };
+                let zone = text(&mut fields, keyvals::NAME_BYTES_MAX)?.into();
+                Self::Keyval { part, zone, change: Change::read(&mut fields)?, by }
             }
             b'l' => Self::Reload { by: operator(&mut fields)? },
             b'p' => Self::Processes,
@@ -218,14 +234,20 @@ impl Desk {
 mod tests {
     use super::*;
     use crate::runtime::{self, Runtime};
+    use crate::shared::keyvals::NewPair;
 
     fn orders() -> Vec<Order> {
         let by = Operator { pid: 7, uid: 1000 };
+        let keyval = |change| Order::Keyval { part: Part::Http, zone: "z".into(), change, by };
         let edit = |edit| Order::Edit { part: Part::Stream, upstream: "u".into(), edit, by };
         vec![
             edit(Edit::Add { line: "10.0.0.1:80 weight=2".into() }),
             edit(Edit::Set { id: 3, line: "10.0.0.1:80 down".into() }),
             edit(Edit::Remove { id: u32::MAX }),
+            keyval(Change::Set(NewPair { key: "k".into(), value: None, expire_ms: Some(u64::MAX) })),
+            keyval(Change::Set(NewPair { key: "".into(), value: Some("".into()), expire_ms: None })),
+            keyval(Change::Remove("k".into())),
+            keyval(Change::Clear),
             Order::Reload { by: Operator::UNKNOWN },
             Order::Processes,
             Order::Differences,
@@ -243,6 +265,18 @@ mod tests {
             }
             bytes.push(0);
             assert_eq!(Order::read(Fields(&bytes)), None);
+        }
+    }
+
+    #[test]
+    fn several_pairs_travel_in_one_order() {
+        let pair = |key: &str| NewPair { key: key.into(), value: Some("v".into()), expire_ms: None };
+        for pairs in [vec![], vec![pair("a")], vec![pair("a"), pair("b"), pair("c")]] {
+            let change = Change::Add(pairs);
+            let order = Order::Keyval { part: Part::Stream, zone: "z".into(), change, by: Operator::UNKNOWN };
+            let mut bytes = Vec::new();
+            order.write(&mut bytes);
+            assert_eq!(Order::read(Fields(&bytes)), Some(order));
         }
     }
 

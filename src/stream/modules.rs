@@ -20,6 +20,7 @@ pub mod access_log;
 pub mod core;
 pub mod counters;
 pub mod geo;
+pub mod keyval;
 pub mod limit_conn;
 pub mod map;
 pub mod pass;
@@ -176,6 +177,7 @@ modules! {
     map         => [];
     geo         => [];
     split_clients => [];
+    keyval      => [] draft Draft table Zones;
     set         => [Preaccess set];
     limit_conn  => [Preaccess preaccess] state State draft Zones table Table;
     access      => [Access access];

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::net::handover::{Handover, PROXY_BYTES_MAX, TlsState};
 use crate::net::tls::moved::TLS_BYTES_MAX;
 use crate::shared::control::Order;
+use crate::shared::keyvals::News;
 use crate::upstream::edits::LINE_BYTES_MAX;
 use crate::upstream::known::{SPOTS_MAX, Spot};
 
@@ -41,6 +42,8 @@ pub enum ToWorker {
     Learned(Learned),
     /// The server at a position of an upstream group is another one now.
     Edited(Edited),
+    /// A key-value zone has changed.
+    Keyval(News),
     /// A part of the answer to an order.
     Answer(AnswerPart),
     /// Give a sign of life: a `Pong` with the sequence number of this message.
@@ -130,6 +133,7 @@ impl ToWorker {
             }
             Self::Learned(learned) => frame::write(b'N', sequence, |out| write_learned(learned, out)),
             Self::Edited(edited) => frame::write(b'E', sequence, |out| write_edited(edited, out)),
+            Self::Keyval(news) => frame::write(b'V', sequence, |out| news.write(out)),
             Self::Answer(part) => frame::write(b'W', sequence, |out| {
                 out.extend_from_slice(&part.number.to_le_bytes());
                 out.extend_from_slice(&part.status.to_le_bytes());
@@ -154,6 +158,7 @@ impl ToWorker {
             b'K' => fields.u32().and_then(|pair| fields.end(Self::Certificate(pair))),
             b'N' => read_learned(fields).map(Self::Learned),
             b'E' => read_edited(fields).map(Self::Edited),
+            b'V' => News::read(fields).map(Self::Keyval),
             b'W' => read_part(fields).map(Self::Answer),
             b'I' => fields.end(Self::Ping),
             _ => None,
@@ -338,6 +343,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::shared::keyvals::What;
 
     fn handover() -> Handover {
         Handover {
@@ -378,6 +384,7 @@ mod tests {
             ToWorker::Reopen,
             ToWorker::Ping,
             ToWorker::Certificate(7),
+            ToWorker::Keyval(News { zone: 3, what: What::Remove { key: b"key"[..].into() } }),
             ToWorker::Learned(Learned {
                 group: 1,
                 server: 2,

@@ -307,6 +307,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
                     control.ask_for_replacement();
                 }
             }
+            Event::Message(_, ToWorker::Keyval(news), _) => services::take_keyval(news),
             Event::Message(_, ToWorker::Answer(part), _) => {
                 desk.hear(part.number, part.status, part.is_last, &part.body);
             }

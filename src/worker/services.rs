@@ -8,11 +8,15 @@ use crate::cycle::Config;
 use crate::http::{self, Counted, Hooks, Shown, Streams};
 use crate::net::handover::Handover;
 use crate::net::listener::{Listener, Serves};
+use crate::script::keyval::Zone;
+use crate::script::keyval::table::Pair;
 use crate::shared::control::Desk;
+use crate::shared::keyvals::{News, What};
 use crate::shm::counter::Slot;
 use crate::shm::peers::Place;
 use crate::stream::{self, Passed};
 use crate::sys::address::SockAddr;
+use crate::sys::clock;
 use crate::upstream::follow::Tell;
 use crate::upstream::known::Spot;
 use crate::upstream::peer::{Server, Shared};
@@ -85,7 +89,20 @@ fn streams(config: &'static Config, upstreams: &'static Upstreams) -> Streams {
     let counted = servers.filter_map(|server| {
         Some(Counted { name: server.name().into(), address: server.address.clone(), slot: server.slot? })
     });
-    Streams { upstreams, servers: Box::leak(counted.collect()) }
+    let keyvals = config.stream.as_ref().map_or(&[][..], |stream| &stream.tables.keyval.0);
+    Streams { upstreams, servers: Box::leak(counted.collect()), keyvals }
+}
+
+/// Takes over a change of a key-value zone. One that this process does not know came with a later configuration.
+pub fn take_keyval(news: News) {
+    let Some(zone) = Zone::of_id(news.zone) else { return };
+    let mut table = zone.table_mut();
+    table.expire(clock::monotonic_ms());
+    match news.what {
+        What::Put { key, value, expires_ms } => table.put(&key, Pair { value, expires_ms }),
+        What::Remove { key } => _ = table.remove(&key),
+        What::Clear => table.clear(),
+    }
 }
 
 /// Takes over a server that was changed, in the upstreams of the protocol that has it.

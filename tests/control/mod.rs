@@ -3,6 +3,7 @@
 mod changes;
 mod ctl;
 mod hostile;
+mod keyvals;
 mod reload;
 mod socket;
 

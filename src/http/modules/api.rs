@@ -7,6 +7,7 @@
 
 mod change;
 mod control;
+mod keyvals;
 mod plus;
 
 use std::borrow::Cow;
@@ -29,6 +30,7 @@ use crate::http::{Config, Counted, Shown, Worker};
 use crate::net::transport::Probe;
 use crate::proto::header::Id;
 use crate::runtime::blocking::Lane;
+use crate::script::keyval::Declared;
 use crate::shared::control::{Answer, Operator, Order};
 use crate::upstream::edits::Part;
 use crate::upstream::{Group, Upstreams};
@@ -49,8 +51,8 @@ struct Access {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("api", Context::LOCATION, Arity::between(0, 1), api,
-        "Serves the API of nginx Plus, versions 1 to 9, below this location: connections, requests, servers, upstreams, workers. With write=on clients may \
-         add, change and remove the servers of upstreams, so the location needs access rules."),
+        "Serves the API of nginx Plus, versions 1 to 9, below this location: connections, requests, servers, upstreams, key-value zones, workers. With \
+         write=on clients may change the servers of upstreams and key-value zones, so the location needs access rules."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
@@ -87,7 +89,7 @@ pub fn warn_of_open_doors(servers: &[Server], out: &mut Diagnostics) {
         let confs = &location.confs;
         let is_guarded = confs.access.acts() || confs.auth_basic.acts() || confs.auth_request.acts();
         if let Some(access) = confs.api.access.filter(|access| access.may_write && !is_guarded) {
-            let message = "every client of this location may change upstreams";
+            let message = "every client of this location may change upstreams and key-value zones";
             let help = "add access rules, such as \"allow 127.0.0.1; deny all;\", or leave \"write=on\" out";
             out.push(Diagnostic::warning(access.span, message).help(help));
         }
@@ -141,6 +143,14 @@ fn upstreams(request: &Request, part: Part) -> Option<&'static Upstreams> {
     }
 }
 
+/// The key-value zones of a language part.
+fn keyval_zones(request: &Request, part: Part) -> &'static [Declared] {
+    match part {
+        Part::Http => &subject(request).config.tables.keyval.0,
+        Part::Stream => shown(request).stream.map_or(&[], |streams| streams.keyvals),
+    }
+}
+
 /// The values from which documents are made, on another thread.
 struct Source {
     config: &'static Config,
@@ -149,6 +159,8 @@ struct Source {
     groups: Vec<Arc<Group>>,
     /// The servers of the `stream` block.
     streams: &'static [Counted],
+    /// The key-value zones of the part.
+    keyvals: &'static [Declared],
     fields: Option<String>,
     /// The address that the client has asked.
     address: String,
@@ -163,6 +175,7 @@ impl Source {
             part,
             groups: upstreams(request, part).map(Upstreams::present).unwrap_or_default(),
             streams: shown(request).stream.map_or(&[], |streams| streams.servers),
+            keyvals: keyval_zones(request, part),
             fields: fields.map(|fields| String::from_utf8_lossy(fields).into_owned()),
             address: request.connection.local.to_string(),
         }

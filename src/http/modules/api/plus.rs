@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{Source, Verdict, change, document, made, made_of, ordered};
+use super::{Source, Verdict, change, document, keyvals, made, made_of, ordered};
 use crate::http::Counted;
 use crate::http::modules::status::view::{Peer, View, Zone};
 use crate::http::request::Request;
@@ -81,6 +81,15 @@ pub(super) fn serve(request: &mut Request, path: &[&str], may_write: bool) -> Ve
         (Method::Delete, [part @ ("http" | "stream"), "upstreams", name, "servers", id]) => {
             change::remove(request, (part_of(part), name), id)
         }
+        (Method::Post, [part @ ("http" | "stream"), "keyvals", name]) => {
+            keyvals::add(request, part_of(part), name)
+        }
+        (Method::Patch, [part @ ("http" | "stream"), "keyvals", name]) => {
+            keyvals::set(request, part_of(part), name)
+        }
+        (Method::Delete, [part @ ("http" | "stream"), "keyvals", name]) => {
+            keyvals::clear(request, part_of(part), name)
+        }
         _ => failure(request, &METHOD_DISABLED),
     }
 }
@@ -129,8 +138,10 @@ fn get(request: &mut Request, path: &[&str]) -> Verdict {
         }),
         // There is nothing of the kind.
         ["slabs" | "resolvers" | "ssl"]
-        | ["http", "location_zones" | "caches" | "limit_conns" | "limit_reqs" | "keyvals"]
-        | ["stream", "limit_conns" | "keyvals" | "zone_sync"] => document(200, &json!({})),
+        | ["http", "location_zones" | "caches" | "limit_conns" | "limit_reqs"]
+        | ["stream", "limit_conns" | "zone_sync"] => document(200, &json!({})),
+        [part @ ("http" | "stream"), "keyvals"] => keyvals::all(request, part_of(part)),
+        [part @ ("http" | "stream"), "keyvals", name] => keyvals::one(request, part_of(part), name),
         ["workers"] => made(request, |source| {
             let list: Vec<Value> = source.view().workers.iter().map(|worker| {
                 let of = |total| worker.number_of(total);
@@ -192,13 +203,13 @@ fn get(request: &mut Request, path: &[&str]) -> Verdict {
 }
 
 /// A failure without the id of its request, from another thread.
-fn missing(failure: &Failure) -> Verdict {
+pub(super) fn missing(failure: &Failure) -> Verdict {
     let error = json!({ "status": failure.status, "text": failure.text, "code": failure.code });
     document(failure.status, &json!({ "error": error, "href": HREF }))
 }
 
 /// The document, with the fields only that the client asks for (`?fields=a,b`).
-fn filtered(source: &Source, mut value: Value) -> Verdict {
+pub(super) fn filtered(source: &Source, mut value: Value) -> Verdict {
     if let (Some(fields), Value::Object(object)) = (&source.fields, &mut value) {
         let wanted: Vec<&str> = fields.split(',').collect();
         object.retain(|key, _| wanted.contains(&key.as_str()));
