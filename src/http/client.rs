@@ -136,7 +136,9 @@ impl<'a> Client<'a> {
         if let Some(coding) = request.coding.take() {
             self.output.set_coding(coding);
         }
-        if let Some(pace) = limit_rate::pace(request) {
+        if let Some(mut pace) = limit_rate::pace(request) {
+            // As in nginx the head counts; it is sent with the first part of the body.
+            pace.pass(started.head_bytes);
             self.output.set_pace(pace);
         }
     }

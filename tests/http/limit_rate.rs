@@ -17,6 +17,7 @@ http {
         location /set { limit_rate 0; set $limit_rate 100k; alias %%DIR%%/file; }
         location /proxied { proxy_pass http://%%ORIGIN%%; }
         location /upstream { limit_rate 0; proxy_limit_rate 100k; proxy_pass http://%%ORIGIN%%; }
+        location /head { limit_rate 10k; add_header X-Long "%%LONG%%"; alias %%DIR%%/short; }
         location /unpaced { limit_rate 0; proxy_pass http://%%ORIGIN%%; }
     }
 }
@@ -38,7 +39,8 @@ fn start() -> (Origin, Daemon) {
         }
         crate::support::origin::ok(&body)
     });
-    let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).file("file", body()).level("info").start();
+    let setup = Setup::new(CONF).set("ORIGIN", origin.address()).set("LONG", "x".repeat(20 * 1024));
+    let daemon = setup.file("file", body()).file("short", "short").level("info").start();
     (origin, daemon)
 }
 
@@ -63,6 +65,14 @@ fn nothing_is_faster_than_its_rate() {
     for path in ["/free", "/query", "/after", "/unpaced"] {
         assert!(get(port, path).body == body(), "{path}");
     }
+}
+
+#[test]
+fn the_head_counts() {
+    let (_origin, daemon) = start();
+    let began = Instant::now();
+    assert_eq!(get(daemon.port(0), "/head").text(), "short");
+    assert!(began.elapsed() >= Duration::from_millis(850), "after {:?}", began.elapsed());
 }
 
 #[test]
