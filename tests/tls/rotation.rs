@@ -19,7 +19,7 @@ use rustls::pki_types::pem::PemObject;
 use super::servers::s_client;
 use crate::support::daemon::send;
 use crate::support::tls::{Authority, Pair, TlsClient, trusting};
-use crate::support::{Daemon, Setup, wait_for};
+use crate::support::{Daemon, Setup, get, wait_for};
 
 const CONF: &str = r#"
 worker_processes 3;
@@ -364,4 +364,45 @@ fn certificates_that_expire_soon_are_told_at_the_start_and_in_tests() {
     daemon.wait_log(line);
     daemon.reload();
     assert_eq!(daemon.log_count(line), 2, "at the start and at the reload");
+}
+
+/// Upstreams see the newer certificate of a client, in HTTP and in streams.
+#[test]
+fn upstreams_are_shown_a_changed_certificate() {
+    let conf = r#"
+        http {
+            server { listen 127.0.0.1:%%PORT_2%% ssl; ssl_certificate a.pem; ssl_certificate_key a.key; ssl_verify_client optional_no_ca;
+                return 200 "$ssl_client_serial"; }
+            server { listen 127.0.0.1:%%PORT_0%%; proxy_ssl_certificate own.pem; proxy_ssl_certificate_key own.key;
+                location / { proxy_pass https://127.0.0.1:%%PORT_2%%; }
+                location /kept { proxy_pass https://kept; proxy_http_version 1.1; proxy_set_header Connection ""; } }
+            upstream kept { server 127.0.0.1:%%PORT_2%%; keepalive 1; }
+        }
+        stream {
+            server { listen 127.0.0.1:%%PORT_1%%; proxy_pass 127.0.0.1:%%PORT_2%%; proxy_ssl on;
+                proxy_ssl_certificate own.pem; proxy_ssl_certificate_key own.key; }
+        }"#;
+    let authority = Authority::new("test");
+    let numbered = |serial: u64| {
+        authority.issue_with(&["own.test"], |params| params.serial_number = Some(serial.into()))
+    };
+    let (server, first) = (authority.issue(&["a.test"]), numbered(0x51));
+    let files = [("a.pem", server.certificate), ("a.key", server.key)];
+    let own = [("own.pem", first.certificate), ("own.key", first.key)];
+    let setup =
+        files.into_iter().chain(own).fold(Setup::new(conf), |setup, (name, data)| setup.file(name, data));
+    let daemon = setup.start();
+    let seen = |port: u16, path: &str| get(port, path).text();
+    let all = || [seen(daemon.port(0), "/"), seen(daemon.port(0), "/kept"), seen(daemon.port(1), "/")];
+    assert_eq!(all(), ["51", "51", "51"]);
+    let second = numbered(0x52);
+    put(&daemon, "own.key", &second.key);
+    put(&daemon, "own.pem", &second.certificate);
+    wait_for("upstreams to see the newer certificate", || {
+        let [fresh, _, stream] = all();
+        (fresh == "52" && stream == "52").then_some(())
+    });
+    daemon.write("own.pem", "no certificate");
+    daemon.wait_log("cannot load certificate \".*own.pem\".*until then the certificate in force stays");
+    assert_eq!((seen(daemon.port(0), "/"), seen(daemon.port(1), "/")), ("52".into(), "52".into()));
 }

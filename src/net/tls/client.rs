@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{ResolvesClientCert, Resumption};
@@ -47,12 +47,19 @@ pub struct Settings {
     pub prefix: &'static str,
 }
 
-/// What connections to upstreams have in common: one set of settings, with one certificate.
+/// What connections to upstreams have in common: one set of settings, with one certificate, which a newer one may replace.
 pub struct Client {
-    config: Arc<ClientConfig>,
+    own: RwLock<Own>,
     sessions: Option<ClientSessions>,
     /// The upstream's certificate is checked.
     verifies: bool,
+    sends_name: bool,
+}
+
+/// The certificate in force, if there is one, and the settings with it.
+struct Own {
+    certificate: Option<Certificate>,
+    config: Arc<ClientConfig>,
 }
 
 impl fmt::Debug for Client {
@@ -71,28 +78,51 @@ impl Client {
             .with_protocol_versions(settings.versions)?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
-            .with_client_cert_resolver(resolver(settings.certificate));
+            .with_client_cert_resolver(resolver(settings.certificate.as_ref()));
         config.enable_sni = settings.sends_name;
         config.alpn_protocols = settings.protocols;
         config.resumption = Resumption::disabled();
         config.key_log = Arc::new(Catcher { log: settings.key_log });
         config.enable_secret_extraction = true;
         let sessions = settings.reuses_sessions.then(|| ClientSessions::new(SESSION_PLACES_MAX));
-        Ok(Self { config: Arc::new(config), sessions, verifies })
+        let own = RwLock::new(Own { certificate: settings.certificate, config: Arc::new(config) });
+        Ok(Self { own, sessions, verifies, sends_name: settings.sends_name })
+    }
+
+    fn own(&self) -> RwLockReadGuard<'_, Own> {
+        self.own.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The certificate in force.
+    pub fn certificate(&self) -> Option<Certificate> {
+        self.own().certificate.clone()
+    }
+
+    /// Puts a newer certificate in force. Sessions of the older one are not used again: rustls compares credentials.
+    pub fn replace_certificate(&self, certificate: Certificate) {
+        let config = self.config_with(Some(&certificate));
+        let own = Own { certificate: Some(certificate), config };
+        *self.own.write().unwrap_or_else(PoisonError::into_inner) = own;
+    }
+
+    fn config_with(&self, certificate: Option<&Certificate>) -> Arc<ClientConfig> {
+        let mut config = ClientConfig::clone(&self.own().config);
+        config.client_auth_cert_resolver = resolver(certificate);
+        Arc::new(config)
     }
 
     /// The same settings with another certificate, and with sessions of its own.
     #[must_use]
     pub fn with_certificate(&self, certificate: Option<Certificate>) -> Self {
-        let mut config = ClientConfig::clone(&self.config);
-        config.client_auth_cert_resolver = resolver(certificate);
+        let config = self.config_with(certificate.as_ref());
         let sessions = self.sessions.as_ref().map(|_| ClientSessions::new(SESSION_PLACES_MAX));
-        Self { config: Arc::new(config), sessions, verifies: self.verifies }
+        let own = RwLock::new(Own { certificate, config });
+        Self { own, sessions, verifies: self.verifies, sends_name: self.sends_name }
     }
 
     /// True if a connection depends on the name of the upstream, because it is sent or checked.
     pub fn needs_name(&self) -> bool {
-        self.verifies || self.config.enable_sni
+        self.verifies || self.sends_name
     }
 
     /// Makes the handshake with an upstream. `peer` tells apart the servers whose sessions are kept.
@@ -105,14 +135,12 @@ impl Client {
             Err(_) if self.verifies => return Err(Error::Name),
             Err(_) => ServerName::from(IpAddr::from([0, 0, 0, 0])), // an address is never sent
         };
-        let config = match &self.sessions {
-            Some(sessions) => {
-                let mut config = ClientConfig::clone(&self.config);
-                config.resumption = Resumption::store(Arc::new(sessions.of(peer)));
-                Arc::new(config)
-            }
-            None => Arc::clone(&self.config),
-        };
+        let mut config = Arc::clone(&self.own().config);
+        if let Some(sessions) = &self.sessions {
+            let mut own = ClientConfig::clone(&config);
+            own.resumption = Resumption::store(Arc::new(sessions.of(peer)));
+            config = Arc::new(own);
+        }
         let protocols = terms.protocols.as_deref().unwrap_or(&config.alpn_protocols).to_vec();
         handshake::connect(io, config, name, protocols).await.map_err(Error::Handshake)
     }
@@ -197,7 +225,7 @@ fn without_port(name: &str) -> &str {
     name.split_once(':').map_or(name, |(host, _)| host)
 }
 
-fn resolver(certificate: Option<Certificate>) -> Arc<dyn ResolvesClientCert> {
+fn resolver(certificate: Option<&Certificate>) -> Arc<dyn ResolvesClientCert> {
     match certificate {
         Some(certificate) => {
             Arc::new(SingleCertAndKey::from(CertifiedKey::clone(certificate.certified_key())))

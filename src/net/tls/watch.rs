@@ -17,12 +17,14 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use crate::config::Span;
 use crate::log::{Cause, Text};
 use crate::net::tls::certificate::{self, Certificate};
+use crate::net::tls::client::Client;
 use crate::net::tls::parcel;
 use crate::net::tls::pem::{self, Passwords};
 use crate::sys::clock_local;
@@ -74,6 +76,8 @@ pub struct Use {
 pub struct Pair {
     pub files: Files,
     pub uses: Vec<Use>,
+    /// Those that show it to upstreams.
+    pub clients: Vec<Arc<Client>>,
     /// The directives that name it.
     pub spans: Vec<Span>,
     /// Of the files before they were read.
@@ -95,7 +99,7 @@ impl Pairs {
         }
         let (index, stamp) = (self.list.len(), Stamp::of(&files));
         self.indexes.insert(files.clone(), index);
-        self.list.push(Pair { files, uses: Vec::new(), spans: Vec::new(), stamp });
+        self.list.push(Pair { files, uses: Vec::new(), clients: Vec::new(), spans: Vec::new(), stamp });
         index
     }
 
@@ -103,15 +107,28 @@ impl Pairs {
     pub fn add_use(&mut self, index: usize, place: Use, span: Span) {
         let Some(pair) = self.list.get_mut(index) else { return };
         pair.uses.push(place);
-        // Servers that inherit a directive come one after the other.
-        if pair.spans.last() != Some(&span) {
-            pair.spans.push(span);
-        }
+        pair.add_span(span);
+    }
+
+    /// Notes a client that shows the certificate to upstreams.
+    pub fn add_client(&mut self, index: usize, client: Arc<Client>, span: Span) {
+        let Some(pair) = self.list.get_mut(index) else { return };
+        pair.clients.push(client);
+        pair.add_span(span);
     }
 
     /// Those that are in use.
     pub fn finish(self) -> Vec<Pair> {
-        self.list.into_iter().filter(|pair| !pair.uses.is_empty()).collect()
+        self.list.into_iter().filter(|pair| !pair.uses.is_empty() || !pair.clients.is_empty()).collect()
+    }
+}
+
+impl Pair {
+    fn add_span(&mut self, span: Span) {
+        // Servers that inherit a directive come one after the other.
+        if self.spans.last() != Some(&span) {
+            self.spans.push(span);
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::net::tls::client::{self, Client, Terms};
 use crate::net::tls::pem;
 use crate::net::tls::settings as selection;
 use crate::net::tls::verify::{Purpose, Trust};
+use crate::net::tls::watch::Files;
 use crate::script::value::{self, Script};
 use crate::script::{Compile, Scope};
 use crate::shared::name::Prefix;
@@ -173,11 +174,12 @@ impl<S: Scope> Settings<S> {
         let selected = self.choices().select(cx)?;
         let key_log = self.key_log.as_ref().map(|name| &**name);
         let key_log = files::key_log_file(key_log, self.key_log.span(), cx)?;
+        let (certificate, watched) = self.certificate(pair, cx)?;
         let settings = client::Settings {
             provider: selection::provider(&selected),
             versions: selected.protocols.versions(),
             trust: if self.verify.get() { Some(self.trust(prefix, cx)?) } else { None },
-            certificate: self.certificate(pair, cx)?,
+            certificate,
             sends_name: self.server_name.get(),
             protocols: self.protocols(),
             reuses_sessions: self.session_reuse.get(),
@@ -185,6 +187,9 @@ impl<S: Scope> Settings<S> {
             prefix: prefix.0.trim_end_matches('_'),
         };
         let client = Arc::new(reported(Client::new(settings), "use", "https", Some(span), cx)?);
+        if let Some((pair, span)) = watched {
+            cx.pairs().add_client(pair, Arc::clone(&client), span);
+        }
         cx.tls_files().clients.insert(key, Arc::clone(&client));
         Some(client)
     }
@@ -209,23 +214,34 @@ impl<S: Scope> Settings<S> {
         key
     }
 
-    /// The certificate to show, if there is one: that of a command, or `pair`. The outer `None`: an error was reported.
-    #[allow(clippy::option_option, reason = "one is a setting, the other an error")]
+    /// The certificate to show, if there is one: that of a command, or `pair`; and its index among those that are watched for
+    /// changes, if it comes from files. `None`: an error was reported.
+    #[allow(clippy::type_complexity, reason = "a pair of two optional values")]
     fn certificate(
         &self,
         pair: Option<&(String, String)>,
         cx: &mut impl Secured<Scope = S>,
-    ) -> Option<Option<Certificate>> {
+    ) -> Option<(Option<Certificate>, Option<(usize, Span)>)> {
         let at = |script: &Inherit<Script<S>>| script.as_ref().map(Script::span).unwrap_or_default();
         let own = pair.map(|(certificate, key)| {
             let certificate = files::Name { name: certificate, span: at(&self.certificate) };
             (certificate, files::Name { name: key, span: at(&self.certificate_key) })
         });
         let Some((certificate, key)) = self.choices().certificates(cx)?.last().copied().or(own) else {
-            return Some(None);
+            return Some((None, None));
         };
+        let folder = cx.folder();
+        let path = |name: &str| (!name.starts_with("data:")).then(|| folder.join(name));
+        let passwords = self.password_file.as_ref().and_then(|name| path(name));
+        let files = path(certificate.name).zip(path(key.name)).map(|(certificate, key)| Files {
+            certificate,
+            key,
+            passwords,
+            ocsp: None,
+        });
+        let watched = files.map(|files| (cx.pairs().add(files), certificate.span));
         let passwords = self.passwords(cx)?;
-        load_pair(certificate, key, &passwords, cx).map(Some)
+        Some((Some(load_pair(certificate, key, &passwords, cx)?), watched))
     }
 
     /// The protocols of all connections.

@@ -95,8 +95,8 @@ pub const fn crl<C: Secures, X: 'static>(name: &'static str, contexts: Context) 
 #[rustfmt::skip]
 pub const fn certificate<C: Secures, X: Compile<Scope = C::Scope> + 'static>(name: &'static str, contexts: Context) -> Directive<C, X> {
     custom(name, contexts, ONE, |c: &mut C, cx, node| upstream::script(&mut c.tls().certificate, cx, node),
-        "Names a file with our certificate for upstreams that ask for one, in PEM; an empty value means none. With variables it is loaded while \
-         serving.")
+        "Names a file with our certificate for upstreams that ask for one, in PEM; an empty value means none. It is used anew when the files \
+         change, without a reload. With variables it is loaded while serving.")
 }
 
 /// `…_ssl_certificate_key`
