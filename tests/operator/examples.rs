@@ -12,8 +12,8 @@ use super::place::shipped;
 
 /// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "balanced behind-proxy canary compression container control discovery django dns drupal failover files \
-                      health-checks json-log laravel legacy-pages limits maintenance memcached nextcloud phpmyadmin \
-                      redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal tls-modern \
+                      health-checks json-log laravel legacy-pages limits maintenance memcached nextcloud overload \
+                      phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal tls-modern \
                       tls-passthrough uploads vhosts websocket wordpress";
 
 #[test]
@@ -157,6 +157,37 @@ fn control() {
     });
     assert!(get(daemon.port(1), "/api/9/http/upstreams").text().contains(&first.address()));
     assert!(daemon.read("changes").contains("down"));
+}
+
+#[test]
+fn overload() {
+    let broken = Origin::start(|peer| {
+        while let Some(request) = peer.request() {
+            // Searches get no answer, all else a bad one.
+            if !request.target.starts_with("/search/") {
+                peer.send("HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n");
+            }
+        }
+    });
+    let (good, other) = (echo("good"), echo("good"));
+    let changes = [
+        ("10.0.0.1:3000", &*broken.address()),
+        ("10.0.0.2:3000", &*good.address()),
+        ("10.0.0.3:3000", &*other.address()),
+        ("requests=20 interval=10s", "requests=2 interval=100ms"),
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+    ];
+    let daemon = example("overload.conf", &changes).start();
+    for _ in 0..3 {
+        assert_eq!(get(daemon.port(0), "/search/a").text(), "good /search/a localhost");
+    }
+    assert!(broken.accepted() >= 1, "it was asked");
+    let ejected = format!("upstream server {} of \"application\" is ejected for 30 s", broken.address());
+    wait_for("the ejection", || {
+        get(daemon.port(0), "/a");
+        daemon.log().contains(&ejected).then_some(())
+    });
+    assert!((0..6).all(|_| get(daemon.port(0), "/a").text() == "good /a localhost"));
 }
 
 #[test]
