@@ -1,9 +1,12 @@
 //! Binary upgrades at bad moments: under load, with both masters told to stop, with signals that cross.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use nix::sys::signal::Signal;
 
 use super::upgrade::{upgrade, upgraded, workers_of};
 use crate::support::daemon::{is_stand_in, send};
+use crate::support::h2::{H2, WINDOW_UPDATE};
 use crate::support::{Client, Daemon, Load, Setup, get, process, wait_for};
 
 const CONF: &str = r#"
@@ -43,6 +46,68 @@ fn an_upgrade_under_load_fails_no_request() {
         load.wait(50);
     }
     load.finish();
+}
+
+/// Streams of HTTP/2 under way are finished by the old workers; their clients go to the new ones afterwards.
+#[test]
+fn upgrades_and_reloads_fail_no_stream() {
+    const BODY: usize = 300_000;
+    let conf = CONF
+        .replace("location /", "http2 on; location /big { alias %%DIR%%/big; } location /")
+        .replace("keepalive_timeout", "http2_max_concurrent_streams 16; keepalive_timeout");
+    let daemon = Setup::new(&conf).level("notice").in_background().file("big", vec![b'x'; BODY]).start();
+    let (port, stop, served) = (daemon.port(0), AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    let mut client = H2::connect(port);
+                    while client.goodbyes.is_empty() && !stop.load(Ordering::SeqCst) {
+                        let streams: Vec<u32> = (0..8).map(|_| client.get("/", &[])).collect();
+                        for stream in streams {
+                            let answer = client.answer(stream);
+                            assert_eq!((answer.status, answer.text().as_str()), (200, "here\n"));
+                            served.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }
+                }
+            });
+        }
+        let wait = |more: usize| {
+            let now = served.load(Ordering::SeqCst);
+            wait_for("requests", || (served.load(Ordering::SeqCst) >= now + more).then_some(()));
+        };
+        // A download of which nothing may be sent yet.
+        let begin = || {
+            let mut client = H2::with_settings(port, &[0, 4, 0, 0, 0, 0]);
+            let stream = client.get("/big", &[]);
+            client.read_until("a head", |client| client.answers.contains_key(&stream));
+            (client, stream)
+        };
+        let finish = |(mut client, stream): (H2, u32)| {
+            let room = (BODY as u32).to_be_bytes();
+            client.send(WINDOW_UPDATE, 0, stream, &room).send(WINDOW_UPDATE, 0, 0, &room);
+            assert_eq!(client.answer(stream).body.len(), BODY);
+        };
+        for _ in 0..3 {
+            let download = begin();
+            let count = daemon.log_count("signal 1 .*reconfiguring");
+            daemon.signal(Signal::SIGHUP);
+            wait_for("a reload", || (daemon.log_count("signal 1 .*reconfiguring") > count).then_some(()));
+            wait(100);
+            finish(download);
+            let (download, old) = (begin(), daemon.pid());
+            let new = upgrade(&daemon);
+            wait(100);
+            send(old, Signal::SIGQUIT);
+            wait(100);
+            finish(download);
+            wait_gone(old);
+            daemon.follow(new);
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(daemon.complaints("error crit alert emerg"), Vec::<String>::new());
 }
 
 #[test]
