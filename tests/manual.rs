@@ -29,6 +29,32 @@ fn variables() -> String {
     out
 }
 
+/// The metrics, as Prometheus names them.
+fn metrics() -> String {
+    use pronghorn::http::modules::status::metrics::{self, Metric};
+    fn rows<E>(out: &mut String, about: &str, table: &[Metric<E>]) {
+        for metric in table {
+            let (name, help) = (metric.name, document::line(metric.help));
+            out.push_str(&format!(".It Li pronghorn_{about}{name}\n{help}\n"));
+        }
+    }
+    let mut out = String::from(".Bl -tag -width Ds -compact\n");
+    rows(&mut out, "", metrics::PROCESS);
+    rows(&mut out, "worker_", metrics::WORKER);
+    rows(&mut out, "server_", metrics::SERVER);
+    rows(&mut out, "zone_", metrics::ZONE);
+    rows(&mut out, "upstream_", metrics::UPSTREAM);
+    rows(&mut out, "upstream_peer_", metrics::PEER);
+    for (about, times) in [("zone_", metrics::ZONE_TIMES), ("upstream_", metrics::UPSTREAM_TIMES)] {
+        let splits = metrics::SPLITS.iter().map(|split| (split.name, split.help));
+        for (name, help) in splits.chain(times.iter().map(|times| (times.name, times.help))) {
+            out.push_str(&format!(".It Li pronghorn_{about}{name}\n{}\n", document::line(help)));
+        }
+    }
+    out.push_str(".El\n");
+    out
+}
+
 /// The page with the text between `BEGIN name` and `END name` replaced.
 fn replaced(page: &str, name: &str, text: &str) -> String {
     let mark = |word: &str| match page.starts_with('#') {
@@ -48,6 +74,7 @@ fn the_manual_lists_every_directive_and_variable() {
     let rows = cycle::rows();
     let expected = replaced(&page, "DIRECTIVES", &document::directives(rows));
     let expected = replaced(&expected, "VARIABLES", &variables());
+    let expected = replaced(&expected, "METRICS", &metrics());
     compare(&path, &page, &expected);
 }
 

@@ -111,12 +111,6 @@ static FEATURES: &[&Feature] = &[
         TAKE_OUT,
     ),
     &own("mail", &["mail"], &["mail"], TO_ELSEWHERE),
-    &own(
-        "a status interface",
-        &["status_zone"],
-        &["status_zone"],
-        "\"status\" shows every server and upstream",
-    ),
     &foreign("GeoIP2", &["geoip2*"], "\"map\" or \"geo\" may do instead"),
     &foreign("ModSecurity", &["modsecurity*"], "this firewall is not available: filter in front"),
     &foreign(

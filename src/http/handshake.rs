@@ -87,6 +87,7 @@ pub async fn secure(
         None => Err(Error::Closed),
     };
     drop(place);
+    handshakes::count(&outcome);
     match outcome {
         Ok(Accepted::Session(session, (server, tls))) => {
             let info = Rc::clone(&session.info);

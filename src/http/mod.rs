@@ -42,7 +42,9 @@ use crate::script::keyval::Declared;
 use crate::script::registry::Variables;
 pub use crate::shared::CompileOptions;
 use crate::shared::control::Desk;
+use crate::shared::status_zone::Zones;
 use crate::shared::tls::in_force;
+use crate::shared::zone;
 use crate::shm::counter::{self, Slot};
 use crate::upstream::{Groups, Upstreams};
 
@@ -104,7 +106,9 @@ impl Config {
     /// The slots of counters in use, for `shm::counter::sweep`.
     pub fn slots(&self) -> impl Iterator<Item = u32> {
         let servers = self.servers.iter().filter_map(|server| server.slot);
-        servers.map(counter::Slot::index).chain(self.upstreams.slots())
+        let zones = self.tables.status_zone.iter().map(|zone| zone.slot);
+        let limits = self.tables.limit_req.slots().chain(self.tables.limit_conn.slots());
+        servers.chain(zones).chain(limits).map(counter::Slot::index).chain(self.upstreams.slots())
     }
 
     /// True if a `proxy_pass` with variables may connect to this socket: its path is part of the
@@ -167,6 +171,8 @@ pub struct Streams {
     /// Its servers that are counted.
     pub servers: &'static [Counted],
     pub keyvals: &'static [Declared],
+    pub zones: &'static Zones,
+    pub limit_conns: &'static [zone::Shown],
 }
 
 /// A server with its counters.

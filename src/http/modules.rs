@@ -69,6 +69,7 @@ pub mod ssi;
 pub mod ssl;
 pub mod static_file;
 pub mod status;
+pub mod status_zone;
 pub mod stub_status;
 pub mod sub_filter;
 
@@ -334,6 +335,7 @@ modules! {
     early_hints => [];
     proxy       => [];
     proxy_pass  => [Content content];
+    status_zone => [] draft Zones table Zones;
     status      => [Content content];
     api         => [Content content] draft Table table Table;
     stub_status => [Content content];

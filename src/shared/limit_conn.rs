@@ -9,6 +9,7 @@ use crate::config::{Diagnostic, Node, Setting, Span, params, settings};
 use crate::log;
 use crate::script::value::Script;
 use crate::script::{Compile, Scope};
+use crate::shared::zone::Fate;
 use crate::shared::{ByRule, Severity, zone};
 use crate::shm::held_counts::{Held, Holders, Refused};
 
@@ -98,8 +99,16 @@ impl Limits {
             let Some(key) = zone.key_of(scope, KEY_BYTES_MAX) else { continue };
             is_counted = true;
             match holders.hold(holders.key(&key), rule.max) {
-                Ok(held) => all.push(held),
-                Err(why) => return Some((self.reject(scope, rule, &zone.name, why), Vec::new())),
+                Ok(held) => {
+                    zone.count(Fate::Passed);
+                    all.push(held);
+                }
+                Err(why) => {
+                    let outcome = self.reject(scope, rule, &zone.name, why);
+                    let is_dry = outcome == Outcome::RejectedDryRun;
+                    zone.count(if is_dry { Fate::RejectedDryRun } else { Fate::Rejected });
+                    return Some((outcome, Vec::new()));
+                }
             }
         }
         is_counted.then_some((Outcome::Passed, all))

@@ -13,6 +13,7 @@ use crate::config::{Diagnostic, Node, Setting, Span, Word, params, settings};
 use crate::log;
 use crate::script::value::Script;
 use crate::script::{Compile, Scope};
+use crate::shared::zone::Fate;
 use crate::shared::{ByRule, Severity, zone};
 use crate::shm::leaky_bucket::{EXCESS_MAX, Key, Table};
 
@@ -64,6 +65,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    fn fate(self) -> Fate {
+        match self {
+            Self::Passed => Fate::Passed,
+            Self::Delayed => Fate::Delayed,
+            Self::Rejected => Fate::Rejected,
+            Self::DelayedDryRun => Fate::DelayedDryRun,
+            Self::RejectedDryRun => Fate::RejectedDryRun,
+        }
+    }
+
     /// As `$limit_req_status` has it.
     pub fn name(self) -> &'static str {
         match self {
@@ -190,7 +201,11 @@ impl Limits {
             match answer {
                 Ok(excess) if index == last => longest = Some(rule.delay_of(zone, excess)),
                 Ok(_) => passed.push(Passed { rule, zone, table, key }),
-                Err(excess) => return Some((self.reject(scope, rule, &zone.name, excess), 0)),
+                Err(excess) => {
+                    let outcome = self.reject(scope, rule, &zone.name, excess);
+                    zone.count(outcome.fate());
+                    return Some((outcome, 0));
+                }
             }
         }
         if passed.is_empty() && !is_last_counted {
@@ -203,10 +218,15 @@ impl Limits {
                 longest = Some(delay);
             }
         }
-        Some(match longest.filter(|delay| delay.ms > 0) {
-            None => (Outcome::Passed, 0),
-            Some(delay) => (self.delay(scope, &delay), delay.ms),
-        })
+        let (outcome, delay_ms, delays) = match longest.filter(|delay| delay.ms > 0) {
+            None => (Outcome::Passed, 0, None),
+            Some(delay) => (self.delay(scope, &delay), delay.ms, Some(delay.rule.zone)),
+        };
+        for rule in &self.rules {
+            let fate = if delays == Some(rule.zone) { outcome.fate() } else { Fate::Passed };
+            zones.get(rule.zone).iter().for_each(|zone| zone.count(fate));
+        }
+        Some((outcome, delay_ms))
     }
 
     #[cold]

@@ -22,6 +22,7 @@ pub mod realip;
 pub mod resolver;
 pub mod server_names;
 pub mod sockets;
+pub mod status_zone;
 pub mod tls;
 pub mod upstream_rows;
 pub mod zone;

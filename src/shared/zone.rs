@@ -12,7 +12,8 @@ use crate::log;
 use crate::script::Scope;
 use crate::script::value::Script;
 use crate::shared::Environment;
-use crate::shm::named;
+use crate::shm::counter::{self, Slot};
+use crate::shm::{behind, named};
 
 /// nginx's least: eight pages.
 const BYTES_MIN: u64 = 32 * 1024;
@@ -50,6 +51,46 @@ pub struct Zone<S, T, D = ()> {
     /// `None` with `-t`, where nothing is served.
     pub memory: Option<T>,
     pub detail: D,
+    /// Counts what became of scopes; `None` with `-t`, or if no room was left.
+    pub slot: Option<Slot>,
+}
+
+/// What became of a scope at a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Passed,
+    Delayed,
+    Rejected,
+    DelayedDryRun,
+    RejectedDryRun,
+}
+
+/// What is shown of a zone.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    pub name: Box<str>,
+    /// The name of its memory.
+    pub id: u64,
+    slot: Option<Slot>,
+}
+
+impl Shown {
+    pub fn count(&self, fate: Fate) -> u64 {
+        self.slot.map_or(0, |slot| slot.get(fate.word()))
+    }
+}
+
+impl Fate {
+    /// The word of the slot that counts it: those of statuses, of which a limit has none.
+    fn word(self) -> counter::Word {
+        match self {
+            Self::Passed => counter::Word::Status1xx,
+            Self::Delayed => counter::Word::Status2xx,
+            Self::Rejected => counter::Word::Status3xx,
+            Self::DelayedDryRun => counter::Word::Status4xx,
+            Self::RejectedDryRun => counter::Word::Status5xx,
+        }
+    }
 }
 
 impl<S, T, D: fmt::Debug> fmt::Debug for Zone<S, T, D> {
@@ -62,6 +103,17 @@ impl<S, T, D: fmt::Debug> fmt::Debug for Zone<S, T, D> {
 }
 
 impl<S: Scope, T, D> Zone<S, T, D> {
+    /// Counts what became of a scope.
+    pub fn count(&self, fate: Fate) {
+        if let Some(slot) = self.slot {
+            behind::add(|counts| counts.count(slot, 0, &[(fate.word(), 1)]));
+        }
+    }
+
+    pub fn shown(&self) -> Shown {
+        Shown { name: self.name.clone(), id: self.id, slot: self.slot }
+    }
+
     /// The value of the key; `None` if the zone does not count this scope: the value is empty, or has more than
     /// `bytes_max` bytes, which is logged.
     pub fn key_of(&self, scope: &mut S, bytes_max: usize) -> Option<Vec<u8>> {
@@ -138,7 +190,9 @@ impl<S: Scope, D> Zones<S, D> {
                 cx.diagnostics().push(Diagnostic::error(span, message));
                 None
             });
-            Zone { name, key, id, bytes, memory, detail }
+            let slot = (!is_test)
+                .then(|| counter::slot(counter::Kind::Limit, &format!("{} {kind} {name}", X::BLOCK)));
+            Zone { name, key, id, bytes, memory, detail, slot: slot.flatten() }
         };
         declared.into_iter().map(map).collect()
     }

@@ -1,9 +1,10 @@
 //! The layout of the shared area, counted in 64-bit words.
 //!
 //! ```text
-//! header | lanes: LANES × 24 | names of slots: SLOTS | slots: SLOTS × 16
+//! header | lanes: LANES × 32 | names of slots: SLOTS | slots: SLOTS × 16
 //!        | names of peers: PEERS | peers: PEERS × 16 | in use: LANES × PEERS × u32
 //!        | names of histograms: HISTOGRAMS | histograms: HISTOGRAMS × STRIPES × 1024
+//!        | names of details: DETAILS | details: DETAILS × 1024 | their histograms: DETAILS × 3 × DETAIL_STRIPES × 1024
 //! ```
 //! Each part starts on a page of its own. An unused slot or peer costs 8 bytes (the fingerprint of its name),
 //! a used one 136, and a peer another 4 per worker that used it. Memory that was never used is never scanned.
@@ -14,12 +15,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
+use super::detail::TIMES;
 use super::zone::Zone;
 
 /// Maximum number of processes that count at one time: 256 workers in each of two generations. Lane 0 is the
 /// master's.
 pub const LANES: usize = 512;
-pub(super) const LANE_WORDS: usize = 24;
+pub(super) const LANE_WORDS: usize = 32;
 /// Maximum number of names of servers, locations, upstreams and peers together.
 pub(super) const SLOTS: usize = 65_536;
 pub(super) const SLOT_WORDS: usize = 16;
@@ -31,11 +33,17 @@ pub(super) const HISTOGRAMS: usize = 512;
 /// worker.
 pub(super) const STRIPES: usize = 16;
 pub(super) const HISTOGRAM_WORDS: usize = 1024;
+/// Maximum number of zones and upstream groups with further counts.
+pub(super) const DETAILS: usize = 1024;
+/// 8 KiB, whole pages on most machines.
+pub(super) const DETAIL_WORDS: usize = 1024;
+/// Stripes of the histograms of a detail.
+const DETAIL_STRIPES: usize = 4;
 
 /// 64 KiB, the largest page size of the machines we build for.
 const PAGE_WORDS: usize = 8192;
 /// "pronghor" and the version of this layout.
-const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 3;
+const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 4;
 
 const LANES_AT: usize = PAGE_WORDS;
 const SLOT_NAMES_AT: usize = LANES_AT + page_up(LANES * LANE_WORDS);
@@ -48,7 +56,11 @@ const IN_USE_AT: usize = PEERS_AT + page_up(PEERS * PEER_WORDS);
 const ROW_WORDS: usize = page_up(PEERS / 2);
 const HISTOGRAM_NAMES_AT: usize = IN_USE_AT + LANES * ROW_WORDS;
 const HISTOGRAMS_AT: usize = HISTOGRAM_NAMES_AT + page_up(HISTOGRAMS);
-const END: usize = HISTOGRAMS_AT + page_up(HISTOGRAMS * STRIPES * HISTOGRAM_WORDS);
+const DETAIL_NAMES_AT: usize = HISTOGRAMS_AT + page_up(HISTOGRAMS * STRIPES * HISTOGRAM_WORDS);
+const DETAILS_AT: usize = DETAIL_NAMES_AT + page_up(DETAILS);
+const DETAIL_HISTOGRAMS_AT: usize = DETAILS_AT + page_up(DETAILS * DETAIL_WORDS);
+const DETAIL_HISTOGRAM_WORDS: usize = DETAIL_STRIPES * HISTOGRAM_WORDS;
+const END: usize = DETAIL_HISTOGRAMS_AT + page_up(DETAILS * TIMES * DETAIL_HISTOGRAM_WORDS);
 
 /// Address space of the area; little of it is ever touched.
 pub const BYTES: usize = END * size_of::<u64>();
@@ -66,6 +78,7 @@ pub(super) enum Header {
     SlotsUsed = 2,
     HistogramsUsed = 3,
     PeersUsed = 4,
+    DetailsUsed = 5,
 }
 
 pub(super) struct Area {
@@ -174,7 +187,36 @@ impl Area {
 
     #[inline]
     pub(super) fn histogram(&self, histogram: usize, stripe: usize) -> &'static [AtomicU64; HISTOGRAM_WORDS] {
-        self.block(HISTOGRAMS_AT + (histogram % HISTOGRAMS * STRIPES + stripe % STRIPES) * HISTOGRAM_WORDS)
+        let start = match histogram.checked_sub(HISTOGRAMS) {
+            None => HISTOGRAMS_AT + (histogram * STRIPES + stripe % STRIPES) * HISTOGRAM_WORDS,
+            Some(of_detail) => {
+                let at = of_detail % (DETAILS * TIMES) * DETAIL_STRIPES + stripe % DETAIL_STRIPES;
+                DETAIL_HISTOGRAMS_AT + at * HISTOGRAM_WORDS
+            }
+        };
+        self.block(start)
+    }
+
+    /// The number of stripes of a histogram.
+    pub(super) fn stripes(histogram: usize) -> usize {
+        if histogram < HISTOGRAMS { STRIPES } else { DETAIL_STRIPES }
+    }
+
+    pub(super) fn detail_name(&self, detail: usize) -> &'static AtomicU64 {
+        &self.zone.words()[DETAIL_NAMES_AT + detail % DETAILS]
+    }
+
+    pub(super) fn detail(&self, detail: usize) -> &'static [AtomicU64; DETAIL_WORDS] {
+        self.block(DETAILS_AT + detail % DETAILS * DETAIL_WORDS)
+    }
+
+    /// Zeroes the words and the histograms of a detail, and gives their memory back.
+    pub(super) fn clear_detail(&self, detail: usize) -> io::Result<()> {
+        let detail = detail % DETAILS;
+        let words = DETAILS_AT + detail * DETAIL_WORDS;
+        let times = DETAIL_HISTOGRAMS_AT + detail * TIMES * DETAIL_HISTOGRAM_WORDS;
+        self.zone.clear(words..words + DETAIL_WORDS)?;
+        self.zone.clear(times..times + TIMES * DETAIL_HISTOGRAM_WORDS)
     }
 
     #[inline]
@@ -217,6 +259,11 @@ mod tests {
         area.peer(PEERS - 1)[PEER_WORDS - 1].store(8, Relaxed);
         area.histogram_name(HISTOGRAMS - 1).store(5, Relaxed);
         area.histogram(HISTOGRAMS - 1, STRIPES - 1)[HISTOGRAM_WORDS - 1].store(6, Relaxed);
+        area.detail_name(DETAILS - 1).store(9, Relaxed);
+        area.detail(DETAILS - 1)[DETAIL_WORDS - 1].store(10, Relaxed);
+        area.histogram(HISTOGRAMS, 0)[0].store(11, Relaxed);
+        area.histogram(HISTOGRAMS + DETAILS * TIMES - 1, DETAIL_STRIPES - 1)[HISTOGRAM_WORDS - 1]
+            .store(12, Relaxed);
         assert_eq!(area.lane(LANES - 1)[LANE_WORDS - 1].load(Relaxed), 1);
         assert_eq!(area.slot_name(SLOTS - 1).load(Relaxed), 2);
         assert_eq!(area.slot(SLOTS - 1)[SLOT_WORDS - 1].load(Relaxed), 3);
@@ -225,6 +272,10 @@ mod tests {
         assert_eq!(area.peer_name(PEERS - 1).load(Relaxed), 7);
         assert_eq!(area.peer(PEERS - 1)[PEER_WORDS - 1].load(Relaxed), 8);
         assert_eq!(area.histogram_name(HISTOGRAMS - 1).load(Relaxed), 5);
+        assert_eq!(area.histogram(HISTOGRAMS - 1, STRIPES - 1)[HISTOGRAM_WORDS - 1].load(Relaxed), 6);
+        assert_eq!(area.detail_name(DETAILS - 1).load(Relaxed), 9);
+        assert_eq!(area.detail(DETAILS - 1)[DETAIL_WORDS - 1].load(Relaxed), 10);
+        assert_eq!(area.histogram(HISTOGRAMS, 0)[0].load(Relaxed), 11);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 
 use super::counter::{Slot, Word};
+use super::detail::{Detail, Facts};
 use super::histogram::{self, Histogram};
 
 /// Number of places for slots and for histograms. Two that map to one place evict each other.
@@ -27,14 +28,24 @@ struct Durations {
     sum_us: u64,
 }
 
+#[derive(Clone, Copy)]
+struct Repeated {
+    detail: Detail,
+    facts: Facts,
+    count: u64,
+}
+
 /// The pending counts of this thread.
 pub struct Pending {
     sums: [Option<Sums>; PLACES],
     durations: [Option<Durations>; PLACES],
+    repeated: [Option<Repeated>; PLACES],
     /// One bit for each place of `sums` that has something to write.
     dirty_sums: u16,
     /// The same for `durations`.
     dirty_durations: u16,
+    /// The same for `repeated`.
+    dirty_repeated: u16,
 }
 
 thread_local! {
@@ -42,8 +53,10 @@ thread_local! {
         RefCell::new(Pending {
             sums: [None; PLACES],
             durations: [None; PLACES],
+            repeated: [None; PLACES],
             dirty_sums: 0,
             dirty_durations: 0,
+            dirty_repeated: 0,
         })
     };
 }
@@ -75,11 +88,36 @@ impl Pending {
         }
     }
 
+    /// Counts the facts about a request in the details of a slot, if it has any.
+    #[inline]
+    pub fn count_facts(&mut self, slot: Slot, facts: Facts) {
+        let Some(detail) = slot.detail() else { return };
+        let at = detail.index() as usize % PLACES;
+        self.dirty_repeated |= 1 << at;
+        match &mut self.repeated[at] {
+            // Most requests of a turn are alike.
+            Some(there) if there.detail == detail && there.facts == facts => there.count += 1,
+            place => place.replace(Repeated { detail, facts, count: 1 }).iter().for_each(write_repeated),
+        }
+    }
+
     /// Counts a duration in microseconds.
     pub fn record(&mut self, histogram: Histogram, us: u64) {
+        self.record_in(histogram, us, histogram::bucket(us));
+    }
+
+    /// Counts one duration in several histograms.
+    #[inline]
+    pub fn record_all<const N: usize>(&mut self, histograms: [Option<Histogram>; N], us: u64) {
+        let bucket = histogram::bucket(us);
+        for histogram in histograms.into_iter().flatten() {
+            self.record_in(histogram, us, bucket);
+        }
+    }
+
+    fn record_in(&mut self, histogram: Histogram, us: u64, bucket: usize) {
         let at = histogram.index() % PLACES;
         self.dirty_durations |= 1 << at;
-        let bucket = histogram::bucket(us);
         match &mut self.durations[at] {
             Some(there) if there.histogram == histogram && there.bucket == bucket => {
                 there.count += 1;
@@ -99,6 +137,9 @@ impl Pending {
         }
         for at in bits(std::mem::take(&mut self.dirty_durations)) {
             self.durations[at].take().iter().for_each(write_durations);
+        }
+        for at in bits(std::mem::take(&mut self.dirty_repeated)) {
+            self.repeated[at].take().iter().for_each(write_repeated);
         }
     }
 }
@@ -122,6 +163,10 @@ fn write_sums(sums: &mut Sums) {
     for (index, count) in sums.words.iter_mut().enumerate().filter(|(_, count)| **count != 0) {
         sums.slot.add_at(index, std::mem::take(count));
     }
+}
+
+fn write_repeated(kept: &Repeated) {
+    kept.detail.add(kept.facts, kept.count);
 }
 
 fn write_durations(kept: &Durations) {
@@ -150,6 +195,23 @@ mod tests {
         }
         flush();
         assert_eq!(slots[0].get(Word::Requests), 3, "nothing is written twice");
+    }
+
+    #[test]
+    fn facts_are_complete_after_a_flush_whoever_shared_a_place() {
+        use crate::shm::detail::{End, Protocol};
+        let slots: Vec<Slot> =
+            (0..40).map(|n| slot(Kind::Zone, &format!("facts.test {n}")).expect("room")).collect();
+        for status in [200, 200, 404] {
+            for slot in &slots {
+                add(|counts| counts.count_facts(*slot, Facts::new(status, Protocol::Http11, End::OK)));
+            }
+        }
+        flush();
+        for slot in &slots {
+            let detail = slot.detail().expect("room");
+            assert_eq!(detail.statuses().collect::<Vec<_>>(), [(200, 2), (404, 1)]);
+        }
     }
 
     #[test]

@@ -5,12 +5,13 @@
 //! gauges of a worker that dies can be zeroed. A slot is found by the fingerprint of its kind and name, so a
 //! reload finds the same counters again. Behaviour: nginx.org, ngx_http_stub_status_module.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::area::{Area, Header, SLOT_WORDS, SLOTS, area, fingerprint};
+use super::detail::{self, Detail};
 use super::index::{Index, Table};
 use super::lanes::{self, Lane, TOTALS};
 
@@ -30,6 +31,15 @@ pub enum Total {
     Drawn = 8,
     /// Requests that got less memory than they wanted, since too much was in use.
     Degraded = 9,
+    /// TLS handshakes with clients that succeeded, and those of them that resumed a session.
+    Handshakes = 10,
+    Resumed = 11,
+    /// TLS handshakes with clients that failed, and the reasons that are told apart.
+    HandshakesFailed = 12,
+    NoCommonProtocol = 13,
+    NoCommonCipher = 14,
+    HandshakeTimeout = 15,
+    CertificateRejected = 16,
 }
 
 impl Total {
@@ -46,7 +56,7 @@ impl Total {
     ];
 }
 
-/// Adds to a sum (`Accepted`, `Handled`, `Requests`, `Reused`, `Degraded`).
+/// Adds to a sum (all but the gauges).
 ///
 /// Only for the thread of the worker's loop, as are the functions for gauges: no other thread or process
 /// writes to its lane, so no locked instruction is needed.
@@ -100,6 +110,17 @@ pub enum Kind {
     Location = 1,
     Upstream = 2,
     Peer = 3,
+    /// A `status_zone` of servers, of HTTP or streams.
+    Zone = 4,
+    /// A zone of `limit_req` or `limit_conn`.
+    Limit = 5,
+}
+
+impl Kind {
+    /// True if it has further counts.
+    fn has_detail(self) -> bool {
+        matches!(self, Self::Location | Self::Upstream | Self::Zone)
+    }
 }
 
 /// The words of a slot. They only grow.
@@ -141,12 +162,16 @@ impl Word {
 pub struct Slot {
     words: &'static [AtomicU64; SLOT_WORDS],
     index: u32,
+    detail: Option<Detail>,
 }
 
 static TABLE: Table =
     Table { capacity: SLOTS, used: Header::SlotsUsed, name: Area::slot_name, clear: clear_slot };
 
 static INDEX: LazyLock<Mutex<Index>> = LazyLock::new(|| Mutex::new(Index::new(&TABLE)));
+
+/// The details of the slots that have one.
+static DETAILS: LazyLock<Mutex<HashMap<u32, Detail>>> = LazyLock::new(Mutex::default);
 
 fn clear_slot(area: &Area, index: usize) {
     for word in area.slot(index) {
@@ -160,23 +185,38 @@ fn clear_slot(area: &Area, index: usize) {
 pub fn slot(kind: Kind, name: &str) -> Option<Slot> {
     let name = fingerprint(kind as u8, name.as_bytes());
     let index = INDEX.lock().unwrap_or_else(PoisonError::into_inner).find(area(), name)?;
-    Some(Slot::at(area(), index))
+    let detail = kind.has_detail().then(|| detail::of_name(name)).flatten();
+    let mut details = DETAILS.lock().unwrap_or_else(PoisonError::into_inner);
+    match detail {
+        Some(detail) => _ = details.insert(index, detail),
+        None => _ = details.remove(&index),
+    }
+    Some(Slot { detail, ..Slot::at(area(), index) })
 }
 
 /// Frees the slots that no configuration names any more. Call it only when no worker of an older one is
 /// alive.
 pub fn sweep(live: &HashSet<u32>) {
     INDEX.lock().unwrap_or_else(PoisonError::into_inner).sweep(area(), live);
+    let mut details = DETAILS.lock().unwrap_or_else(PoisonError::into_inner);
+    details.retain(|slot, _| live.contains(slot));
+    detail::sweep(&details.values().map(|detail| detail.index()).collect());
 }
 
 impl Slot {
     fn at(area: &Area, index: u32) -> Slot {
-        Slot { words: area.slot(index as usize), index }
+        Slot { words: area.slot(index as usize), index, detail: None }
     }
 
     /// The slot with this number, which the master has assigned; `None`: there is no such slot.
     pub fn of_index(index: u32) -> Option<Slot> {
         ((index as usize) < SLOTS).then(|| Self::at(area(), index))
+    }
+
+    /// Its further counts; `None`: it has none, or all are in use.
+    #[inline]
+    pub fn detail(self) -> Option<Detail> {
+        self.detail
     }
 
     /// Its number, for [`sweep`] and [`Slot::of_index`].

@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 
-use super::area::{Area, HISTOGRAM_WORDS, HISTOGRAMS, Header, STRIPES, area, fingerprint};
+use super::area::{Area, HISTOGRAM_WORDS, HISTOGRAMS, Header, area, fingerprint};
 use super::lanes;
 
 const SUB_BITS: u32 = 5;
@@ -24,7 +24,8 @@ const _: () = assert!(BUCKETS < HISTOGRAM_WORDS);
 /// One histogram in shared memory. It is only a number: copy it, and keep it in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Histogram {
-    index: u16,
+    /// Those with a name, then those of details.
+    index: u32,
 }
 
 /// Finds or creates the histogram of a name ("request", "zone NAME connect"). `None`: all 512 are in use.
@@ -36,33 +37,38 @@ pub fn named(name: &str) -> Option<Histogram> {
     find(area(), fingerprint(KIND, name.as_bytes())).map(|index| Histogram { index })
 }
 
-fn find(area: &Area, name: u64) -> Option<u16> {
+fn find(area: &Area, name: u64) -> Option<u32> {
     let used = area.header(Header::HistogramsUsed);
     let known = (used.load(Relaxed) as usize).min(HISTOGRAMS);
     if let Some(index) = (0..known).find(|&index| area.histogram_name(index).load(Relaxed) == name) {
-        return Some(index as u16);
+        return Some(index as u32);
     }
     let next =
         used.fetch_update(Relaxed, Relaxed, |used| (used < HISTOGRAMS as u64).then(|| used + 1)).ok()?;
     area.histogram_name(next as usize).store(name, Relaxed);
-    Some(next as u16)
+    Some(next as u32)
 }
 
 impl Histogram {
+    #[inline]
+    pub(super) fn of_index(index: u32) -> Self {
+        Self { index }
+    }
+
     /// Counts `count` durations that fall into one bucket and take `sum_us` together.
     pub(super) fn add(self, bucket: usize, count: u64, sum_us: u64) {
-        let words = area().histogram(usize::from(self.index), lanes::mine().number());
+        let words = area().histogram(self.index as usize, lanes::mine().number());
         words[bucket].fetch_add(count, Relaxed);
         words[SUM].fetch_add(sum_us, Relaxed);
     }
 
     pub(super) fn index(self) -> usize {
-        usize::from(self.index)
+        self.index as usize
     }
 
     /// Sums all stripes, at about one moment.
     pub fn snapshot(self) -> Snapshot {
-        snapshot(area(), usize::from(self.index))
+        snapshot(area(), self.index as usize)
     }
 }
 
@@ -112,7 +118,7 @@ impl Snapshot {
 fn snapshot(area: &Area, index: usize) -> Snapshot {
     let mut all = Snapshot { counts: vec![0; BUCKETS], sum_us: 0 };
     // Skip stripes that no lane has used: reading a hole in the mapping would fill it.
-    for stripe in 0..lanes::used(area).min(STRIPES) {
+    for stripe in 0..lanes::used(area).min(Area::stripes(index)) {
         let words = area.histogram(index, stripe);
         for (count, word) in all.counts.iter_mut().zip(words) {
             *count = count.saturating_add(word.load(Relaxed));

@@ -12,6 +12,7 @@ pub mod affinity;
 mod area;
 pub mod behind;
 pub mod counter;
+pub mod detail;
 pub mod heartbeat;
 pub mod held_counts;
 pub mod histogram;

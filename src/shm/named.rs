@@ -49,6 +49,13 @@ pub fn all() -> Vec<(u64, BorrowedFd<'static>)> {
     lock().0.iter().filter(|named| named.name != 0).map(|named| (named.name, named.zone.as_fd())).collect()
 }
 
+/// The bytes of a zone that are in memory, and its size; `None`: there is no such zone.
+pub fn usage(name: u64) -> Option<(u64, u64)> {
+    let zones = lock();
+    let zone = zones.0.iter().find(|named| named.name == name)?.zone;
+    Some((zone.resident_bytes().ok()?, zone.bytes() as u64))
+}
+
 /// Empties the zones that no configuration names any more. Call it only when no worker of an older one is
 /// alive.
 pub fn sweep(live: &HashSet<u64>) {

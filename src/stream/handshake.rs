@@ -15,7 +15,7 @@ use crate::net::{Transport, room};
 use crate::proto::client_hello::ClientHello;
 use crate::runtime::{Either, race, timeout};
 use crate::script::Scope;
-use crate::shared::tls::handshakes::{Place, ask_status, judge, lookup};
+use crate::shared::tls::handshakes::{self, Place, ask_status, judge, lookup};
 use crate::stream::config::server::Server;
 use crate::stream::session::Session;
 use crate::stream::verdict::Verdict;
@@ -44,6 +44,7 @@ pub async fn secure(session: &mut Session, transport: &mut Transport) -> Result<
         None => Err(Error::Closed),
     };
     drop(place);
+    handshakes::count(&outcome);
     let (log, number) = (session.logger(), session.number);
     let tls = match outcome {
         Ok(Accepted::Session(secured, tls)) => {

@@ -77,7 +77,9 @@ impl Config {
     /// The slots of counters in use, for `shm::counter::sweep`.
     pub fn slots(&self) -> impl Iterator<Item = u32> {
         let servers = self.servers.iter().filter_map(|server| server.slot);
-        servers.map(Slot::index).chain(self.upstreams.slots())
+        let zones =
+            self.tables.status_zone.iter().map(|zone| zone.slot).chain(self.tables.limit_conn.slots());
+        servers.chain(zones).map(Slot::index).chain(self.upstreams.slots())
     }
 
     /// The names of the shared memory zones in use, for `shm::named::sweep`.

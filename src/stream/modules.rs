@@ -32,6 +32,7 @@ pub mod set;
 pub mod split_clients;
 pub mod ssl;
 pub mod ssl_preread;
+pub mod status_zone;
 pub mod upstream;
 
 /// A row of a stream module's table.
@@ -188,6 +189,7 @@ modules! {
     return_text => [];
     pass        => [];
     access_log  => [] log_step write draft Formats;
+    status_zone => [] draft Zones table Zones;
     counters    => [] log_step count;
 }
 

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use crate::runtime;
 use crate::shm::behind::{self, Pending};
 use crate::shm::counter::{Slot, Word};
+use crate::shm::detail::{Detail, Facts};
 use crate::upstream::peer::Peer;
 use crate::upstream::state::GroupState;
 
@@ -162,10 +163,16 @@ impl Trace {
     }
 
     /// Adds the request to its group's counters; `status` is the one sent to the client.
-    pub fn count(&self, status: u16, counts: &mut Pending) {
+    pub fn count(&self, status: u16, facts: Facts, counts: &mut Pending) {
         let (Some(slot), Some(attempt)) = (self.slot, self.attempts.last()) else { return };
         let retries = self.attempts.len() as u64 - 1;
         counts.count(slot, status, &[(Word::Retries, retries), (Word::ResponseUs, attempt.response_us())]);
+        counts.count_facts(slot, facts);
+    }
+
+    /// The further counts of the group that was used last.
+    pub fn detail(&self) -> Option<Detail> {
+        self.slot?.detail()
     }
 
     /// The turns so far.
@@ -204,6 +211,7 @@ mod tests {
     use super::*;
     use crate::runtime::Runtime;
     use crate::shm::counter;
+    use crate::shm::detail::{End, Protocol};
     use crate::upstream::balance::tests::peers;
     use crate::upstream::group::Group;
     use crate::upstream::peer::{Server, Shared};
@@ -249,7 +257,8 @@ mod tests {
                 trace.end();
                 trace.end();
             }
-            behind::add(|counts| trace.count(200, counts));
+            let facts = Facts::new(200, Protocol::Http11, End::OK);
+            behind::add(|counts| trace.count(200, facts, counts));
             behind::flush();
             let words = |slot: counter::Slot, words: [Word; 4]| words.map(|word| slot.get(word));
             let of_peer = words(peer_slot, [Word::Requests, Word::Status2xx, Word::Status5xx, Word::BytesIn]);

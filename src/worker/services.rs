@@ -12,6 +12,7 @@ use crate::script::keyval::Zone;
 use crate::script::keyval::table::Pair;
 use crate::shared::control::Desk;
 use crate::shared::keyvals::{News, What};
+use crate::shared::status_zone::Zones;
 use crate::shm::counter::Slot;
 use crate::shm::peers::Place;
 use crate::stream::{self, Passed};
@@ -86,11 +87,16 @@ impl Prober {
 /// What the control interface shows of the `stream` block.
 fn streams(config: &'static Config, upstreams: &'static Upstreams) -> Streams {
     let servers = config.stream.iter().flat_map(|stream| &stream.servers);
+    let zones = config.stream.as_ref().map(|stream| &stream.tables.status_zone);
+    let zones: &'static Zones = zones.unwrap_or_else(|| Box::leak(Box::default()));
+    let servers = servers.filter(|server| server.confs.status_zone.of_server().is_none());
     let counted = servers.filter_map(|server| {
         Some(Counted { name: server.name().into(), address: server.address.clone(), slot: server.slot? })
     });
+    let limits = config.stream.iter().flat_map(|stream| stream.tables.limit_conn.shown());
+    let limit_conns = Box::leak(limits.collect());
     let keyvals = config.stream.as_ref().map_or(&[][..], |stream| &stream.tables.keyval.0);
-    Streams { upstreams, servers: Box::leak(counted.collect()), keyvals }
+    Streams { upstreams, servers: Box::leak(counted.collect()), keyvals, zones, limit_conns }
 }
 
 /// Takes over a change of a key-value zone. One that this process does not know came with a later configuration.

@@ -6,6 +6,7 @@ mod hostile;
 mod keyvals;
 mod reload;
 mod socket;
+mod zones;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

@@ -48,8 +48,8 @@ impl Load {
         });
     }
 
-    /// Stops the clients; panics if any of their requests has failed.
-    pub fn finish(self) {
+    /// Stops the clients, and returns how many requests were answered; panics if any has failed.
+    pub fn finish(self) -> usize {
         self.wait(1);
         self.stop.store(true, Ordering::SeqCst);
         let failures: Vec<String> = self
@@ -58,6 +58,7 @@ impl Load {
             .filter_map(|thread| thread.join().expect("its panics are caught").err())
             .collect();
         assert!(failures.is_empty(), "failed clients: {failures:#?}");
+        self.served.load(Ordering::SeqCst)
     }
 }
 

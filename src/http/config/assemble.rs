@@ -37,7 +37,8 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         let ServerDraft { partial, listens, names, locations, span } = draft;
         let confs = Confs::complete(partial, &root, &mut cx);
         let address = first_address(&listens);
-        let slot = server_slot(&names, &address, options);
+        let zone = confs.status_zone.of_server();
+        let slot = zone.or_else(|| server_slot(&names, &address, options));
         places.add(index, listens, &names, span, &mut cx);
         servers.push(build_server(confs, (names, address), locations, slot, span, &mut cx));
     }

@@ -32,6 +32,8 @@ use crate::proto::header::Id;
 use crate::runtime::blocking::Lane;
 use crate::script::keyval::Declared;
 use crate::shared::control::{Answer, Operator, Order};
+use crate::shared::status_zone::Zones;
+use crate::shared::zone;
 use crate::upstream::edits::Part;
 use crate::upstream::{Group, Upstreams};
 
@@ -157,8 +159,10 @@ struct Source {
     part: Part,
     /// The upstreams of the part.
     groups: Vec<Arc<Group>>,
-    /// The servers of the `stream` block.
+    /// The servers of the `stream` block that have no zone.
     streams: &'static [Counted],
+    stream_zones: Option<&'static Zones>,
+    stream_limits: &'static [zone::Shown],
     /// The key-value zones of the part.
     keyvals: &'static [Declared],
     fields: Option<String>,
@@ -175,6 +179,8 @@ impl Source {
             part,
             groups: upstreams(request, part).map(Upstreams::present).unwrap_or_default(),
             streams: shown(request).stream.map_or(&[], |streams| streams.servers),
+            stream_limits: shown(request).stream.map_or(&[], |streams| streams.limit_conns),
+            stream_zones: shown(request).stream.map(|streams| streams.zones),
             keyvals: keyval_zones(request, part),
             fields: fields.map(|fields| String::from_utf8_lossy(fields).into_owned()),
             address: request.connection.local.to_string(),
@@ -182,7 +188,7 @@ impl Source {
     }
 
     fn view(&self) -> View {
-        View::new(self.config, self.groups.clone())
+        View::new(self.config, self.groups.clone(), self.stream_zones)
     }
 
     /// The upstream block of a name.

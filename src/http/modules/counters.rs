@@ -7,10 +7,13 @@ use crate::config::settings;
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::Request;
+use crate::http::request::termination::Termination;
 use crate::http::scope::Variable;
+use crate::proto::message::Version;
 use crate::runtime;
 use crate::shm::behind::{self, Pending};
 use crate::shm::counter::Word;
+use crate::shm::detail::{End, Facts, Protocol};
 use crate::shm::histogram::{self, Histogram};
 
 settings! {
@@ -56,6 +59,9 @@ impl ModuleTable for Durations {
     }
 }
 
+/// The histograms of an upstream's detail: connect, header, response.
+pub const UPSTREAM_TIMES: [usize; 3] = [0, 1, 2];
+
 /// Counts a finished request.
 pub fn count(request: &mut Request) {
     if request.is_subrequest() {
@@ -65,24 +71,42 @@ pub fn count(request: &mut Request) {
 }
 
 fn add(request: &Request, counts: &mut Pending) {
-    let status = request.response.status;
-    if let Some(slot) = request.server.slot {
-        let others = [(Word::BytesIn, request.length()), (Word::BytesOut, request.bytes_sent)];
-        counts.count(slot, status, &others);
-    }
+    // A request without any response is discarded, whatever status is logged (444, 499).
+    let status = if request.bytes_sent > 0 { request.response.status } else { 0 };
+    let facts = Facts::new(status, protocol(request), request.termination.map_or(End::OK, Termination::end));
     let durations = &request.config.tables.counters;
     let request_us = runtime::now_us().saturating_sub(request.started_us);
-    record(counts, durations.request, Some(request_us));
-    request.upstream.count(status, counts);
-    for attempt in request.upstream.attempts() {
-        record(counts, durations.connect, attempt.connect_us.filter(|us| *us > 0));
-        record(counts, durations.header, attempt.header_us);
-        record(counts, durations.response, attempt.header_us.map(|_| attempt.response_us()));
+    let location = request.location.confs.status_zone.of_location();
+    let zones = [request.server.slot, location];
+    for slot in zones.into_iter().flatten() {
+        let others = [(Word::BytesIn, request.length()), (Word::BytesOut, request.bytes_sent)];
+        counts.count(slot, status, &others);
+        counts.count_facts(slot, facts);
+    }
+    let [server, location] = zones.map(|slot| Some(slot?.detail()?.histogram(0)));
+    counts.record_all([durations.request, server, location], request_us);
+    request.upstream.count(status, facts, counts);
+    let attempts = request.upstream.attempts();
+    if attempts.is_empty() {
+        return;
+    }
+    let detail = request.upstream.detail();
+    let [connect, header, response] = UPSTREAM_TIMES.map(|number| detail.map(|it| it.histogram(number)));
+    for attempt in attempts {
+        if let Some(us) = attempt.connect_us.filter(|us| *us > 0) {
+            counts.record_all([durations.connect, connect], us);
+        }
+        if let Some(us) = attempt.header_us {
+            counts.record_all([durations.header, header], us);
+            counts.record_all([durations.response, response], attempt.response_us());
+        }
     }
 }
 
-fn record(counts: &mut Pending, histogram: Option<Histogram>, us: Option<u64>) {
-    if let (Some(histogram), Some(us)) = (histogram, us) {
-        counts.record(histogram, us);
+fn protocol(request: &Request) -> Protocol {
+    match request.version() {
+        Version::Http10 => Protocol::Http10,
+        Version::Http11 => Protocol::Http11,
+        Version::Http2 => Protocol::Http2,
     }
 }

@@ -15,6 +15,7 @@ use crate::http::verdict::{Reply, Verdict};
 use crate::script::variable::variable;
 use crate::shared::limit_conn::{self, Limits, Outcome};
 use crate::shared::zone;
+use crate::shm::counter::Slot;
 use crate::shm::held_counts::{Held, Holders};
 
 pub type Zones = limit_conn::Zones<Request>;
@@ -56,6 +57,18 @@ impl states::State for State {
 /// The zones that requests are counted in.
 #[derive(Debug)]
 pub struct Table(Vec<limit_conn::Zone<Request>>);
+
+impl Table {
+    /// What is shown of the zones.
+    pub fn shown(&self) -> impl Iterator<Item = zone::Shown> {
+        self.0.iter().map(zone::Zone::shown)
+    }
+
+    /// The slots of the zones' counters.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.0.iter().filter_map(|zone| zone.slot)
+    }
+}
 
 impl ModuleTable for Table {
     fn open(cx: &mut Cx) -> Self {

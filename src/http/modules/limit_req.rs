@@ -16,6 +16,7 @@ use crate::runtime;
 use crate::script::variable::variable;
 use crate::shared::limit_req::{self, Limits, Outcome};
 use crate::shared::zone;
+use crate::shm::counter::Slot;
 use crate::shm::leaky_bucket;
 
 pub type Zones = limit_req::Zones<Request>;
@@ -56,6 +57,18 @@ impl states::State for State {
 /// The zones that requests are counted in.
 #[derive(Debug)]
 pub struct Table(Vec<limit_req::Zone<Request>>);
+
+impl Table {
+    /// What is shown of the zones.
+    pub fn shown(&self) -> impl Iterator<Item = zone::Shown> {
+        self.0.iter().map(zone::Zone::shown)
+    }
+
+    /// The slots of the zones' counters.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.0.iter().filter_map(|zone| zone.slot)
+    }
+}
 
 impl ModuleTable for Table {
     fn open(cx: &mut Cx) -> Self {

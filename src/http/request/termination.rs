@@ -7,6 +7,7 @@
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Failure, Kind, Limit, Side};
 use crate::http::upstream::name::{Name, Prefix};
+use crate::shm::detail::End;
 use crate::upstream::trace::Action;
 
 /// The side that ended it.
@@ -93,6 +94,11 @@ impl Termination {
             Kind::Cut | Kind::Failed(..) if phase != Phase::Connect => Some(upstream(How::Abort)),
             _ => Some(upstream(How::Error)),
         }
+    }
+
+    /// The side and the manner, for counters.
+    pub fn end(self) -> End {
+        End::new(self.who as u8, self.how as u8)
     }
 
     /// Writes `who_how/phase` or `who_how/phase/limit`.

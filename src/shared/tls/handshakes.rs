@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::io;
 use std::rc::Rc;
 
 use rustls::pki_types::UnixTime;
@@ -12,6 +13,7 @@ use rustls::pki_types::UnixTime;
 use crate::log::{self, Logger};
 use crate::net::newcomer::Newcomer;
 use crate::net::resolver::Resolvers;
+use crate::net::tls::handshake::{Accepted, Error};
 use crate::net::tls::ocsp::clients::Denial;
 use crate::net::tls::ocsp::exchange::Lookup;
 use crate::net::tls::server::{self, Path};
@@ -19,6 +21,7 @@ use crate::net::tls::{Info, Verdict};
 use crate::runtime::channel::Notify;
 use crate::runtime::{self, timeout};
 use crate::shared::resolver;
+use crate::shm::counter::{self, Total};
 
 /// Minimum time between two log lines about too many handshakes.
 const TELL_MS: u64 = 1000;
@@ -77,6 +80,41 @@ impl Drop for Place {
             }
         });
     }
+}
+
+/// Counts a handshake.
+pub fn count<C>(outcome: &Result<Accepted<C>, Error>) {
+    use rustls::{AlertDescription, Error as Tls, PeerIncompatible};
+    let failure = match outcome {
+        Ok(Accepted::Plain(_)) => return,
+        Ok(Accepted::Session(session, _)) => {
+            counter::add(Total::Handshakes, 1);
+            counter::add(Total::Resumed, u64::from(session.info.is_resumed));
+            return;
+        }
+        Err(failure) => failure,
+    };
+    counter::add(Total::HandshakesFailed, 1);
+    let reason = match failure {
+        Error::Version
+        | Error::Tls(Tls::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::Tls13RequiredForQuic,
+        )) => Total::NoCommonProtocol,
+        Error::Tls(Tls::PeerIncompatible(
+            PeerIncompatible::NoCipherSuitesInCommon | PeerIncompatible::NoKxGroupsInCommon,
+        )) => Total::NoCommonCipher,
+        Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => Total::HandshakeTimeout,
+        Error::Tls(Tls::AlertReceived(
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA,
+        )) => Total::CertificateRejected,
+        _ => return,
+    };
+    counter::add(reason, 1);
 }
 
 /// How the names of responders are looked up.

@@ -30,9 +30,10 @@ pub fn compile(stream: &Node, options: &CompileOptions, out: &mut Diagnostics) -
         let address = listens.first().and_then(|listen| listen.addresses.first());
         let address = address.map_or_else(String::new, ToString::to_string);
         places.add(servers.len(), listens, (&names, span), &mut cx);
-        let slot = match options.test_only {
-            true => None,
-            false => {
+        let slot = match confs.status_zone.of_server() {
+            None if options.test_only => None,
+            Some(zone) => Some(zone),
+            None => {
                 let name = names.first().map_or("", |(name, _)| name);
                 counter::slot(counter::Kind::Server, &format!("stream {address} {name}"))
             }

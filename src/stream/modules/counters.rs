@@ -5,6 +5,7 @@
 use crate::config::settings;
 use crate::shm::behind;
 use crate::shm::counter::Word;
+use crate::shm::detail::{End, Facts, Protocol};
 use crate::stream::modules::{BlockConf, Directive};
 use crate::stream::scope::Variable;
 use crate::stream::session::Session;
@@ -22,6 +23,14 @@ impl BlockConf for Conf {}
 
 pub fn count(session: &mut Session) {
     let status = session.status;
+    let protocol = if session.is_udp() { Protocol::Udp } else { Protocol::Tcp };
+    let end = match status {
+        200 => End::OK,
+        502 | 503 => End::UPSTREAM_ERROR,
+        400 => End::CLIENT_ERROR,
+        _ => End::PROXY_ERROR,
+    };
+    let facts = Facts::new(status, protocol, end);
     let others = [
         (Word::BytesIn, session.received),
         (Word::BytesOut, session.sent),
@@ -30,7 +39,22 @@ pub fn count(session: &mut Session) {
     behind::add(|counts| {
         if let Some(slot) = session.server.slot {
             counts.count(slot, status, &others);
+            counts.count_facts(slot, facts);
+            if let Some(detail) = slot.detail() {
+                counts.record(detail.histogram(0), session.elapsed_ms() * 1000);
+            }
         }
-        session.upstream.count(status, counts);
+        session.upstream.count(status, facts, counts);
+        if let Some(detail) = session.upstream.detail() {
+            for attempt in session.upstream.attempts() {
+                if let Some(us) = attempt.connect_us.filter(|us| *us > 0) {
+                    counts.record(detail.histogram(0), us);
+                }
+                if let Some(us) = attempt.header_us {
+                    counts.record(detail.histogram(1), us);
+                }
+                counts.record(detail.histogram(2), attempt.response_us());
+            }
+        }
     });
 }

@@ -8,6 +8,8 @@ use crate::config::directive::{custom, flag, one_of};
 use crate::config::{Arity, Context, Diagnostic, Node, settings};
 use crate::script::variable::variable;
 use crate::shared::limit_conn::{self, Limits, Outcome};
+use crate::shared::zone;
+use crate::shm::counter::Slot;
 use crate::shm::held_counts::{Held, Holders};
 use crate::stream::config::compile::Cx;
 use crate::stream::modules::{BlockConf, Directive, ModuleTable};
@@ -35,6 +37,18 @@ pub struct State {
 /// The zones that sessions are counted in.
 #[derive(Debug)]
 pub struct Table(Vec<limit_conn::Zone<Session>>);
+
+impl Table {
+    /// What is shown of the zones.
+    pub fn shown(&self) -> impl Iterator<Item = zone::Shown> {
+        self.0.iter().map(zone::Zone::shown)
+    }
+
+    /// The slots of the zones' counters.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.0.iter().filter_map(|zone| zone.slot)
+    }
+}
 
 impl ModuleTable for Table {
     fn open(cx: &mut Cx) -> Self {

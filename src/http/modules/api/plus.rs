@@ -13,8 +13,10 @@ use crate::http::request::Request;
 use crate::log::format::time_iso8601;
 use crate::proto::message::Method;
 use crate::shared::control::Order;
+use crate::shared::status_zone::Place;
+use crate::shared::zone::{self, Fate};
 use crate::shm::counter::{self, Slot, Total, Word};
-use crate::shm::{heartbeat, lanes};
+use crate::shm::{heartbeat, lanes, named};
 use crate::sys::{clock, process};
 use crate::upstream::Group;
 use crate::upstream::edits::Part;
@@ -22,6 +24,9 @@ use crate::upstream::peer::Server;
 
 /// The last version that we speak; each is a superset of those before.
 const VERSION: u8 = 9;
+
+/// nginx's page.
+const PAGE_BYTES: u64 = 4096;
 
 const HREF: &str = "https://nginx.org/en/docs/http/ngx_http_api_module.html";
 
@@ -137,9 +142,24 @@ fn get(request: &mut Request, path: &[&str]) -> Verdict {
             filtered(source, json!({ "total": counter::total(Total::Requests), "current": current }))
         }),
         // There is nothing of the kind.
-        ["slabs" | "resolvers" | "ssl"]
-        | ["http", "location_zones" | "caches" | "limit_conns" | "limit_reqs"]
-        | ["stream", "limit_conns" | "zone_sync"] => document(200, &json!({})),
+        ["resolvers"] | ["http", "caches"] | ["stream", "zone_sync"] => document(200, &json!({})),
+        ["ssl"] => made(request, |source| filtered(source, ssl())),
+        ["slabs"] => made(request, |source| filtered(source, slabs(source).into())),
+        ["slabs", name] => one(request, name, slabs, &fails(404, "slab not found", "SlabNotFound")),
+        ["http", "limit_reqs"] => made(request, |source| filtered(source, limit_reqs(source).into())),
+        ["http", "limit_reqs", name] => {
+            one(request, name, limit_reqs, &fails(404, "limit_req not found", "LimitReqNotFound"))
+        }
+        ["http", "limit_conns"] => made(request, |source| filtered(source, limit_conns(source).into())),
+        ["http", "limit_conns", name] => {
+            one(request, name, limit_conns, &fails(404, "limit_conn not found", "LimitConnNotFound"))
+        }
+        ["stream", "limit_conns"] => {
+            made(request, |source| filtered(source, stream_limit_conns(source).into()))
+        }
+        ["stream", "limit_conns", name] => {
+            one(request, name, stream_limit_conns, &fails(404, "limit_conn not found", "LimitConnNotFound"))
+        }
         [part @ ("http" | "stream"), "keyvals"] => keyvals::all(request, part_of(part)),
         [part @ ("http" | "stream"), "keyvals", name] => keyvals::one(request, part_of(part), name),
         ["workers"] => made(request, |source| {
@@ -159,11 +179,8 @@ fn get(request: &mut Request, path: &[&str]) -> Verdict {
             made(request, |source| filtered(source, Value::from(server_zones(&source.view()))))
         }
         ["http", "server_zones", name] => {
-            let name = (*name).to_owned();
-            made(request, move |source| match server_zones(&source.view()).remove(&name) {
-                Some(zone) => filtered(source, zone),
-                None => missing(&fails(404, "server zone not found", "ServerZoneNotFound")),
-            })
+            let missing = fails(404, "server zone not found", "ServerZoneNotFound");
+            one(request, name, |source| server_zones(&source.view()), &missing)
         }
         [part @ ("http" | "stream"), "upstreams"] => made_of(request, part_of(part), |source| {
             let view = source.view();
@@ -197,9 +214,92 @@ fn get(request: &mut Request, path: &[&str]) -> Verdict {
                 }
             })
         }
-        ["stream", "server_zones"] => made(request, |source| filtered(source, stream_zones(source.streams))),
+        ["http", "location_zones"] => {
+            made(request, |source| filtered(source, zones(source, Place::Location).into()))
+        }
+        ["http", "location_zones", name] => {
+            let missing = fails(404, "location zone not found", "LocationZoneNotFound");
+            one(request, name, |source| zones(source, Place::Location), &missing)
+        }
+        ["stream", "server_zones"] => made(request, |source| filtered(source, stream_zones(source).into())),
+        ["stream", "server_zones", name] => {
+            one(request, name, stream_zones, &fails(404, "server zone not found", "ServerZoneNotFound"))
+        }
         _ => failure(request, &PATH_NOT_FOUND),
     }
+}
+
+/// One of the objects in a document.
+fn one(request: &Request, name: &str, all: fn(&Source) -> Map<String, Value>, none: &Failure) -> Verdict {
+    let (name, none) = (name.to_owned(), Failure { ..*none });
+    made(request, move |source| match all(source).remove(&name) {
+        Some(value) => filtered(source, value),
+        None => missing(&none),
+    })
+}
+
+/// The handshakes with clients.
+fn ssl() -> Value {
+    json!({
+        "handshakes": counter::total(Total::Handshakes),
+        "handshakes_failed": counter::total(Total::HandshakesFailed),
+        "session_reuses": counter::total(Total::Resumed),
+        "no_common_protocol": counter::total(Total::NoCommonProtocol),
+        "no_common_cipher": counter::total(Total::NoCommonCipher),
+        "handshake_timeout": counter::total(Total::HandshakeTimeout),
+        "peer_rejected_cert": counter::total(Total::CertificateRejected),
+    })
+}
+
+/// The memory of the zones, in pages. We have no slots of one size, so there are none to show.
+fn slabs(source: &Source) -> Map<String, Value> {
+    let pages = |used: u64, bytes: u64| {
+        let (used, all) = (used.div_ceil(PAGE_BYTES), bytes.div_ceil(PAGE_BYTES));
+        json!({ "pages": { "used": used, "free": all.saturating_sub(used) }, "slots": {} })
+    };
+    let tables = &source.config.tables;
+    let limits = tables.limit_req.shown().chain(tables.limit_conn.shown());
+    let limits = limits.chain(source.stream_limits.iter().cloned());
+    let shared = limits.filter_map(|zone| {
+        let (used, bytes) = named::usage(zone.id)?;
+        Some((zone.name.to_string(), pages(used, bytes)))
+    });
+    let keyvals = tables.keyval.0.iter().map(|declared| {
+        let used = declared.zone.table().bytes();
+        (declared.zone.name().to_owned(), pages(used as u64, declared.bytes_max as u64))
+    });
+    shared.chain(keyvals).collect()
+}
+
+fn limit_reqs(source: &Source) -> Map<String, Value> {
+    let zone = |zone: zone::Shown| {
+        let counts = json!({
+            "passed": zone.count(Fate::Passed),
+            "delayed": zone.count(Fate::Delayed),
+            "rejected": zone.count(Fate::Rejected),
+            "delayed_dry_run": zone.count(Fate::DelayedDryRun),
+            "rejected_dry_run": zone.count(Fate::RejectedDryRun),
+        });
+        (zone.name.into_string(), counts)
+    };
+    source.config.tables.limit_req.shown().map(zone).collect()
+}
+
+fn limit_conns(source: &Source) -> Map<String, Value> {
+    source.config.tables.limit_conn.shown().map(limit_conn).collect()
+}
+
+fn stream_limit_conns(source: &Source) -> Map<String, Value> {
+    source.stream_limits.iter().cloned().map(limit_conn).collect()
+}
+
+fn limit_conn(zone: zone::Shown) -> (String, Value) {
+    let counts = json!({
+        "passed": zone.count(Fate::Passed),
+        "rejected": zone.count(Fate::Rejected),
+        "rejected_dry_run": zone.count(Fate::RejectedDryRun),
+    });
+    (zone.name.into_string(), counts)
 }
 
 /// A failure without the id of its request, from another thread.
@@ -254,6 +354,9 @@ fn connections(of: impl Fn(Total) -> u64) -> Value {
 /// The numbers of all servers that have the same name, under that name.
 fn server_zones(view: &View) -> Map<String, Value> {
     let mut zones = Map::new();
+    for zone in view.zones().filter(|zone| zone.place == Place::Server) {
+        zones.insert(zone.name.to_owned(), numbers(zone.slot, "received", "sent"));
+    }
     for server in view.servers() {
         let Zone { name, address, slot } = &server;
         let numbers = numbers(*slot, "received", "sent");
@@ -267,14 +370,23 @@ fn server_zones(view: &View) -> Map<String, Value> {
     zones
 }
 
-/// The numbers of the servers of the `stream` block.
-fn stream_zones(servers: &[Counted]) -> Value {
+/// The numbers of the zones of a place.
+fn zones(source: &Source, place: Place) -> Map<String, Value> {
+    let zones = source.view().zones().filter(|zone| zone.place == place);
+    zones.map(|zone| (zone.name.to_owned(), numbers(zone.slot, "received", "sent"))).collect()
+}
+
+/// The numbers of the zones of the `stream` block, and of its servers without one.
+fn stream_zones(source: &Source) -> Map<String, Value> {
     let mut zones = Map::new();
-    for Counted { name, address, slot } in servers {
-        let name = if name.is_empty() { address } else { name };
+    for zone in source.view().zones().filter(|zone| zone.place == Place::Stream) {
+        zones.insert(zone.name.to_owned(), sessions(zone.slot));
+    }
+    for Counted { name, address, slot } in source.streams {
+        let name = if name.is_empty() || zones.contains_key(&**name) { address } else { name };
         zones.insert(name.to_string(), sessions(Some(*slot)));
     }
-    Value::from(zones)
+    zones
 }
 
 /// The counts of a slot for connections of any protocol.
@@ -301,6 +413,11 @@ fn numbers(slot: Option<Slot>, bytes_in: &str, bytes_out: &str) -> Value {
         let count = of(word);
         answered += count;
         responses.insert(format!("{}xx", index + 1), json!(count));
+    }
+    if let Some(detail) = slot.and_then(Slot::detail) {
+        let codes: Map<String, Value> =
+            detail.statuses().map(|(status, count)| (status.to_string(), json!(count))).collect();
+        responses.insert("codes".to_owned(), Value::from(codes));
     }
     responses.insert("total".to_owned(), json!(answered));
     let requests = of(Word::Requests);

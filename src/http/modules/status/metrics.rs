@@ -3,8 +3,9 @@
 //! JSON, Prometheus' text and the manual are written from these tables. Names follow Prometheus' conventions
 //! (prometheus.io, "Metric and label naming"): base units, `_total` for what only grows. Touches: shared memory.
 
-use crate::http::modules::status::view::{Peer, Process, Upstream, Worker, Zone};
+use crate::http::modules::status::view::{Named, Peer, Process, Upstream, Worker, Zone};
 use crate::shm::counter::{Slot, Total, Word, total};
+use crate::shm::detail::Detail;
 use crate::shm::heartbeat;
 
 /// The way in which a value changes.
@@ -54,6 +55,47 @@ const fn gauge<E>(
     Metric { name, key, kind: Kind::Gauge, help, value }
 }
 
+/// Counts of a zone or an upstream by another label, such as the status.
+pub struct Split {
+    pub name: &'static str,
+    pub key: &'static str,
+    pub label: &'static str,
+    pub help: &'static str,
+    pub values: fn(Detail) -> Vec<(String, u64)>,
+}
+
+/// A histogram of a zone or an upstream.
+pub struct Times {
+    pub name: &'static str,
+    pub key: &'static str,
+    pub help: &'static str,
+    /// Its number in the detail.
+    pub number: usize,
+}
+
+#[rustfmt::skip]
+pub static SPLITS: &[Split] = &[
+    Split { name: "responses_by_status_total", key: "statuses", label: "status", help: "Responses, or sessions, by their status.",
+        values: |detail| detail.statuses().map(|(status, count)| (status.to_string(), count)).collect() },
+    Split { name: "requests_by_protocol_total", key: "protocols", label: "protocol", help: "Requests, or sessions, by the protocol of the client.",
+        values: |detail| detail.protocols().map(|(name, count)| (name.to_owned(), count)).collect() },
+    Split { name: "requests_by_end_total", key: "ends", label: "end",
+        help: "Requests, or sessions, by the side that ended them and how, the first part of $termination_reason; ok is a complete response.",
+        values: |detail| detail.ends().map(|(name, count)| (name.to_owned(), count)).collect() },
+];
+
+#[rustfmt::skip]
+pub static ZONE_TIMES: &[Times] = &[
+    Times { name: "duration_seconds", key: "duration", help: "Time from the first byte of a request to the end of its response, or of a session.", number: 0 },
+];
+
+#[rustfmt::skip]
+pub static UPSTREAM_TIMES: &[Times] = &[
+    Times { name: "connect_duration_seconds", key: "connect", help: "Time to connect to a server of the upstream.", number: 0 },
+    Times { name: "header_duration_seconds", key: "header", help: "Time from the choice of a server to the end of its response head.", number: 1 },
+    Times { name: "response_duration_seconds", key: "response", help: "Time from the choice of a server to the end of its response.", number: 2 },
+];
+
 fn of(slot: Option<Slot>, word: Word) -> Value {
     Value::Number(slot.map_or(0, |slot| slot.get(word)))
 }
@@ -92,6 +134,9 @@ pub static PROCESS: &[Metric<Process>] = &[
     gauge("connections_waiting", "connections_waiting", |_| sum(Total::Waiting), "Idle connections."),
     gauge("memory_drawn_bytes", "memory_drawn_bytes", |_| sum(Total::Drawn), "Memory that requests draw from their budgets."),
     counter("memory_degraded_total", "memory_degraded", |_| sum(Total::Degraded), "Requests that had to make do with less memory."),
+    counter("tls_handshakes_total", "tls_handshakes", |_| sum(Total::Handshakes), "TLS handshakes with clients that succeeded."),
+    counter("tls_handshakes_resumed_total", "tls_handshakes_resumed", |_| sum(Total::Resumed), "Those of them that resumed a session."),
+    counter("tls_handshakes_failed_total", "tls_handshakes_failed", |_| sum(Total::HandshakesFailed), "TLS handshakes with clients that failed."),
     gauge("loop_turn_max_seconds", "loop_turn_max_seconds", |_| Value::Us(heartbeat::longest_turn_us()),
         "The longest turn of an event loop of any running worker."),
 ];
@@ -109,6 +154,12 @@ pub static WORKER: &[Metric<Worker>] = &[
 
 #[rustfmt::skip]
 pub static SERVER: &[Metric<Zone>] = with_statuses![Zone;
+    counter("received_bytes_total", "received_bytes", |e| of(e.slot, Word::BytesIn), "Bytes received from clients."),
+    counter("sent_bytes_total", "sent_bytes", |e| of(e.slot, Word::BytesOut), "Bytes sent to clients."),
+];
+
+#[rustfmt::skip]
+pub static ZONE: &[Metric<Named>] = with_statuses![Named;
     counter("received_bytes_total", "received_bytes", |e| of(e.slot, Word::BytesIn), "Bytes received from clients."),
     counter("sent_bytes_total", "sent_bytes", |e| of(e.slot, Word::BytesOut), "Bytes sent to clients."),
 ];

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::http::Config;
 use crate::http::modules::counters::Durations;
 use crate::http::modules::status::metrics::Value;
+use crate::shared::status_zone::{self, Zones};
 use crate::shm::counter::{self, Slot, Total};
 use crate::shm::heartbeat::{self, Heartbeat};
 use crate::shm::histogram::{Histogram, Snapshot};
@@ -44,6 +45,14 @@ impl Worker {
 pub struct Zone<'a> {
     pub name: &'a str,
     pub address: &'a str,
+    pub slot: Option<Slot>,
+}
+
+/// A `status_zone`.
+#[derive(Clone, Copy, Debug)]
+pub struct Named {
+    pub place: status_zone::Place,
+    pub name: &'static str,
     pub slot: Option<Slot>,
 }
 
@@ -147,13 +156,19 @@ pub struct View {
     config: &'static Config,
     /// The upstreams with the servers that they have now.
     groups: Vec<Arc<Group>>,
+    /// The zones of the `stream` block.
+    stream_zones: Option<&'static Zones>,
     pub workers: Vec<Worker>,
     pub durations: Vec<(&'static str, &'static str, Snapshot)>,
     now_ms: u64,
 }
 
 impl View {
-    pub fn new(config: &'static Config, groups: Vec<Arc<Group>>) -> Self {
+    pub fn new(
+        config: &'static Config,
+        groups: Vec<Arc<Group>>,
+        stream_zones: Option<&'static Zones>,
+    ) -> Self {
         let workers = lanes::living().map(|lane| Worker {
             lane,
             number: lanes::worker(lane),
@@ -172,18 +187,36 @@ impl View {
             .into_iter()
             .filter_map(|(name, help, histogram)| Some((name, help, snapshot(histogram)?)))
             .collect();
-        Self { config, groups, workers: workers.collect(), durations, now_ms: clock::monotonic_ms() }
+        Self {
+            config,
+            groups,
+            stream_zones,
+            workers: workers.collect(),
+            durations,
+            now_ms: clock::monotonic_ms(),
+        }
     }
 
-    /// The servers, each counter once.
+    /// The servers without a zone, each counter once.
     pub fn servers(&self) -> impl Iterator<Item = Zone<'static>> + use<> {
         let mut seen = std::collections::HashSet::new();
         let config = self.config;
-        let counted = config.servers.iter().filter_map(move |server| {
+        let own = config.servers.iter().filter(|server| server.root.confs.status_zone.of_server().is_none());
+        let counted = own.filter_map(move |server| {
             let slot = server.slot?;
             seen.insert(slot.index()).then_some((server, slot))
         });
         counted.map(|(server, slot)| Zone { name: server.name(), address: &server.address, slot: Some(slot) })
+    }
+
+    /// The zones of all protocols.
+    pub fn zones(&self) -> impl Iterator<Item = Named> + use<> {
+        let streams = self.stream_zones.into_iter().flat_map(Zones::iter);
+        self.config.tables.status_zone.iter().chain(streams).map(|zone| Named {
+            place: zone.place,
+            name: &zone.name,
+            slot: Some(zone.slot),
+        })
     }
 
     pub fn upstreams(&self) -> impl Iterator<Item = Upstream> {

@@ -5,8 +5,11 @@
 
 use std::fmt::Write;
 
-use crate::http::modules::status::metrics::{self, Kind, Metric, Value};
+use crate::http::modules::status::metrics::{self, Kind, Metric, Times, Value};
 use crate::http::modules::status::view::{Process, View};
+use crate::shm::counter::Slot;
+use crate::shm::detail::Detail;
+use crate::shm::histogram::Snapshot;
 
 /// The quantiles of a histogram in JSON.
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999)];
@@ -35,16 +38,19 @@ pub fn json(view: &View) -> Vec<u8> {
     out.close(']');
     out.key("latency").open('{');
     for (name, _, snapshot) in &view.durations {
-        out.key(name).open('{');
-        out.key("count").number(snapshot.count());
-        out.key("seconds").value(Value::Us(snapshot.sum_us));
-        for (key, share) in QUANTILES {
-            let us = snapshot.quantile(share).unwrap_or(0);
-            out.key(key).value(Value::Us(us));
-        }
-        out.close('}');
+        out.key(name).times(snapshot);
     }
     out.close('}');
+    out.key("zones").open('[');
+    for zone in view.zones() {
+        out.item().open('{');
+        out.key("place").string(zone.place.name());
+        out.key("name").string(zone.name);
+        out.members(metrics::ZONE, &zone);
+        out.detail(zone.slot, metrics::ZONE_TIMES);
+        out.close('}');
+    }
+    out.close(']');
     out.key("servers").open('[');
     for server in view.servers() {
         out.item().open('{');
@@ -59,6 +65,7 @@ pub fn json(view: &View) -> Vec<u8> {
         out.item().open('{');
         out.key("name").string(&upstream.group.name);
         out.members(metrics::UPSTREAM, &upstream);
+        out.detail(upstream.slot, metrics::UPSTREAM_TIMES);
         out.key("peers").open('[');
         for peer in view.peers(&upstream.group) {
             out.item().open('{');
@@ -140,6 +147,34 @@ impl Json {
         }
     }
 
+    fn times(&mut self, snapshot: &Snapshot) {
+        self.open('{');
+        self.key("count").number(snapshot.count());
+        self.key("seconds").value(Value::Us(snapshot.sum_us));
+        for (key, share) in QUANTILES {
+            let us = snapshot.quantile(share).unwrap_or(0);
+            self.key(key).value(Value::Us(us));
+        }
+        self.close('}');
+    }
+
+    /// The further counts of a slot, and its histograms.
+    fn detail(&mut self, slot: Option<Slot>, times: &[Times]) {
+        let Some(detail) = slot.and_then(Slot::detail) else { return };
+        for split in metrics::SPLITS {
+            self.key(split.key).open('{');
+            for (label, count) in (split.values)(detail) {
+                self.key(&label).number(count);
+            }
+            self.close('}');
+        }
+        self.key("latency").open('{');
+        for of in times {
+            self.key(of.key).times(&detail.histogram(of.number).snapshot());
+        }
+        self.close('}');
+    }
+
     fn object<E>(&mut self, table: &[Metric<E>], of: &E) {
         self.open('{').members(table, of);
         self.close('}');
@@ -178,32 +213,36 @@ pub fn prometheus(view: &View) -> Vec<u8> {
         .map(|upstream| (Labels::default().with("upstream", &upstream.group.name), upstream))
         .collect();
     family(&mut out, "upstream_", metrics::UPSTREAM, &upstreams);
+    let of_upstreams: Vec<_> = upstreams
+        .iter()
+        .filter_map(|(labels, upstream)| Some((labels.clone(), upstream.slot?.detail()?)))
+        .collect();
+    details(&mut out, "upstream_", &of_upstreams, metrics::UPSTREAM_TIMES);
+    let zones: Vec<_> = view
+        .zones()
+        .map(|zone| (Labels::default().with("place", zone.place.name()).with("zone", zone.name), zone))
+        .collect();
+    family(&mut out, "zone_", metrics::ZONE, &zones);
+    let of_zones: Vec<_> =
+        zones.iter().filter_map(|(labels, zone)| Some((labels.clone(), zone.slot?.detail()?))).collect();
+    details(&mut out, "zone_", &of_zones, metrics::ZONE_TIMES);
     let peers: Vec<_> = view
         .upstreams()
         .flat_map(|upstream| view.peers(&upstream.group).collect::<Vec<_>>())
         .map(|peer| (Labels::default().with("upstream", &peer.group.name).with("peer", &peer.name), peer))
         .collect();
     family(&mut out, "upstream_peer_", metrics::PEER, &peers);
-    for (name, help, snapshot) in &view.durations {
+    // Those of upstreams have the name of their upstream.
+    for (name, help, snapshot) in view.durations.iter().filter(|(name, ..)| *name == "request") {
         let name = format!("pronghorn_{name}_duration_seconds");
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
-        for bound_us in BOUNDS_US {
-            let below = snapshot.buckets().filter(|(_, end, _)| *end <= bound_us + 1);
-            let count: u64 = below.map(|(_, _, count)| count).sum();
-            let _ = write!(out, "{name}_bucket{{le=\"");
-            push_seconds(&mut out, bound_us);
-            let _ = writeln!(out, "\"}} {count}");
-        }
-        let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {}", snapshot.count());
-        let _ = write!(out, "{name}_sum ");
-        push_seconds(&mut out, snapshot.sum_us);
-        let _ = writeln!(out, "\n{name}_count {}", snapshot.count());
+        histogram(&mut out, &name, &Labels::default(), snapshot);
     }
     out.into_bytes()
 }
 
 /// The labels of a sample: `{a="b",c="d"}`.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Labels(String);
 
 impl Labels {
@@ -254,6 +293,45 @@ fn family_of<'a, E: 'a>(
     }
 }
 
+/// Writes the further counts and the histograms of all that have them.
+fn details(out: &mut String, about: &str, all: &[(Labels, Detail)], times: &[Times]) {
+    for split in metrics::SPLITS {
+        let name = format!("pronghorn_{about}{}", split.name);
+        let _ = writeln!(out, "# HELP {name} {}\n# TYPE {name} counter", split.help);
+        for (labels, detail) in all {
+            for (value, count) in (split.values)(*detail) {
+                let Labels(labels) = labels.clone().with(split.label, &value);
+                let _ = writeln!(out, "{name}{labels}}} {count}");
+            }
+        }
+    }
+    for of in times {
+        let name = format!("pronghorn_{about}{}", of.name);
+        let _ = writeln!(out, "# HELP {name} {}\n# TYPE {name} histogram", of.help);
+        for (labels, detail) in all {
+            histogram(out, &name, labels, &detail.histogram(of.number).snapshot());
+        }
+    }
+}
+
+fn histogram(out: &mut String, name: &str, labels: &Labels, snapshot: &Snapshot) {
+    let mut bound = String::new();
+    for bound_us in BOUNDS_US {
+        let below = snapshot.buckets().filter(|(_, end, _)| *end <= bound_us + 1);
+        let count: u64 = below.map(|(_, _, count)| count).sum();
+        bound.clear();
+        push_seconds(&mut bound, bound_us);
+        let Labels(labels) = labels.clone().with("le", &bound);
+        let _ = writeln!(out, "{name}_bucket{labels}}} {count}");
+    }
+    let count = snapshot.count();
+    let Labels(all) = labels.clone().with("le", "+Inf");
+    let end = if labels.0.is_empty() { "" } else { "}" };
+    let _ = write!(out, "{name}_bucket{all}}} {count}\n{name}_sum{}{end} ", labels.0);
+    push_seconds(out, snapshot.sum_us);
+    let _ = writeln!(out, "\n{name}_count{}{end} {count}", labels.0);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,5 +373,6 @@ mod tests {
         check(metrics::SERVER);
         check(metrics::UPSTREAM);
         check(metrics::PEER);
+        check(metrics::ZONE);
     }
 }
