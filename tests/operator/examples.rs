@@ -174,7 +174,8 @@ fn overload() {
         ("10.0.0.1:3000", &*broken.address()),
         ("10.0.0.2:3000", &*good.address()),
         ("10.0.0.3:3000", &*other.address()),
-        ("requests=20 interval=10s", "requests=2 interval=100ms"),
+        // A loaded machine makes any server slow for a moment.
+        ("errors=20% latency=3 requests=20 interval=10s", "errors=20% requests=2 interval=100ms"),
         ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
     ];
     let daemon = example("overload.conf", &changes).start();

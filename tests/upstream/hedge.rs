@@ -150,7 +150,7 @@ fn a_client_that_leaves_ends_both_exchanges() {
 fn a_group_that_is_slow_as_a_whole_is_not_asked_twice_for_ever() {
     let answer = |peer: &mut crate::support::origin::Peer| {
         while peer.request().is_some() {
-            std::thread::sleep(std::time::Duration::from_millis(70));
+            std::thread::sleep(std::time::Duration::from_millis(500));
             if peer.try_send(&ok(b"slow")).is_err() {
                 return;
             }
