@@ -23,6 +23,7 @@ pub mod resolver;
 pub mod server_names;
 pub mod sockets;
 pub mod status_zone;
+pub mod sticky;
 pub mod tls;
 pub mod upstream_rows;
 pub mod zone;

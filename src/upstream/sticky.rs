@@ -82,6 +82,8 @@ impl Bound {
 /// of the zone and its size. A key that is not used for `timeout_ms` is forgotten.
 #[derive(Debug)]
 pub struct Bindings {
+    /// The language part whose groups it is for; empty: HTTP.
+    part: &'static str,
     zone: Box<str>,
     bytes: usize,
     timeout_ms: u64,
@@ -92,8 +94,10 @@ pub struct Bindings {
 }
 
 impl Bindings {
-    pub fn new(zone: &str, bytes: usize, timeout_ms: u64) -> Self {
-        Self { zone: zone.into(), bytes, timeout_ms, table: OnceLock::new(), told_ms: AtomicU64::new(0) }
+    /// `part`: the language part, since zones of two parts may have one name; empty: HTTP.
+    pub fn new(part: &'static str, zone: &str, bytes: usize, timeout_ms: u64) -> Self {
+        let (table, told_ms) = (OnceLock::new(), AtomicU64::new(0));
+        Self { part, zone: zone.into(), bytes, timeout_ms, table, told_ms }
     }
 
     /// Maps its memory. For the master when a configuration is complete; not with `-t`.
@@ -106,7 +110,7 @@ impl Bindings {
 
     /// The name of its memory, for `shm::named::sweep`.
     pub fn memory(&self) -> u64 {
-        named::name(&format!("sticky {} {}", self.zone, self.bytes))
+        named::name(&format!("{}sticky {} {}", self.part, self.zone, self.bytes))
     }
 
     pub fn zone(&self) -> &str {
@@ -182,7 +186,7 @@ mod tests {
     use crate::upstream::balance::tests::peers;
 
     fn bindings(zone: &str, timeout_ms: u64) -> Bindings {
-        let bindings = Bindings::new(zone, 32 * 1024, timeout_ms);
+        let bindings = Bindings::new("", zone, 32 * 1024, timeout_ms);
         bindings.open().expect("maps");
         bindings
     }
@@ -237,11 +241,11 @@ mod tests {
         let old = bindings("sticky test 2", 1000);
         old.bind(b"k", &first, 0);
         assert!(bindings("sticky test 2", 5000).find(b"k", 4000).is_some(), "with the timeout of the reload");
-        let larger = Bindings::new("sticky test 2", 64 * 1024, 1000);
+        let larger = Bindings::new("", "sticky test 2", 64 * 1024, 1000);
         larger.open().expect("maps");
         assert_eq!(larger.find(b"k", 0), None, "another table");
         assert_ne!(larger.memory(), old.memory());
-        let closed = Bindings::new("sticky test 2", 32 * 1024, 1000);
+        let closed = Bindings::new("", "sticky test 2", 32 * 1024, 1000);
         closed.bind(b"k", &first, 0);
         assert_eq!(closed.find(b"k", 0), None, "with -t there is none");
     }

@@ -173,3 +173,64 @@ fn what_is_wrong_with_a_configuration_is_said() {
     let told = String::from_utf8_lossy(&tested.stderr);
     assert!(!tested.status.success() && told.contains("address and port pair"), "{told}");
 }
+
+#[test]
+fn a_client_comes_back_to_its_server() {
+    let origins = [teller(), teller(), teller()];
+    let conf = "stream {
+        upstream app { %%SERVERS%% sticky source zone=clients:32k; }
+        upstream networks { %%SERVERS%% sticky source zone=networks:32k prefix4=24; }
+        server { listen 127.0.0.1:%%PORT_0%% proxy_protocol; set_real_ip_from 127.0.0.1; proxy_pass app; }
+        server { listen 127.0.0.1:%%PORT_1%% proxy_protocol; set_real_ip_from 127.0.0.1; proxy_pass networks; }
+    }
+    http { upstream app { server 127.0.0.1:1; sticky source zone=clients:32k; } }";
+    let servers: String =
+        origins.iter().map(|origin| format!("server {} max_fails=0;\n", origin.address())).collect();
+    let daemon = Setup::new(conf).set("SERVERS", servers).start();
+    let ask = |server: usize, client: &str| {
+        let mut connection = Client::connect(daemon.port(server));
+        connection.send(format!("PROXY TCP4 {client} 127.0.0.1 1000 80\r\n"));
+        let mut told = Vec::new();
+        while !told.ends_with(b";") {
+            told.extend(connection.exactly(1));
+        }
+        String::from_utf8(told).expect("digits")
+    };
+    let clients: Vec<String> = (1..=8).map(|number| format!("10.0.{number}.1")).collect();
+    let before: Vec<String> = clients.iter().map(|client| ask(0, client)).collect();
+    assert!(before.iter().any(|server| *server != before[0]), "not all at one: {before:?}");
+    let again = || clients.iter().map(|client| ask(0, client)).collect::<Vec<_>>();
+    assert_eq!(again(), before);
+    daemon.reload();
+    assert_eq!(again(), before, "a reload forgets nobody");
+    assert_eq!(
+        ask(1, "10.0.1.1").repeat(4),
+        (2..6).map(|end| ask(1, &format!("10.0.1.{end}"))).collect::<String>()
+    );
+
+    // The clients of a server that is gone move, all others stay.
+    let gone = origins[0].address();
+    daemon.rewrite(|conf| conf.replace(&format!("server {gone} max_fails=0;"), ""));
+    daemon.reload();
+    let gone = format!("{};", gone.rsplit(':').next().expect("a port"));
+    let moved = again();
+    for (now, then) in moved.iter().zip(&before) {
+        assert!(*now == *then || *then == gone, "{now} instead of {then}");
+        assert_ne!(*now, gone);
+    }
+    assert_eq!(again(), moved);
+}
+
+#[test]
+fn clients_of_a_stream_have_no_cookies() {
+    for (sticky, message) in [
+        ("cookie id", "clients are known by their address only"),
+        ("source timeout=1m", "\"zone\" parameter is not specified"),
+        ("source zone=a:32k; sticky source zone=b:32k", "\"sticky\""),
+    ] {
+        let conf = format!("stream {{ upstream app {{ server 127.0.0.1:1; sticky {sticky}; }} }}");
+        let output = Setup::new(&conf).run(&["-t"]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && text.contains(message), "{sticky}: {text}");
+    }
+}

@@ -18,6 +18,7 @@ use crate::log;
 use crate::script::variable::{Argument, prefix, variable};
 use crate::shared::Environment;
 use crate::shared::balance_key::Key;
+use crate::shared::sticky::Zones;
 use crate::shared::upstream_rows::{self as rows, Draft};
 use crate::upstream::balance::{Time, Times};
 use crate::upstream::sticky::Bindings;
@@ -58,8 +59,7 @@ impl BlockConf for Conf {
 pub struct Selections {
     /// By the index of the group.
     groups: HashMap<usize, Selection>,
-    /// The zones of `sticky`, and the `upstream` of each.
-    zones: HashMap<Box<str>, Box<str>>,
+    zones: Zones,
 }
 
 /// The selections of the groups that have one, by the index of the group.
@@ -190,8 +190,10 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
             }
             let index = cx.upstreams.define(defined, node.arg_span(0))?;
             health_check.add_to_group(index, cx);
-            if let Some(sticky) = &selection.sticky {
-                claim_zone(&mut cx.drafts.upstream, sticky, node.arg(0))?;
+            if let Some((sticky, bindings)) =
+                selection.sticky.as_ref().and_then(|sticky| Some((sticky, sticky.bindings()?)))
+            {
+                cx.drafts.upstream.zones.claim(bindings, sticky.span, node.arg(0))?;
             }
             if !selection.is_empty() {
                 cx.drafts.upstream.groups.insert(index, selection);
@@ -211,17 +213,6 @@ fn keepalive(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic>
 fn sticky(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     conf.block.set_sticky(node)?;
     conf.selection.sticky = Some(Sticky::read(node, cx)?);
-    Ok(())
-}
-
-/// Notes whose zone it is. Errors: another `upstream` has it.
-fn claim_zone(drafts: &mut Selections, sticky: &Sticky, upstream: &str) -> Result<(), Diagnostic> {
-    let Some(bindings) = sticky.bindings() else { return Ok(()) };
-    let zone = bindings.zone();
-    if let Some(other) = drafts.zones.insert(zone.into(), upstream.into()) {
-        let message = format!("sticky zone \"{zone}\" is already used in upstream \"{other}\"");
-        return Err(Diagnostic::error(sticky.span, message));
-    }
     Ok(())
 }
 

@@ -17,13 +17,11 @@ use crate::log::format::cookie_date;
 use crate::proto::field_text::Token;
 use crate::runtime;
 use crate::script::Scope;
-use crate::shared::zone;
+use crate::shared::sticky::{Source, TableWords, missing, twice, unknown, wrong};
 use crate::sys::clock;
-use crate::upstream::sticky::{Bindings, Bound, Prefixes};
+use crate::upstream::sticky::{Bindings, Bound};
 use crate::upstream::{Peer, Session};
 
-/// The default of `timeout=`; nginx's.
-const TIMEOUT_MS: u64 = 600_000;
 /// `samesite=`; another value of a variable counts as the first.
 const SAME_SITE: [&str; 3] = ["strict", "lax", "none"];
 const KINDS: [&str; 4] = ["cookie", "route", "learn", "source"];
@@ -41,7 +39,7 @@ enum Kind {
     /// The first of these values that is not empty is the id of a peer.
     Route(Box<[Script]>),
     Learn(Box<Learn>),
-    Source(Box<Bindings>, Prefixes),
+    Source(Box<Source>),
 }
 
 /// `sticky cookie`: each response tells the client the id of its peer.
@@ -82,7 +80,7 @@ impl Sticky {
             "cookie" => Kind::Cookie(Box::new(Cookie::read(node, cx)?)),
             "route" => Kind::Route(routes(node, cx)?),
             "learn" => Kind::Learn(Box::new(Learn::read(node, cx)?)),
-            "source" => source(node)?,
+            "source" => Kind::Source(Box::new(Source::read("", node)?)),
             other => {
                 let message = format!("unknown parameter \"{other}\"");
                 let help = format!("one of: {}", KINDS.join(", "));
@@ -97,7 +95,7 @@ impl Sticky {
         match &self.kind {
             Kind::Cookie(_) | Kind::Route(_) => None,
             Kind::Learn(learn) => Some(&learn.bindings),
-            Kind::Source(bindings, _) => Some(bindings),
+            Kind::Source(source) => Some(&source.bindings),
         }
     }
 
@@ -110,9 +108,7 @@ impl Sticky {
                 bound = Some(first(values, request)).filter(|id| !id.is_empty()).map(|id| named(&id));
             }
             Kind::Learn(learn) => key = first(&learn.lookup, request),
-            Kind::Source(_, prefixes) => {
-                key = request.peer().ip().map(|client| prefixes.key(client)).unwrap_or_default();
-            }
+            Kind::Source(source) => key = source.key(request.peer()),
         }
         if let Some(bindings) = self.bindings().filter(|_| !key.is_empty()) {
             bound = bindings.find(&key, runtime::now_ms());
@@ -160,9 +156,9 @@ impl Binding {
     pub fn picked(&mut self, request: &mut Request, peer: &Rc<Peer>) {
         match &self.sticky.kind {
             Kind::Cookie(cookie) => cookie.set(request, peer),
-            Kind::Source(bindings, _) if !self.key.is_empty() => {
+            Kind::Source(source) if !self.key.is_empty() => {
                 // At once: a client's further requests may arrive before this one is answered.
-                bindings.bind(&self.key, peer, runtime::now_ms());
+                source.bindings.bind(&self.key, peer, runtime::now_ms());
             }
             Kind::Route(_) | Kind::Learn(_) | Kind::Source(..) => {}
         }
@@ -338,57 +334,8 @@ impl Learn {
                 return Err(missing(node, name));
             }
         }
-        let bindings = table.bindings(node)?;
+        let bindings = table.bindings("", node)?;
         Ok(Self { bindings, create: create.into(), lookup: lookup.into(), is_early })
-    }
-}
-
-/// Reads `sticky source`.
-fn source(node: &Node) -> Result<Kind, Diagnostic> {
-    let (mut table, mut prefixes) = (TableWords::default(), Prefixes::default());
-    for word in &node.args[1..] {
-        if table.read(node, word)? {
-            continue;
-        }
-        let (place, value, bits_max) = if let Some(value) = params::value(word, "prefix4") {
-            (&mut prefixes.v4, value, 32)
-        } else if let Some(value) = params::value(word, "prefix6") {
-            (&mut prefixes.v6, value, 128)
-        } else {
-            return Err(unknown(word, &["zone=", "timeout=", "prefix4=", "prefix6="]));
-        };
-        *place = value.parse().ok().filter(|bits| (1..=bits_max).contains(bits)).ok_or_else(|| {
-            let diagnostic = Diagnostic::error(word.span, format!("invalid prefix \"{}\"", word.text));
-            diagnostic.help(format!("it is a number of bits from 1 to {bits_max}"))
-        })?;
-    }
-    Ok(Kind::Source(Box::new(table.bindings(node)?), prefixes))
-}
-
-/// `zone=` and `timeout=`, as far as they were read.
-#[derive(Default)]
-struct TableWords<'a> {
-    zone: Option<(&'a str, usize)>,
-    timeout_ms: Option<u64>,
-}
-
-impl<'a> TableWords<'a> {
-    /// False for another word.
-    fn read(&mut self, node: &Node, word: &'a Word) -> Result<bool, Diagnostic> {
-        let is_twice = if let Some(zone) = zone::parameter(word) {
-            self.zone.replace(zone?).is_some()
-        } else if let Some(value) = params::value(word, "timeout") {
-            let timeout_ms = parse_millis(value).filter(|timeout_ms| *timeout_ms > 0);
-            self.timeout_ms.replace(timeout_ms.ok_or_else(|| wrong(node, word, "invalid timeout"))?).is_some()
-        } else {
-            return Ok(false);
-        };
-        if is_twice { Err(twice(node, word)) } else { Ok(true) }
-    }
-
-    fn bindings(&self, node: &Node) -> Result<Bindings, Diagnostic> {
-        let (zone, bytes) = self.zone.ok_or_else(|| missing(node, "zone"))?;
-        Ok(Bindings::new(zone, bytes, self.timeout_ms.unwrap_or(TIMEOUT_MS)))
     }
 }
 
@@ -403,26 +350,6 @@ fn variable(node: &Node, word: &Word, name: &str, value: &str, cx: &mut Cx) -> R
 
 fn filled<'a>(node: &Node, word: &Word, name: &str, value: &'a str) -> Result<&'a str, Diagnostic> {
     if value.is_empty() { Err(wrong(node, word, &format!("no value for \"{name}\""))) } else { Ok(value) }
-}
-
-fn wrong(node: &Node, word: &Word, what: &str) -> Diagnostic {
-    Diagnostic::error(word.span, format!("\"{}\" directive {what}", node.name.text))
-}
-
-fn twice(node: &Node, word: &Word) -> Diagnostic {
-    let name = word.text.split('=').next().unwrap_or_default();
-    wrong(node, word, &format!("parameter \"{name}\" is duplicate"))
-}
-
-fn missing(node: &Node, name: &str) -> Diagnostic {
-    let message = format!("\"{}\" directive \"{name}\" parameter is not specified", node.name.text);
-    Diagnostic::error(node.span, message)
-}
-
-fn unknown(word: &Word, names: &[&str]) -> Diagnostic {
-    let Diagnostic { help, .. } = params::invalid_parameter(word, names);
-    let diagnostic = Diagnostic::error(word.span, format!("unknown parameter \"{}\"", word.text));
-    Diagnostic { help, ..diagnostic }
 }
 
 #[cfg(test)]

@@ -6,9 +6,12 @@
 use std::collections::HashMap;
 
 use crate::config::directive::{block as opens, custom};
-use crate::config::{Arity, Context, Diagnostic, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span};
+use crate::log;
 use crate::script::variable::variable;
+use crate::shared::Environment;
 use crate::shared::balance_key::Key;
+use crate::shared::sticky::{Source, Zones};
 use crate::shared::upstream_rows::{self as rows, Draft};
 use crate::stream::config::compile::Cx;
 use crate::stream::modules::{BlockConf, Directive, ModuleTable};
@@ -31,6 +34,15 @@ pub struct Selection {
     pub key: Key<Session>,
     /// Peers are compared by the time to connect, instead of that to their first byte.
     pub by_connect: bool,
+    /// `sticky source`.
+    pub sticky: Option<Sticky>,
+}
+
+/// The table of clients that a group binds to its servers.
+#[derive(Debug)]
+pub struct Sticky {
+    pub source: Source,
+    span: Span,
 }
 
 impl Merge for Conf {
@@ -56,9 +68,13 @@ impl Draft for Conf {
     }
 }
 
-/// The selections of the groups, by the index of the group.
+/// The selections of the groups, while everything is read.
 #[derive(Debug, Default)]
-pub struct Selections(HashMap<usize, Selection>);
+pub struct Selections {
+    /// By the index of the group.
+    groups: HashMap<usize, Selection>,
+    zones: Zones,
+}
 
 /// The selections of the groups, by the index of the group.
 #[derive(Debug)]
@@ -73,7 +89,25 @@ impl Table {
 
 impl ModuleTable for Table {
     fn open(cx: &mut Cx) -> Self {
-        Self(std::mem::take(&mut cx.drafts.upstream).0)
+        let table = Self(std::mem::take(&mut cx.drafts.upstream).groups);
+        if !cx.is_test() && !cx.diagnostics.has_errors() {
+            for sticky in table.stickies() {
+                let Err(error) = sticky.source.bindings.open() else { continue };
+                let message = format!("no memory for \"sticky\" {}", log::Cause(&error));
+                cx.diagnostics.push(Diagnostic::error(sticky.span, message));
+            }
+        }
+        table
+    }
+
+    fn add_zones(&self, zones: &mut Vec<u64>) {
+        zones.extend(self.stickies().map(|sticky| sticky.source.bindings.memory()));
+    }
+}
+
+impl Table {
+    fn stickies(&self) -> impl Iterator<Item = &Sticky> {
+        self.0.values().filter_map(|selection| selection.sticky.as_ref())
     }
 }
 
@@ -95,6 +129,9 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     rows::least_time(UPSTREAM,
         "Selects the server with the lowest average time for its connections in use and its weight: to connect (connect), to its first byte \
          (first_byte) or to the end of the session (last_byte); with inflight, sessions that still wait count too."),
+    custom("sticky", UPSTREAM, Arity::at_least(2), sticky,
+        "Keeps each client on one server while that can serve. source zone=NAME:SIZE [timeout=10m] [prefix4=32] [prefix6=64] remembers the client's \
+         address, or the first bits of it. A client of a zone takes 16 bytes."),
     rows::outlier_ejection(UPSTREAM),
     rows::retry_budget(UPSTREAM),
     rows::own_resolver(UPSTREAM, "those of the stream block"),
@@ -127,13 +164,27 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     match block.into_group(node.arg(0), "stream") {
         Some(defined) => {
             let index = cx.upstreams.define(defined, node.arg_span(0))?;
-            cx.drafts.upstream.0.insert(index, selection);
+            if let Some(sticky) = &selection.sticky {
+                cx.drafts.upstream.zones.claim(&sticky.source.bindings, sticky.span, node.arg(0))?;
+            }
+            cx.drafts.upstream.groups.insert(index, selection);
             Ok(())
         }
         // A refused server has been reported; do not also report an empty group.
         None if cx.diagnostics.error_count() > before => Ok(()),
         None => Err(Diagnostic::error(node.span, "no servers are inside upstream")),
     }
+}
+
+fn sticky(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if node.arg(0) != "source" {
+        let message = format!("unknown parameter \"{}\"", node.arg(0));
+        let help = "in stream, clients are known by their address only: sticky source zone=NAME:SIZE";
+        return Err(Diagnostic::error(node.arg_span(0), message).help(help));
+    }
+    conf.block.set_sticky(node)?;
+    conf.selection.sticky = Some(Sticky { source: Source::read("stream ", node)?, span: node.span });
+    Ok(())
 }
 
 fn unavailable(_: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

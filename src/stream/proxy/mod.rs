@@ -18,6 +18,7 @@ use crate::net::transport::Transport;
 use crate::proto::proxy_protocol::Header;
 use crate::runtime::{self, timeout};
 use crate::script::Scope;
+use crate::shared::sticky::Source;
 use crate::shared::tls::outgoing;
 use crate::stream::modules::proxy::{Conf, HeaderVersion, PREFIX};
 use crate::stream::pipeline::Plain;
@@ -44,6 +45,8 @@ pub struct Search {
     terms: Option<Arc<Terms>>,
     course: upstream::Session,
     by_connect: bool,
+    /// For a sticky group: its table, and the client's key in it.
+    binding: Option<(&'static Source, Vec<u8>)>,
     started_ms: u64,
 }
 
@@ -68,6 +71,14 @@ impl Search {
         if let Some(selection) = selection {
             course = selection.key.give(session, course);
         }
+        let sticky = selection.and_then(|selection| selection.sticky.as_ref());
+        let binding = sticky.map(|sticky| (&sticky.source, sticky.source.key(session.peer())));
+        let binding = binding.filter(|(_, key)| !key.is_empty());
+        if let Some((source, key)) = &binding
+            && let Some(bound) = source.bindings.find(key, runtime::now_ms())
+        {
+            course = course.prefer(bound);
+        }
         if std::mem::take(&mut session.values.gave_up) {
             return Err(500);
         }
@@ -75,7 +86,7 @@ impl Search {
             group.retries.earn(rule);
         }
         let by_connect = selection.is_some_and(|selection| selection.by_connect);
-        Ok(Self { conf, group, terms, course, by_connect, started_ms: runtime::now_ms() })
+        Ok(Self { conf, group, terms, course, by_connect, binding, started_ms: runtime::now_ms() })
     }
 
     /// Connects to the next peer that can be reached. Errors: the status with which the session ends.
@@ -114,6 +125,10 @@ impl Search {
             log::error!(session.logger(), &*session, "no live upstreams");
             return Err(502);
         };
+        if let Some((source, key)) = &self.binding {
+            // At once: a client's further connections may come before this one is open.
+            source.bindings.bind(key, &peer, runtime::now_ms());
+        }
         session.upstream.begin(Some(Rc::clone(&peer)), &self.group);
         session.upstream.action = Some(Action::Connecting);
         Ok(peer)
