@@ -1,19 +1,22 @@
-//! One connection of HTTP/2, from a server's side, as a value: bytes and the time in, requests and bytes out.
+//! One connection of HTTP/2, from either side, as a value: bytes and the time in, requests or responses and bytes out.
 //!
 //! [`Connection::handle`] takes what has arrived, in pieces of any size; DATA and header blocks are used as they come, so
-//! that no frame has to be complete. New requests are events ([`Connection::next_request`]); whatever happens to a stream
-//! that has begun changes its [`Stream`] and wakes its task. The sending side is in `connection/send.rs`.
+//! that no frame has to be complete. To a server, new requests are events ([`Connection::next_request`]); whatever happens
+//! to a stream that has begun changes its [`Stream`] and wakes its task. The sending side is in `connection/send.rs`, and
+//! what only a client does in `connection/client.rs`.
 //!
 //! Bounded, each by a name in [`Limits`] or here: the streams, the data of each that has arrived and of all together, a
 //! header block, what waits to be sent, and the work that a peer may cause for nothing (`abuse.rs`).
 //! Touches: nothing. RFC 9113; RFC 9218 §7 (PRIORITY_UPDATE).
 
 mod blocks;
+mod client;
 mod priority;
 mod send;
 
 use std::collections::VecDeque;
 
+pub use client::{Opening, RESPONSE_WINDOW_BYTES};
 pub use send::{Gone, OUTPUT_BYTES_MAX, Sent};
 
 use crate::proto::h1::request::Limits as HeadLimits;
@@ -81,7 +84,7 @@ pub struct Event {
 /// Why a connection ends by our decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The peer broke a rule; the text follows `client sent`.
+    /// The peer broke a rule; the text follows `client sent` or `upstream sent`.
     Violation(&'static str),
     /// It made too much work for nothing, at last by this (`http2_abuse_limit`).
     Abuse(Act),
@@ -114,6 +117,10 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Block {
     Request {
+        ends: bool,
+    },
+    /// To a client: the head of a response, or of an interim one.
+    Response {
         ends: bool,
     },
     Trailers,
@@ -175,6 +182,8 @@ pub struct Connection {
     queue: VecDeque<u32>,
     /// The peer has acknowledged the PING that followed the first GOAWAY.
     is_ping_back: bool,
+    /// The state of a client; `None`: this is the side of a server.
+    client: Option<Box<client::State>>,
 }
 
 /// The payload of the PING after the first GOAWAY.
@@ -195,8 +204,12 @@ impl Connection {
         let mut output = Vec::with_capacity(HEAD_BYTES * 3 + 40);
         frame::put_settings(&settings, &mut output);
         frame::put_window_update(0, CONNECTION_WINDOW_BYTES - WINDOW_DEFAULT, &mut output);
+        Self::with(limits, State::Preface(0), output)
+    }
+
+    fn with(limits: Limits, state: State, output: Vec<u8>) -> Self {
         Self {
-            state: State::Preface(0),
+            state,
             has_settings: false,
             is_acknowledged: false,
             decoder: Decoder::default(),
@@ -221,6 +234,7 @@ impl Connection {
             sent: 0,
             queue: VecDeque::new(),
             is_ping_back: false,
+            client: None,
             limits,
         }
     }
@@ -300,6 +314,9 @@ impl Connection {
 
     fn frame(&mut self, rest: &[u8]) -> Result<usize, (Code, Failure)> {
         let Some((head, payload)) = rest.split_first_chunk::<HEAD_BYTES>() else { return Ok(0) };
+        if !self.has_settings && self.client.is_some() && rest.starts_with(b"HTTP/1.") {
+            return violation(Code::PROTOCOL_ERROR, "a response in HTTP/1, not HTTP/2");
+        }
         let head = Head::parse(head);
         if head.length > PAYLOAD_BYTES_MAX {
             return violation(Code::FRAME_SIZE_ERROR, "too large frame");
@@ -320,6 +337,10 @@ impl Connection {
                 }
                 if head.length < 8 {
                     return violation(Code::FRAME_SIZE_ERROR, "GOAWAY frame with incorrect length");
+                }
+                if self.client.is_some() {
+                    let Some(facts) = payload.first_chunk::<8>() else { return Ok(0) };
+                    self.server_leaves(word(facts) & STREAM_MAX, Code(word(&facts[4..])));
                 }
             }
             kind::PRIORITY | kind::RST_STREAM | kind::SETTINGS | kind::PING | kind::WINDOW_UPDATE => {
@@ -370,6 +391,7 @@ impl Connection {
             kind::SETTINGS => self.settings(payload),
             kind::PING if head.has(flag::ACK) => {
                 self.is_ping_back |= payload == LEAVING_PING && self.leaving == Leaving::Announced;
+                self.ping_answered(payload);
                 self.charge(Act::Idle)
             }
             kind::PING => {
@@ -418,13 +440,20 @@ impl Connection {
                 if head.length > before { State::Skip { left: head.length - before } } else { State::Frame };
             if !is_known {
                 self.charge(Act::Idle)?;
-                self.stream_error(head.stream, Code::STREAM_CLOSED)?;
+                // a server may not have seen yet that its stream was closed, however long ago that was
+                if self.client.is_none() {
+                    self.stream_error(head.stream, Code::STREAM_CLOSED)?;
+                }
             }
             return Ok(used);
         };
         stream.receive_window -= head.length as i64;
         let fault = match stream.is_remote_closed {
             true => Some(Code::STREAM_CLOSED),
+            false if stream.awaits_head() => {
+                stream.fault = Some("DATA before the head of the response");
+                Some(Code::PROTOCOL_ERROR)
+            }
             false => (stream.receive_window < 0).then_some(Code::FLOW_CONTROL_ERROR),
         };
         if fault.is_none() {
@@ -453,10 +482,14 @@ impl Connection {
         if count == 0 {
             return Ok(0);
         }
+        let is_client = self.client.is_some();
         match self.stream(id) {
             Some(stream) if stream.reset.is_none() && stream.fault.is_none() => {
                 stream.received.extend_from_slice(&rest[..count]);
                 stream.wake();
+                if is_client {
+                    self.owe(count as u32);
+                }
             }
             _ => self.owe(count as u32),
         }
@@ -483,6 +516,10 @@ impl Connection {
         if id > self.last || !is_of_client(id) {
             return violation(Code::PROTOCOL_ERROR, "RST_STREAM frame for an idle stream");
         }
+        if self.client.is_some() {
+            self.reset_by_server(id, Code(code));
+            return self.charge(Act::Idle);
+        }
         match self.stream(id) {
             Some(stream) if stream.reset.is_none() => {
                 stream.reset = Some(Reset::ByPeer(Code(code)));
@@ -504,7 +541,7 @@ impl Connection {
         for entry in payload.as_chunks::<6>().0 {
             let (number, value) = (u16::from_be_bytes([entry[0], entry[1]]), word(&entry[2..]));
             match number {
-                setting::ENABLE_PUSH if value > 1 => {
+                setting::ENABLE_PUSH if value > u32::from(self.client.is_none()) => {
                     return violation(
                         Code::PROTOCOL_ERROR,
                         "SETTINGS frame with incorrect ENABLE_PUSH value",
@@ -524,6 +561,7 @@ impl Connection {
                     }
                     self.peer_payload_max = value as usize;
                 }
+                setting::MAX_CONCURRENT_STREAMS => self.server_permits(value),
                 _ => {}
             }
         }
@@ -596,7 +634,15 @@ impl Connection {
         self.ended.push_back(id);
     }
 
-    /// Data was dropped: the peer gets room for it again on the connection.
+    /// Data was used, or dropped: the peer gets room for it again on the connection. To a client that happens when data
+    /// arrives, so that a stream that nobody reads never stops the others; each of them is bounded by its own window.
+    fn owe_used(&mut self, bytes: u32) {
+        if self.client.is_none() {
+            self.owe(bytes);
+        }
+    }
+
+    /// The peer gets room for these bytes again on the connection.
     fn owe(&mut self, bytes: u32) {
         self.owed += bytes;
         if self.owed >= CONNECTION_WINDOW_BYTES / 2 {
@@ -614,8 +660,11 @@ impl Connection {
     fn end_with(&mut self, code: Code) {
         self.leaving = Leaving::Final;
         self.last_served = self.last_served.min(self.last);
-        frame::put_go_away(self.last_served, code, &mut self.output);
-        for stream in &mut self.streams {
+        // a server opens no streams: its client has served none
+        let last = if self.client.is_some() { 0 } else { self.last_served };
+        frame::put_go_away(last, code, &mut self.output);
+        let is_client = self.client.is_some();
+        for stream in self.streams.iter_mut().filter(|stream| !(is_client && stream.is_remote_closed)) {
             stream.reset.get_or_insert(Reset::ByUs(code));
             stream.received = Vec::new();
             stream.wake();

@@ -8,6 +8,7 @@ pub mod huffman;
 #[cfg(any(test, feature = "property"))]
 pub mod property;
 pub mod request;
+pub mod response;
 pub mod stream;
 
 pub use connection::{Connection, Event, Limits};

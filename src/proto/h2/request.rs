@@ -397,7 +397,7 @@ impl hpack::Sink for Builder<'_> {
 }
 
 /// Refuses what must not be in a value (§8.2.1).
-fn check_value(value: &[u8]) -> Result<(), Malformed> {
+pub(super) fn check_value(value: &[u8]) -> Result<(), Malformed> {
     let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     if is_blank(value.first()) || is_blank(value.last()) {
         return Err(crate::proto::h1::Error::InvalidFieldValue.into());
@@ -411,11 +411,15 @@ pub struct Unread {
     room: Room,
     /// Trailers that are not allowed as such: with pseudo-header fields, or characters that no field may have.
     pub is_malformed: bool,
+    /// The fields are wanted.
+    pub keeps: bool,
+    /// Those that were, as lines.
+    pub lines: Vec<u8>,
 }
 
 impl Unread {
     pub fn new(limits: &Limits) -> Self {
-        Self { room: Room::of(limits), is_malformed: false }
+        Self { room: Room::of(limits), is_malformed: false, keeps: false, lines: Vec::new() }
     }
 }
 
@@ -426,6 +430,12 @@ impl hpack::Sink for Unread {
         self.room.take(name, value)?;
         let is_name = |byte: &u8| is_token_byte(*byte) && !byte.is_ascii_uppercase();
         self.is_malformed |= name.is_empty() || !name.iter().all(is_name) || check_value(value).is_err();
+        if self.keeps && !self.is_malformed {
+            self.lines.extend_from_slice(name);
+            self.lines.extend_from_slice(b": ");
+            self.lines.extend_from_slice(value);
+            self.lines.extend_from_slice(b"\r\n");
+        }
         Ok(())
     }
 }

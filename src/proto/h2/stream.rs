@@ -2,15 +2,21 @@
 //!
 //! Touches: nothing. RFC 9113 §5.
 
+use std::collections::VecDeque;
 use std::task::Waker;
 
 use crate::proto::h2::frame::Code;
+use crate::proto::h2::response::Response;
 
 /// How a stream ended before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
     ByPeer(Code),
     ByUs(Code),
+    /// To a client: its server leaves, by GOAWAY with this code, and has not begun the request.
+    Unprocessed(Code),
+    /// To a client: the connection ended before the response did.
+    Lost,
 }
 
 /// The precedence of a response (RFC 9218 §4).
@@ -50,7 +56,7 @@ pub struct Stream {
     /// We have ended ours.
     pub(super) is_local_closed: bool,
     pub(super) reset: Option<Reset>,
-    /// The body contradicts its declared length.
+    /// The body contradicts its declared length; to a client also: the response is malformed.
     pub(super) fault: Option<&'static str>,
     pub(super) priority: Priority,
     /// It waits in the queue for room in the output.
@@ -59,6 +65,29 @@ pub struct Stream {
     pub(super) granted: usize,
     /// The task that serves it.
     pub(super) waker: Option<Waker>,
+    /// To a client: the rest of the request is not wanted.
+    pub(super) is_stopped: bool,
+    /// To a client: the response.
+    pub(super) incoming: Option<Box<Incoming>>,
+}
+
+/// A response on its way to a client.
+#[derive(Debug, Default)]
+pub struct Incoming {
+    /// Heads that have arrived and were not taken: interim ones, then the final one.
+    pub(super) heads: VecDeque<Response>,
+    /// How many interim heads have come.
+    pub(super) interim_count: u32,
+    /// The final head has come.
+    pub(super) has_head: bool,
+    /// The longest head.
+    pub(super) head_bytes_max: usize,
+    /// No body may follow its head: the request was HEAD.
+    pub(super) is_of_head: bool,
+    /// The head is longer than that.
+    pub(super) is_too_big: bool,
+    /// Trailers, each line ended by CRLF.
+    pub(super) trailers: Vec<u8>,
 }
 
 impl Stream {
@@ -79,6 +108,8 @@ impl Stream {
             is_queued: false,
             granted: 0,
             waker: None,
+            is_stopped: false,
+            incoming: None,
         }
     }
 
@@ -100,9 +131,40 @@ impl Stream {
         self.reset
     }
 
-    /// How the body contradicts its declared length.
+    /// How the body contradicts its declared length, or what is wrong with a response; follows `sent`.
     pub fn fault(&self) -> Option<&'static str> {
         self.fault
+    }
+
+    /// True if the response of this stream has no final head yet.
+    pub(super) fn awaits_head(&self) -> bool {
+        let awaits = self.incoming.as_ref().is_some_and(|incoming| !incoming.has_head);
+        awaits && self.reset.is_none() && !self.is_remote_closed
+    }
+
+    /// True if a head has arrived and was not taken.
+    pub fn has_head(&self) -> bool {
+        self.incoming.as_ref().is_some_and(|incoming| !incoming.heads.is_empty())
+    }
+
+    /// The next head that has arrived.
+    pub fn take_head(&mut self) -> Option<Response> {
+        self.incoming.as_mut()?.heads.pop_front()
+    }
+
+    /// The trailers of the response, each line ended by CRLF.
+    pub fn take_trailers(&mut self) -> Vec<u8> {
+        self.incoming.as_mut().map(|incoming| std::mem::take(&mut incoming.trailers)).unwrap_or_default()
+    }
+
+    /// True if the peer does not want the rest of the request, or cannot take it any more.
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopped
+    }
+
+    /// True if the head of the response is longer than it may be.
+    pub fn is_head_too_big(&self) -> bool {
+        self.incoming.as_ref().is_some_and(|incoming| incoming.is_too_big)
     }
 
     /// Notes the task to wake when something changes.

@@ -50,6 +50,9 @@ impl Connection {
 
     /// The fate of the block that begins on a stream.
     fn begin_block(&mut self, id: u32, ends: bool) -> Result<Block, (Code, Failure)> {
+        if id > self.last && self.client.is_some() {
+            return violation(Code::PROTOCOL_ERROR, "HEADERS frame for an idle stream");
+        }
         if id > self.last {
             self.last = id;
             if id > self.last_served {
@@ -70,8 +73,11 @@ impl Connection {
             self.streams.push(Box::new(Stream::new(id, self.peer_stream_window, self.limits.stream_window)));
             return Ok(Block::Request { ends });
         }
+        if self.stream(id).is_some_and(|stream| stream.awaits_head()) {
+            return Ok(Block::Response { ends });
+        }
         match self.stream(id).map(|stream| (stream.reset, stream.is_remote_closed)) {
-            Some((Some(Reset::ByUs(_)), _)) => Ok(Block::Unread),
+            Some((Some(Reset::ByUs(_) | Reset::Unprocessed(_) | Reset::Lost), _)) => Ok(Block::Unread),
             Some((Some(Reset::ByPeer(_)), _)) => {
                 violation(Code::STREAM_CLOSED, "HEADERS frame for a stream that it has reset")
             }
@@ -85,6 +91,10 @@ impl Connection {
                 Ok(Block::Unread)
             }
             None if self.ended.contains(&id) => Ok(Block::Unread),
+            None if self.client.is_some() => {
+                self.charge(Act::Idle)?;
+                Ok(Block::Unread)
+            }
             None if id == self.last => {
                 violation(Code::STREAM_CLOSED, "HEADERS frame for a stream that has ended")
             }
@@ -151,13 +161,20 @@ impl Connection {
             self.decoder.decode(bytes, &mut builder).map_err(stopped)?;
             return self.open(id, builder.finish(ends), ends);
         }
+        if let Block::Response { ends } = fate {
+            return self.response(id, bytes, ends);
+        }
         let mut unread = Unread::new(&self.limits.head);
+        unread.keeps = fate == Block::Trailers && self.client.is_some();
         self.decoder.decode(bytes, &mut unread).map_err(stopped)?;
         if fate == Block::Trailers {
             if unread.is_malformed {
                 return self.stream_error(id, Code::PROTOCOL_ERROR);
             }
             if let Some(stream) = self.stream(id) {
+                if let Some(incoming) = &mut stream.incoming {
+                    incoming.trailers = unread.lines;
+                }
                 stream.end();
                 stream.wake();
             }

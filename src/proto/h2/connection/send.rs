@@ -109,7 +109,7 @@ impl Connection {
             stream.reset = Some(Reset::ByUs(code));
             stream.wake();
             let unread = std::mem::take(&mut stream.received).len();
-            self.owe(unread as u32);
+            self.owe_used(unread as u32);
         }
     }
 
@@ -118,8 +118,13 @@ impl Connection {
     pub fn close(&mut self, id: u32, code: Code) {
         let Ok(index) = self.index(id) else { return };
         let stream = self.streams.remove(index);
-        self.owe(stream.received.len() as u32);
-        if stream.reset.is_none() {
+        self.owe_used(stream.received.len() as u32);
+        if stream.reset.is_none() && self.client.is_some() {
+            if !stream.is_local_closed || !stream.is_remote_closed {
+                frame::put_reset(id, code, &mut self.output);
+                self.remember_ended(id);
+            }
+        } else if stream.reset.is_none() {
             let is_whole = stream.is_local_closed;
             if !is_whole || !stream.is_remote_closed || code == Code::PROTOCOL_ERROR {
                 let code = if is_whole && code != Code::PROTOCOL_ERROR { Code::NO_ERROR } else { code };
@@ -143,7 +148,7 @@ impl Connection {
 
     /// Data was used: the peer may send as much again.
     pub fn release(&mut self, id: u32, bytes: usize) {
-        self.owe(bytes as u32);
+        self.owe_used(bytes as u32);
         let Some(stream) = self.stream(id) else { return };
         stream.owed += bytes as u32;
         if stream.is_remote_closed || stream.reset.is_some() || stream.owed < stream.window_size / 2 {
