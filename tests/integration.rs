@@ -5,6 +5,7 @@
 
 mod applications;
 mod control;
+mod grpc;
 mod http;
 mod operator;
 mod process;

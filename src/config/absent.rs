@@ -36,7 +36,8 @@ const fn foreign(name: &'static str, names: &'static [&'static str], help: &'sta
 }
 
 const TAKE_OUT: &str = "responses are passed on unchanged: remove this line";
-const BACKENDS: &str = "a backend must speak HTTP/1.1, FastCGI, uwsgi, SCGI or memcached's protocol";
+
+const BACKENDS: &str = "a backend must speak HTTP, gRPC, FastCGI, uwsgi, SCGI or memcached's protocol";
 const TO_ELSEWHERE: &str = "only \"http\" and \"stream\" are supported: leave this block to another program";
 const UNPROTECTED: &str = "this access control is not available: do not serve what this line protects";
 const FOREIGN: &str = "a third-party module that is not available: remove this line";
@@ -82,7 +83,6 @@ static FEATURES: &[&Feature] = &[
     &own("post_action", &["post_action"], &["post_action"], "remove this line"),
     &own("JWT", &["auth_jwt*"], &["auth_jwt"], UNPROTECTED),
     &own("GeoIP", &["geoip_*"], &[], "\"map\" or \"geo\" may do instead"),
-    &own("gRPC", &["grpc_*"], &["grpc_pass"], BACKENDS),
     &own("a forward proxy", &["tunnel_*"], &["tunnel_pass"], "CONNECT is refused: remove this line"),
     &own(
         "WebDAV",

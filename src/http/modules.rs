@@ -33,6 +33,7 @@ pub mod early_hints;
 pub mod empty_gif;
 pub mod fastcgi;
 pub mod geo;
+pub mod grpc;
 pub mod gunzip;
 pub mod gzip;
 pub mod gzip_static;
@@ -319,6 +320,7 @@ modules! {
     uwsgi       => [];
     scgi        => [];
     memcached   => [];
+    grpc        => [];
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
     rewrite_log => [];
     limit_req   => [Preaccess preaccess] state State draft Zones table Table;

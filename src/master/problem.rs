@@ -114,7 +114,13 @@ pub fn upstream(server: &str, tree: &Tree) -> String {
     let names = |node: &Node| {
         let may_name = matches!(
             &*node.name.text,
-            "server" | "proxy_pass" | "fastcgi_pass" | "uwsgi_pass" | "scgi_pass" | "memcached_pass"
+            "server"
+                | "proxy_pass"
+                | "fastcgi_pass"
+                | "uwsgi_pass"
+                | "scgi_pass"
+                | "memcached_pass"
+                | "grpc_pass"
         );
         may_name && node.args.first().is_some_and(|word| word.text.contains(server))
     };

@@ -113,6 +113,11 @@ impl Label {
         Token::new(name.as_bytes())?;
         Some(Self(format!("{name}: ").into_bytes().into()))
     }
+
+    /// The name alone.
+    pub fn name(&self) -> &[u8] {
+        self.0.strip_suffix(b": ").unwrap_or(&self.0)
+    }
 }
 
 /// Consecutive field lines, as they are sent.

@@ -8,8 +8,17 @@ use std::path::PathBuf;
 use crate::config::Node;
 
 /// Directives whose words become values of variables, or the URL of a `proxy_pass`.
-const GIVE_VALUES: &[&str] =
-    &["map", "set", "geo", "split_clients", "proxy_pass", "fastcgi_pass", "uwsgi_pass", "scgi_pass"];
+const GIVE_VALUES: &[&str] = &[
+    "map",
+    "set",
+    "geo",
+    "split_clients",
+    "proxy_pass",
+    "fastcgi_pass",
+    "uwsgi_pass",
+    "scgi_pass",
+    "grpc_pass",
+];
 
 /// The paths after each `unix:` in the values that a block gives to variables.
 pub fn named_in(block: &Node) -> HashSet<PathBuf> {

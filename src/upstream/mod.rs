@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! configuration (plain data, made by the master)    block → groups → group
-//! one worker (made after the fork)                  worker → state → peer → load, timing; pool; follow, unresolved: names
+//! one worker (made after the fork)                  worker → state → peer → load, timing; pool, links → link; follow, unresolved: names
 //! one request                                       session → balance; trace: its record
 //! the prober (one process for all workers)          prober: checks; check: their rules
 //! all processes (words in shared memory)            shm/peers.rs, sticky → shm/affinity.rs
@@ -20,6 +20,8 @@ pub mod follow;
 pub mod group;
 pub mod groups;
 pub mod known;
+pub mod link;
+pub mod links;
 pub mod load;
 pub mod outlier;
 pub mod peer;

@@ -18,6 +18,7 @@ use crate::net::tls::client::Terms;
 use crate::net::{Transport, drain, room};
 use crate::runtime::{self, Timer};
 use crate::upstream::group::Keepalive;
+use crate::upstream::links;
 use crate::upstream::peer::Peer;
 
 /// A connection to a peer, with the facts that decide about its reuse.
@@ -72,7 +73,7 @@ impl Tag {
 
     /// True if a request with the other tag may use the connection.
     #[inline]
-    fn fits(self, other: Self, is_local: bool) -> bool {
+    pub(super) fn fits(self, other: Self, is_local: bool) -> bool {
         let decisive = if is_local { u32::MAX } else { Self::PROTOCOLS - 1 };
         (self.0 ^ other.0) & decisive == 0
     }
@@ -126,7 +127,12 @@ fn close_idle(count: usize) -> usize {
         drop(oldest);
     }
     WATCHED.with_borrow_mut(|list| drop(list.splice(0..0, watched)));
-    closed
+    closed + links::close_idle(count - closed)
+}
+
+/// Has idle connections closed when the worker is short of places or descriptors.
+pub(super) fn watch_shortage() {
+    room::on_shortage(close_idle);
 }
 
 /// The idle connections of one group in one worker.
@@ -213,7 +219,7 @@ impl Pool {
 }
 
 #[inline]
-fn are_equal(kept: Option<&Arc<Terms>>, wanted: Option<&Arc<Terms>>) -> bool {
+pub(super) fn are_equal(kept: Option<&Arc<Terms>>, wanted: Option<&Arc<Terms>>) -> bool {
     match (kept, wanted) {
         (None, None) => true,
         (Some(kept), Some(wanted)) => Arc::ptr_eq(kept, wanted) || kept == wanted,
@@ -223,7 +229,7 @@ fn are_equal(kept: Option<&Arc<Terms>>, wanted: Option<&Arc<Terms>>) -> bool {
 
 /// Watches the idle connections of one group until the worker leaves.
 async fn watch(state: Rc<State>, timeout_ms: u64) {
-    room::on_shortage(close_idle);
+    watch_shortage();
     WATCHED.with_borrow_mut(|list| {
         list.retain(|state| state.strong_count() > 0);
         list.push(Rc::downgrade(&state));

@@ -16,6 +16,7 @@ use crate::upstream::budget::Budget;
 use crate::upstream::follow::Names;
 use crate::upstream::group::Group;
 use crate::upstream::known::Spot;
+use crate::upstream::links::Links;
 use crate::upstream::load::Loads;
 use crate::upstream::peer::{BACKUP, Peer, Server, Shared};
 use crate::upstream::pool::{Connection, Pool, Tag};
@@ -126,6 +127,8 @@ pub struct GroupState {
     /// The requests that wait for a peer; `None`: none does.
     pub waiting: Option<Rc<Waiting>>,
     pool: Pool,
+    /// The connections that requests share.
+    pub links: Rc<Links>,
     set: RefCell<Rc<Set>>,
 }
 
@@ -135,8 +138,8 @@ impl GroupState {
         let set = RefCell::new(Rc::new(Set::empty(Arc::clone(&group))));
         let waiting = group.queue.is_some().then(Rc::default);
         let (hedges, retries) = (Budget::default(), Budget::default());
-        let pool = Pool::default();
-        let state = Self { group, names, hedges, retries, waiting, pool, set };
+        let (pool, links) = (Pool::default(), Rc::default());
+        let state = Self { group, names, hedges, retries, waiting, pool, links, set };
         state.rebuild(state.group.clone(), |_, server| Some(spots(&server.addresses)));
         state
     }
@@ -276,6 +279,7 @@ impl GroupState {
         self.set.replace(Rc::new(set));
         if has_retired {
             self.pool.close_retired();
+            self.links.close_retired();
         }
     }
 

@@ -227,3 +227,10 @@ fn digits(code: &[u8]) -> u16 {
     }
     number
 }
+
+/// The fields of a header block that refers to no dynamic table, as `name: value`.
+pub fn fields(block: &[u8]) -> Vec<String> {
+    let decoded = loona_hpack::Decoder::new().decode(block).expect("a header block");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    decoded.iter().map(|(name, value)| format!("{}: {}", text(name), text(value))).collect()
+}

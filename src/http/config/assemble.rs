@@ -20,6 +20,7 @@ use crate::http::request::body_file;
 use crate::http::upstream::failover;
 use crate::http::upstream::protocol::Protocol;
 use crate::http::upstream::tls::Layer;
+use crate::proto::message::Version;
 use crate::shared::{CompileOptions, sockets};
 use crate::shm::counter::{self, Slot};
 use crate::upstream::groups;
@@ -184,9 +185,14 @@ fn build_location(draft: LocationDraft, outer: &Confs, cx: &mut Cx) -> Location 
 fn layer(confs: &Confs, cx: &mut Cx) -> Option<Arc<Layer>> {
     let family = match confs.proxy_pass.protocol() {
         Protocol::Uwsgi => &confs.uwsgi.upstream,
+        Protocol::Grpc => &confs.grpc.upstream,
         _ => &confs.proxy.upstream,
     };
-    modules::proxy_pass::layer(&confs.proxy_pass, family, cx)
+    let has_http2 = match confs.proxy_pass.protocol() {
+        Protocol::Http => confs.proxy.version() == Version::Http2,
+        protocol => protocol == Protocol::Grpc,
+    };
+    modules::proxy_pass::layer(&confs.proxy_pass, family, has_http2, cx)
 }
 
 fn check_nesting(outer: &Kind, outer_name: &str, nested: &[LocationDraft], cx: &mut Cx) {

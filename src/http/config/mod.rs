@@ -15,14 +15,14 @@ pub use crate::shared::tls::files as tls_files;
 
 // The keywords of types from lower floors that several modules use as values.
 impl Keyword for Version {
-    const WORDS: &'static [&'static str] = &["1.0", "1.1"];
-    const VALUES: &'static [Self] = &[Self::Http10, Self::Http11];
+    const WORDS: &'static [&'static str] = &["1.0", "1.1", "2"];
+    const VALUES: &'static [Self] = &[Self::Http10, Self::Http11, Self::Http2];
 
     fn word(self) -> &'static str {
         match self {
             Self::Http10 => "1.0",
             Self::Http11 => "1.1",
-            Self::Http2 => "2", // no directive has it as a value
+            Self::Http2 => "2",
         }
     }
 }

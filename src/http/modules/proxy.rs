@@ -17,8 +17,9 @@ use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::scope::{Script, Variable};
-use crate::http::upstream::conf::{self, Family, Names};
+use crate::http::upstream::conf::{self, Family};
 use crate::http::upstream::rows::upstream_rows;
+use crate::http::upstream::set_header::{self, Lines, Sent};
 use crate::http::upstream::tls;
 use crate::proto::field_text::{Label, Token};
 use crate::proto::header::Id;
@@ -27,20 +28,6 @@ use crate::script::value;
 use crate::shared::tls::upstream_rows::Secures;
 use cookie::Cookies;
 use redirect::Redirect;
-
-/// Fields of a client's request that are not passed on: hop-by-hop fields, and those written anew for the
-/// upstream.
-const REPLACED: &[&str] = &[
-    "Host",
-    "Connection",
-    "Proxy-Connection",
-    "Content-Length",
-    "Transfer-Encoding",
-    "TE",
-    "Keep-Alive",
-    "Expect",
-    "Upgrade",
-];
 
 /// Fields of an upstream's response that are hidden from the client (nginx's list).
 const HIDDEN: &[&str] = &[
@@ -62,7 +49,7 @@ settings! {
     #[derive(Debug)]
     pub struct Conf {
         pub upstream: conf::Conf = &FAMILY,
-        set_headers: Vec<(Box<str>, Script)> => replace,
+        set_headers: Lines => replace,
         redirects: Vec<Redirect> => replace,
         cookies: Cookies,
         http_version: Setting<Version> = Version::Http11,
@@ -74,11 +61,7 @@ settings! {
 /// Values computed once from the lists of a block.
 #[derive(Debug)]
 struct Frozen {
-    host: Option<Script>,
-    /// Name and value; a field with an empty value is not sent.
-    lines: Vec<(Label, Script)>,
-    sets_connection: bool,
-    replaced: Names,
+    sent: Sent,
     has_cookies: bool,
 }
 
@@ -88,22 +71,22 @@ static DEFAULT: LazyLock<Frozen> = LazyLock::new(|| freeze(&Conf::default()));
 impl Conf {
     /// The `Host` set by `proxy_set_header`; `None`: `$proxy_host`.
     pub fn host(&self) -> Option<&Script> {
-        self.frozen().host.as_ref()
+        self.sent().host.as_ref()
     }
 
     /// The names and values of `proxy_set_header`, without `Host`.
     pub fn lines(&self) -> &[(Label, Script)] {
-        &self.frozen().lines
+        &self.sent().lines
     }
 
     /// True if `proxy_set_header` sets `Connection`.
     pub fn sets_connection(&self) -> bool {
-        self.frozen().sets_connection
+        self.sent().sets_connection
     }
 
     /// True if a field of the client is not passed on, because it is replaced or hop-by-hop.
     pub fn replaces(&self, id: Option<Id>, name: &[u8]) -> bool {
-        self.frozen().replaced.contains(id, name)
+        self.sent().replaced.contains(id, name)
     }
 
     /// The rules for `Set-Cookie`, if there are any.
@@ -121,8 +104,13 @@ impl Conf {
         self.redirects.iter().any(|rule| matches!(rule, Redirect::Default))
     }
 
-    pub fn is_http11(&self) -> bool {
-        self.http_version.get() == Version::Http11
+    pub fn version(&self) -> Version {
+        self.http_version.get()
+    }
+
+    /// What `proxy_set_header` says of the fields of requests.
+    pub fn sent(&self) -> &Sent {
+        &self.frozen().sent
     }
 
     pub fn method(&self) -> Option<&Script> {
@@ -145,7 +133,7 @@ impl Secures for Conf {
 impl BlockConf for Conf {
     fn freeze(&mut self, cx: &mut Cx) {
         // HTTP/1.0 has no chunks: a body of unknown length must be read first
-        cx.body_files |= !self.is_http11();
+        cx.body_files |= self.version() == Version::Http10;
         self.upstream.freeze(cx);
         self.frozen = Some(Arc::new(freeze(self)));
     }
@@ -153,7 +141,8 @@ impl BlockConf for Conf {
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("proxy_", Conf, upstream, [relay, streamed, http, tls], [
-    custom("proxy_set_header", ANY, Arity::exactly(2), set_header, "Sets a field of the request to the upstream.").default("Host $proxy_host"),
+    custom("proxy_set_header", ANY, Arity::exactly(2), |c: &mut Conf, cx, node| set_header::push(&mut c.set_headers, cx, node),
+        "Sets a field of the request to the upstream.").default("Host $proxy_host"),
     custom("proxy_redirect", ANY, Arity::between(1, 2), |conf: &mut Conf, cx, node| redirect::read(&mut conf.redirects, cx, node),
         "Rewrites the Location and Refresh fields of the response.").default("default"),
     custom("proxy_cookie_domain", ANY, Arity::between(1, 2), |conf: &mut Conf, cx, node| cookie::domain(&mut conf.cookies, cx, node),
@@ -162,7 +151,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("proxy_", Conf, upstr
         "Rewrites the Path of Set-Cookie: a prefix or ~regex, and its replacement.").default("off"),
     custom("proxy_cookie_flags", ANY, Arity::between(1, 4), |conf: &mut Conf, cx, node| cookie::flags(&mut conf.cookies, cx, node),
         "Sets or removes flags of cookies by name or ~regex: [no]secure, [no]httponly, samesite=strict|lax|none, nosamesite.").default("off"),
-    one_of("proxy_http_version", ANY, |c| &mut c.http_version, "Sets the HTTP version of requests to upstreams."),
+    one_of("proxy_http_version", ANY, |c| &mut c.http_version,
+        "Sets the HTTP version of requests to upstreams. With 2 requests share the connections of a group that has keepalive."),
     custom("proxy_method", ANY, ONE, method,
         "Sets the method of the request to the upstream, instead of the client's. A value that is not a token is answered with 500."),
     custom("proxy_set_body", ANY, ONE, |c, cx, node| script(&mut c.upstream.set.own_body, cx, node),
@@ -174,55 +164,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("proxy_", Conf, upstr
 pub static VARIABLES: &[Variable] = &[];
 
 fn freeze(conf: &Conf) -> Frozen {
-    let is = |name: &str, other: &str| name.eq_ignore_ascii_case(other);
-    let mut replaced = Names::default();
-    REPLACED.iter().for_each(|name| replaced.insert(name));
-    let (mut host, mut lines, mut sets_connection) = (None, Vec::new(), false);
-    for (name, value) in conf.set_headers.iter().filter(|(name, _)| !name.is_empty()) {
-        replaced.insert(name);
-        if is(name, "host") {
-            host = Some(value.clone());
-            continue;
-        }
-        sets_connection |= is(name, "connection");
-        // framing fields are decided where the body is known
-        let is_framing = is(name, "content-length") || is(name, "transfer-encoding");
-        if !is_framing && value.as_text() != Some(b"") {
-            lines.extend(Label::new(name).map(|label| (label, value.clone())));
-        }
-    }
-    let has_cookies = !conf.cookies.is_empty();
-    Frozen { host, lines, sets_connection, replaced, has_cookies }
-}
-
-fn set_header(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let name = node.arg(0);
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    let value = Script::compile(&node.args[1], cx)?;
-    if name.is_empty() || !name.bytes().all(is_token) {
-        let message = format!("\"{name}\" is not a valid header name");
-        let bare = name.trim_end_matches(':').trim();
-        if node.arg(1).is_empty() {
-            cx.diagnostics
-                .push(Diagnostic::warning(node.arg_span(0), message).help("this line has no effect"));
-            // it still overrides the lines of the outer block
-            conf.set_headers.push(("".into(), value));
-            return Ok(());
-        }
-        let help = match !bare.is_empty() && bare.bytes().all(is_token) {
-            true => format!("write the name alone: {bare}"),
-            false => "a name is made of letters, digits and !#$%&'*+-.^_`|~".to_owned(),
-        };
-        return Err(Diagnostic::error(node.arg_span(0), message).help(help));
-    }
-    let is_framing =
-        ["content-length", "transfer-encoding"].iter().any(|framing| name.eq_ignore_ascii_case(framing));
-    if is_framing && !node.arg(1).is_empty() {
-        let message = format!("\"{name}\" is set by the proxy itself, this value is not used");
-        cx.diagnostics.push(Diagnostic::warning(node.span, message));
-    }
-    conf.set_headers.push((name.into(), value));
-    Ok(())
+    Frozen { sent: Sent::new(&conf.set_headers), has_cookies: !conf.cookies.is_empty() }
 }
 
 fn method(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

@@ -115,6 +115,9 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("uwsgi_pass", PLACES, Arity::exactly(1), |conf: &mut Conf, cx, node| pass(conf, cx, node, Protocol::Uwsgi),
         "Passes the requests of a location to a uwsgi server or a group of them: [uwsgi://]host:port, unix:/path or the name of an upstream block, or \
          the same with suwsgi:// to speak TLS."),
+    custom("grpc_pass", PLACES, Arity::exactly(1), |conf: &mut Conf, cx, node| pass(conf, cx, node, Protocol::Grpc),
+        "Passes the requests of a location to a gRPC server or a group of them, over HTTP/2: [grpc://]host:port, unix:/path or the name of an \
+         upstream block, or the same with grpcs:// to speak TLS."),
     custom("scgi_pass", PLACES, Arity::exactly(1), |conf: &mut Conf, cx, node| pass(conf, cx, node, Protocol::Scgi),
         "Passes the requests of a location to an SCGI server or a group of them: host:port, unix:/path, or the name of an upstream block."),
     custom("memcached_pass", PLACES, Arity::exactly(1), |conf: &mut Conf, cx, node| pass(conf, cx, node, Protocol::Memcached),
@@ -167,11 +170,12 @@ pub fn check(conf: &Conf, redirects: &proxy::Conf, kind: &Kind, cx: &mut Cx) {
 }
 
 /// TLS to the upstreams of a block, if its requests may go to `https://` or `suwsgi://`. `family`: the settings of its
-/// protocol.
-pub fn layer(conf: &Conf, family: &conf::Conf, cx: &mut Cx) -> Option<Arc<Layer>> {
+/// protocol; `has_http2`: that is HTTP/2, which the handshake offers.
+pub fn layer(conf: &Conf, family: &conf::Conf, has_http2: bool, cx: &mut Cx) -> Option<Arc<Layer>> {
     let plain = match conf.protocol {
         Protocol::Http => "http://",
         Protocol::Uwsgi => "uwsgi://",
+        Protocol::Grpc => "grpc://",
         Protocol::FastCgi | Protocol::Scgi | Protocol::Memcached => return None,
     };
     let (host, span) = match &conf.pass {
@@ -179,7 +183,8 @@ pub fn layer(conf: &Conf, family: &conf::Conf, cx: &mut Cx) -> Option<Arc<Layer>
         Some((Pass::Script(script), span)) if !script.begins_with(plain) => (None, *span),
         Some(_) | None => return None,
     };
-    family.set.tls.layer(family.prefix(), host, span, cx)
+    let offered = has_http2.then_some("h2");
+    family.set.tls.layer(family.prefix(), (host, offered), span, cx)
 }
 
 impl Target {
@@ -231,12 +236,18 @@ impl Target {
         };
         match protocol {
             Protocol::Http => Self::parse(text),
-            Protocol::Uwsgi => match scheme("suwsgi://") {
-                Some(rest) => {
-                    Self::parse_address(rest, protocol).map(|target| Self { is_tls: true, ..target })
+            Protocol::Uwsgi | Protocol::Grpc => {
+                let [plain, secure] = match protocol {
+                    Protocol::Grpc => ["grpc://", "grpcs://"],
+                    _ => ["uwsgi://", "suwsgi://"],
+                };
+                match scheme(secure) {
+                    Some(rest) => {
+                        Self::parse_address(rest, protocol).map(|target| Self { is_tls: true, ..target })
+                    }
+                    None => Self::parse_address(scheme(plain).unwrap_or(text), protocol),
                 }
-                None => Self::parse_address(scheme("uwsgi://").unwrap_or(text), protocol),
-            },
+            }
             Protocol::FastCgi | Protocol::Scgi | Protocol::Memcached => Self::parse_address(text, protocol),
         }
     }
@@ -333,7 +344,7 @@ fn pass(conf: &mut Conf, cx: &mut Cx, node: &Node, protocol: Protocol) -> Result
         conf.key = Some(Script::compile_text("$memcached_key", node.span, cx)?);
     }
     // an application is told the length of a body, for which it must be read first
-    cx.body_files |= protocol != Protocol::Http;
+    cx.body_files |= !protocol.has_uris();
     (conf.pass, conf.protocol) = (Some((pass, node.span)), protocol);
     Ok(())
 }

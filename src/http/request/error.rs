@@ -11,6 +11,7 @@ use std::io;
 
 use crate::http::upstream::name::{Name, Prefix};
 use crate::log::Cause;
+use crate::proto::h2::Code;
 use crate::upstream::Fault;
 use crate::upstream::trace::Action;
 
@@ -99,6 +100,14 @@ pub enum Kind {
     EndedEarly(&'static str),
     /// The peer refused the request in the terms of its protocol: the reason.
     Refused(&'static str),
+    /// The peer ended its response with RST_STREAM (RFC 9113 §6.4).
+    Reset(Code),
+    /// The peer ended its connection with GOAWAY and an error, before it had begun the request (RFC 9113 §6.8).
+    GoAway(Code),
+    /// The peer says that it has not begun the request: it may be sent again, whatever it is (RFC 9113 §8.7).
+    Unprocessed,
+    /// The peer sent too many frames without use: of this kind.
+    Flood(&'static str),
     /// The peer reported an error that the configuration names (`fastcgi_catch_stderr`).
     Caught,
     /// More interim responses than a peer may send before the final one.
@@ -146,6 +155,9 @@ impl Kind {
             Self::HeadTooBig
             | Self::BadHead(_)
             | Self::EndedEarly(_)
+            | Self::Reset(_)
+            | Self::GoAway(_)
+            | Self::Flood(_)
             | Self::Caught
             | Self::TooManyInterim
             | Self::UnaskedSwitch
@@ -157,6 +169,7 @@ impl Kind {
             | Self::Lost(_)
             | Self::Cut
             | Self::Refused(_)
+            | Self::Unprocessed
             | Self::Failed(..)
             | Self::Handshake(_)
             | Self::BodyTooLarge { .. }
@@ -181,6 +194,10 @@ impl Kind {
             Self::HeadTooBig => write!(out, "{who} sent too big header"),
             Self::BadHead(why) | Self::BadBody(why) => write!(out, "{who} sent {why}"),
             Self::EndedEarly(what) => write!(out, "{who} prematurely closed {what}"),
+            Self::Reset(code) => write!(out, "{who} rejected request with error {} ({code})", code.0),
+            Self::GoAway(code) => write!(out, "{who} sent goaway with error {} ({code})", code.0),
+            Self::Unprocessed => write!(out, "{who} refused the request before it was processed"),
+            Self::Flood(what) => write!(out, "{who} sent too many frames without use, at last {what}"),
             Self::Refused(why) => write!(out, "{who} refused the request: {why}"),
             Self::Caught => {
                 write!(out, "{who} reported an error that \"fastcgi_catch_stderr\" names")
@@ -351,6 +368,13 @@ pub struct Failure {
     pub kind: Kind,
     /// The connection was a kept one and received no byte of a response: the peer may just have closed it.
     pub is_stale: bool,
+}
+
+impl Failure {
+    /// True if the peer says that it has not begun the request.
+    pub fn is_unprocessed(&self) -> bool {
+        matches!(self.kind, Kind::Unprocessed)
+    }
 }
 
 impl From<Kind> for Failure {

@@ -17,7 +17,7 @@ use crate::http::upstream::protocol::Protocol;
 use crate::http::verdict::Reply;
 use crate::log;
 use crate::proto::header::Id;
-use crate::proto::message::{BodyLength, Method};
+use crate::proto::message::{BodyLength, Method, Version};
 
 /// Fields of a response with `X-Accel-Redirect` that are kept in the response it leads to (nginx's list).
 const STAY_WITH_REDIRECT: &[&str] =
@@ -42,10 +42,12 @@ pub fn begin(request: &mut Request, answer: &mut Answer, has_body: bool) -> Resu
     request.proxied.set_head(answer.head.clone());
     let begun = answer.carrier.decoder().begin_body(head, data, request.method);
     let length = begun.map_err(Error::upstream)?;
+    let has_more = answer.carrier.decoder().may_add_trailers();
+    let (head, data) = (&answer.head.head, answer.head.buffer.data());
     if head.status == 101 {
         return match request.header(Id::Upgrade) {
             Some(_) if request.is_subrequest() => Err(Error::upstream(Kind::SwitchInSubrequest)),
-            Some(_) => Ok(Next::Tunnel(response(request, answer, conf, BodyLength::None))),
+            Some(_) => Ok(Next::Tunnel(response(request, answer, conf, (BodyLength::None, false)))),
             None => Err(Error::upstream(Kind::UnaskedSwitch)),
         };
     }
@@ -71,7 +73,7 @@ pub fn begin(request: &mut Request, answer: &mut Answer, has_body: bool) -> Resu
         }
         return Ok(Next::Reply(Reply::Status(head.status)));
     }
-    Ok(Next::Body(response(request, answer, conf, length)))
+    Ok(Next::Body(response(request, answer, conf, (length, has_more))))
 }
 
 /// The continuation after a reply of memcached.
@@ -81,7 +83,7 @@ fn value(request: &mut Request, answer: &mut Answer, conf: &'static Conf, length
         memcached::tell_missing(request);
         return Next::Reply(Reply::Status(404));
     }
-    let mut response = response(request, answer, conf, length);
+    let mut response = response(request, answer, conf, (length, false));
     memcached::describe(request, &mut response, answer.carrier.decoder().flags());
     Next::Body(response)
 }
@@ -197,14 +199,21 @@ fn unescaped(path: &[u8]) -> Vec<u8> {
     out
 }
 
-fn response(request: &mut Request, answer: &Answer, conf: &'static Conf, length: BodyLength) -> Response {
+/// `has_more`: trailers may follow even a body of known length.
+fn response(
+    request: &mut Request,
+    answer: &Answer,
+    conf: &'static Conf,
+    (length, has_more): (BodyLength, bool),
+) -> Response {
     let (head, data) = (&answer.head.head, answer.head.buffer.data());
     if head.fields.has(Id::ContentType) {
         request.forget_kept_type();
     }
     let mut response = Response::new(head.status);
     let reason = data.get(head.reason.clone()).unwrap_or(b"");
-    if reason != crate::http::response::reason(head.status).as_bytes() {
+    // HTTP/2 has no reasons: ours is as good
+    if head.version != Version::Http2 && reason != crate::http::response::reason(head.status).as_bytes() {
         response.reason = reason.to_vec();
     }
     response.omits = conf.omits();
@@ -244,7 +253,13 @@ fn response(request: &mut Request, answer: &Answer, conf: &'static Conf, length:
         BodyLength::None => head.fields.value(data, Id::ContentLength).and_then(parse_u64),
         BodyLength::Chunked | BodyLength::UntilClose => None,
     };
-    response.has_trailers = length == BodyLength::Chunked && conf.pass_trailers();
+    // in HTTP/2 they may follow a body of known length too
+    let may_follow = match length {
+        BodyLength::Chunked => true,
+        BodyLength::Length(_) => has_more && request.is_http2(),
+        BodyLength::None | BodyLength::UntilClose => false,
+    };
+    response.has_trailers = may_follow && conf.pass_trailers();
     if head.status == 304 {
         condition::keep_weak(request, &mut response);
     }

@@ -1,17 +1,21 @@
-//! The carrier of one exchange with an upstream; so far always a connection of its own.
+//! The carrier of one exchange with an upstream: a connection of its own, or a stream of one that requests share.
 //!
-//! The exchange and the relay use a [`Carrier`] instead of a connection. A stream of a shared connection
-//! (HTTP/2, gRPC) is to be its second variant, a stored response its third. Touches: the upstream's socket.
+//! The exchange and the relay use a [`Carrier`] instead of a connection. A stored response is to be its third variant.
+//! Touches: the upstream's socket.
 
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use crate::http::request::error::Kind;
 use crate::http::upstream::codec::Decoder;
+use crate::http::upstream::h2::{self, Exchange};
 use crate::net::Transport;
 use crate::net::open::Place;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{Io, Timer};
 use crate::upstream::GroupState;
+use crate::upstream::link::Stream;
 use crate::upstream::pool::Connection;
 
 /// An exchange's connection to a peer, and the decoder of the response.
@@ -23,13 +27,23 @@ use crate::upstream::pool::Connection;
 pub enum Carrier {
     /// A connection that serves no other request meanwhile.
     Own { connection: Box<Connection>, decoder: Decoder },
+    /// A stream of HTTP/2.
+    Stream { exchange: Rc<Exchange>, decoder: Decoder },
+}
+
+impl From<Stream> for Carrier {
+    fn from(stream: Stream) -> Self {
+        let exchange = Exchange::new(stream);
+        let decoder = Decoder::H2(Box::new(h2::Decoder::new(Rc::clone(&exchange))));
+        Self::Stream { exchange, decoder }
+    }
 }
 
 impl Carrier {
     #[inline]
     pub fn decoder(&mut self) -> &mut Decoder {
         match self {
-            Self::Own { decoder, .. } => decoder,
+            Self::Own { decoder, .. } | Self::Stream { decoder, .. } => decoder,
         }
     }
 
@@ -38,21 +52,40 @@ impl Carrier {
     pub fn take_timer(&mut self) -> Timer {
         match self {
             Self::Own { connection, .. } => connection.take_timer(),
+            Self::Stream { .. } => Timer::new(),
         }
     }
 
     #[inline]
     pub fn keep_timer(&mut self, timer: Timer) {
-        match self {
-            Self::Own { connection, .. } => connection.timer = timer,
+        if let Self::Own { connection, .. } = self {
+            connection.timer = timer;
         }
     }
 
-    /// The connection to which the request is written.
+    /// The connection of its own; `None`: it has none.
     #[inline]
-    pub fn transport(&self) -> &Transport {
+    pub fn transport(&self) -> Option<&Transport> {
         match self {
-            Self::Own { connection, .. } => &connection.transport,
+            Self::Own { connection, .. } => Some(&connection.transport),
+            Self::Stream { .. } => None,
+        }
+    }
+
+    /// The reason of an error of [`Carrier::poll_read`], in the terms of the protocol.
+    #[cold]
+    pub fn trouble(&self) -> Option<Kind> {
+        match self {
+            Self::Own { .. } => None,
+            Self::Stream { exchange, .. } => exchange.trouble(),
+        }
+    }
+
+    /// The peer has been silent for too long.
+    #[cold]
+    pub fn suspect(&self) {
+        if let Self::Stream { exchange, .. } = self {
+            exchange.stream().suspect();
         }
     }
 
@@ -82,6 +115,7 @@ impl Carrier {
                 }
                 polled
             }
+            Self::Stream { exchange, .. } => exchange.poll_read(cx, held, capacity),
         }
     }
 
@@ -90,6 +124,7 @@ impl Carrier {
     pub fn raw(&self) -> Option<(u64, &Io)> {
         match self {
             Self::Own { connection, decoder } => Some((decoder.raw_left()?, connection.transport.plain()?)),
+            Self::Stream { .. } => None,
         }
     }
 
@@ -97,6 +132,7 @@ impl Carrier {
     pub fn is_reused(&self) -> bool {
         match self {
             Self::Own { connection, .. } => connection.reused,
+            Self::Stream { exchange, .. } => exchange.stream().is_reused(),
         }
     }
 
@@ -107,14 +143,15 @@ impl Carrier {
             Self::Own { connection, decoder } if decoder.may_keep() => {
                 group.give(connection);
             }
-            Self::Own { .. } => {}
+            Self::Own { .. } | Self::Stream { .. } => {} // what shares a connection keeps it
         }
     }
 
-    /// The connection, after its peer has switched protocols.
-    pub fn into_tunnel(self) -> (Transport, Place) {
+    /// The connection, after its peer has switched protocols; `None`: it is not for this request alone.
+    pub fn into_tunnel(self) -> Option<(Transport, Place)> {
         match self {
-            Self::Own { connection, .. } => (connection.transport, connection.place),
+            Self::Own { connection, .. } => Some((connection.transport, connection.place)),
+            Self::Stream { .. } => None,
         }
     }
 }

@@ -16,10 +16,10 @@ use crate::http::request::Request;
 use crate::http::request::error::{Error, Kind};
 use crate::http::upstream::protocol::Protocol;
 use crate::http::upstream::target::Goal;
-use crate::http::upstream::{cgi, fastcgi, h1, memcached, scgi, uwsgi};
+use crate::http::upstream::{cgi, fastcgi, h1, h2, memcached, scgi, uwsgi};
 use crate::proto;
 use crate::proto::head::ResponseHead;
-use crate::proto::message::{BodyLength, Method};
+use crate::proto::message::{BodyLength, Method, Version};
 use crate::runtime::buffer::Buffer;
 
 /// The pieces of a body inside one buffer.
@@ -54,6 +54,8 @@ pub enum Progress {
 #[derive(Clone, Copy, Debug)]
 pub enum Encoder {
     H1(h1::Encoder),
+    /// Its bytes are a header block and data: the stream that carries them makes frames.
+    H2(h2::Encoder),
     FastCgi(fastcgi::Encoder),
     Uwsgi,
     Scgi,
@@ -65,7 +67,10 @@ impl Encoder {
     #[inline]
     pub fn of(location: &Location) -> Self {
         match location.protocol {
-            Protocol::Http => Self::H1(h1::Encoder::of(location)),
+            Protocol::Http if location.confs.proxy.version() != Version::Http2 => {
+                Self::H1(h1::Encoder::of(location))
+            }
+            Protocol::Http | Protocol::Grpc => Self::H2(h2::Encoder::of(location)),
             Protocol::FastCgi => Self::FastCgi(fastcgi::Encoder::of(location)),
             Protocol::Uwsgi => Self::Uwsgi,
             Protocol::Scgi => Self::Scgi,
@@ -73,11 +78,16 @@ impl Encoder {
         }
     }
 
+    /// True if requests share connections, and have streams of them.
+    pub fn has_streams(self) -> bool {
+        matches!(self, Self::H2(_))
+    }
+
     /// True if a body with this declaration is sent in frames.
     pub fn is_framed(self, framing: Framing) -> bool {
         match self {
             Self::H1(_) => framing == Framing::Framed,
-            Self::FastCgi(_) => framing != Framing::None,
+            Self::FastCgi(_) | Self::H2(_) => framing != Framing::None,
             Self::Uwsgi | Self::Scgi | Self::Memcached => false,
         }
     }
@@ -87,6 +97,7 @@ impl Encoder {
         match self {
             Self::H1(encoder) => encoder.has_frames(),
             Self::FastCgi(encoder) => encoder.has_frames(),
+            Self::H2(_) => true,
             Self::Uwsgi | Self::Scgi | Self::Memcached => false,
         }
     }
@@ -95,7 +106,7 @@ impl Encoder {
     pub fn tells_length(self) -> bool {
         match self {
             Self::FastCgi(_) => true,
-            Self::H1(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => false,
+            Self::H1(_) | Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => false,
         }
     }
 
@@ -109,6 +120,7 @@ impl Encoder {
     ) -> Result<(), Error> {
         match self {
             Self::H1(encoder) => encoder.head(request, goal, framing, out),
+            Self::H2(encoder) => encoder.head(request, goal, framing, out),
             Self::FastCgi(encoder) => encoder.head(request, framing, out),
             Self::Uwsgi => uwsgi::head(request, out),
             Self::Scgi => scgi::head(request, framing, out),
@@ -120,6 +132,7 @@ impl Encoder {
     pub fn frame_bytes_max(self) -> usize {
         match self {
             Self::H1(_) => h1::FRAME_BYTES_MAX,
+            Self::H2(_) => h2::FRAME_BYTES_MAX,
             Self::FastCgi(_) => fastcgi::FRAME_BYTES_MAX,
             Self::Uwsgi | Self::Scgi | Self::Memcached => usize::MAX,
         }
@@ -131,14 +144,14 @@ impl Encoder {
         match self {
             Self::H1(_) => h1::frame(payload, out),
             Self::FastCgi(_) => fastcgi::frame(payload, out),
-            Self::Uwsgi | Self::Scgi | Self::Memcached => unframed(payload, out),
+            Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => unframed(payload, out),
         }
     }
 
     /// The payload of what [`Encoder::frame`] has appended.
     pub fn payload(self, framed: Vec<u8>) -> Vec<u8> {
         match self {
-            Self::H1(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => framed,
+            Self::H1(_) | Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => framed,
             Self::FastCgi(_) => proto::fastcgi::contents(&framed),
         }
     }
@@ -147,7 +160,7 @@ impl Encoder {
     /// followed by nothing. `None`: bodies of known length have no frames.
     pub fn frame_head(self, payload_bytes: usize) -> Option<[u8; 8]> {
         match self {
-            Self::H1(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => None,
+            Self::H1(_) | Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => None,
             Self::FastCgi(_) => Some(fastcgi::frame_head(payload_bytes)),
         }
     }
@@ -158,7 +171,7 @@ impl Encoder {
         match self {
             Self::H1(_) => h1::seal(bytes),
             Self::FastCgi(_) => fastcgi::seal(bytes),
-            Self::Uwsgi | Self::Scgi | Self::Memcached => FRAME_HEAD_BYTES,
+            Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => FRAME_HEAD_BYTES,
         }
     }
 
@@ -167,7 +180,7 @@ impl Encoder {
         match self {
             Self::H1(_) => h1::finish(out),
             Self::FastCgi(_) => fastcgi::finish(out),
-            Self::Uwsgi | Self::Scgi | Self::Memcached => {}
+            Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => {}
         }
     }
 }
@@ -187,6 +200,8 @@ fn unframed(payload: &[u8], out: &mut Vec<u8>) -> Range<usize> {
 #[derive(Debug)]
 pub enum Decoder {
     H1(h1::Decoder),
+    /// Of a stream, whose frames its connection has taken apart.
+    H2(Box<h2::Decoder>),
     FastCgi(Box<fastcgi::Decoder>),
     /// Of an application behind uwsgi or SCGI.
     Cgi(Box<cgi::Decoder>),
@@ -212,6 +227,7 @@ impl Decoder {
     pub fn new(encoder: Encoder, request: &[u8]) -> Self {
         match encoder {
             Encoder::H1(encoder) => Self::H1(h1::Decoder::new(encoder)),
+            Encoder::H2(_) => Self::H2(Box::default()),
             Encoder::FastCgi(encoder) => Self::FastCgi(Box::new(fastcgi::Decoder::new(encoder))),
             Encoder::Uwsgi | Encoder::Scgi => Self::Cgi(Box::default()),
             Encoder::Memcached => Self::Memcached(Box::new(memcached::Decoder::new(request))),
@@ -222,6 +238,7 @@ impl Decoder {
     pub fn fork(&self, encoder: Encoder) -> Self {
         match self {
             Self::H1(_) | Self::Cgi(_) => Self::new(encoder, b""),
+            Self::H2(decoder) => Self::H2(Box::new(decoder.fork())),
             Self::FastCgi(decoder) => Self::FastCgi(Box::new(decoder.fork())),
             Self::Memcached(decoder) => Self::Memcached(decoder.clone()),
         }
@@ -239,6 +256,7 @@ impl Decoder {
     ) -> Result<Progress, Kind> {
         match self {
             Self::H1(decoder) => decoder.head(buffer.data(), bytes_max, head),
+            Self::H2(decoder) => decoder.head(buffer.data(), bytes_max, head),
             Self::FastCgi(decoder) => decoder.head(buffer, bytes_max, head),
             Self::Cgi(decoder) => decoder.head(buffer.data(), bytes_max, head),
             Self::Memcached(decoder) => decoder.head(buffer.data(), head),
@@ -257,6 +275,7 @@ impl Decoder {
     ) -> Result<BodyLength, Kind> {
         match self {
             Self::H1(decoder) => decoder.begin_body(head, data, method),
+            Self::H2(decoder) => decoder.begin_body(head, data, method),
             Self::FastCgi(decoder) => decoder.begin_body(head, data, method),
             Self::Cgi(decoder) => decoder.begin_body(head, data, method),
             Self::Memcached(decoder) => Ok(decoder.begin_body(head, method)),
@@ -270,6 +289,7 @@ impl Decoder {
     pub fn body(&mut self, data: &[u8], pieces: &mut Pieces, trailers: &mut Vec<u8>) -> Result<usize, Kind> {
         match self {
             Self::H1(decoder) => decoder.body(data, pieces, trailers),
+            Self::H2(decoder) => Ok(decoder.body(data, pieces, trailers)),
             Self::FastCgi(decoder) => decoder.body(data, pieces),
             Self::Cgi(decoder) => Ok(decoder.body(data, pieces)),
             Self::Memcached(decoder) => Ok(decoder.body(data, pieces)),
@@ -281,6 +301,7 @@ impl Decoder {
     pub fn is_done(&self) -> bool {
         match self {
             Self::H1(decoder) => decoder.is_done(),
+            Self::H2(decoder) => decoder.is_done(),
             Self::FastCgi(decoder) => decoder.is_done(),
             Self::Cgi(decoder) => decoder.is_done(),
             Self::Memcached(decoder) => decoder.is_done(),
@@ -291,6 +312,7 @@ impl Decoder {
     pub fn is_framed(&self) -> bool {
         match self {
             Self::H1(decoder) => decoder.is_framed(),
+            Self::H2(decoder) => decoder.is_framed(),
             Self::FastCgi(_) => true,
             Self::Cgi(_) | Self::Memcached(_) => false,
         }
@@ -300,6 +322,7 @@ impl Decoder {
     pub fn raw_left(&self) -> Option<u64> {
         match self {
             Self::H1(decoder) => decoder.raw_left(),
+            Self::H2(decoder) => decoder.raw_left(),
             Self::FastCgi(_) => None,
             Self::Cgi(decoder) => decoder.raw_left(),
             Self::Memcached(decoder) => decoder.raw_left(),
@@ -310,16 +333,19 @@ impl Decoder {
     pub fn moved(&mut self, count: u64) {
         match self {
             Self::H1(decoder) => decoder.moved(count),
+            Self::H2(decoder) => decoder.moved(count),
             Self::FastCgi(_) => {}
             Self::Cgi(decoder) => decoder.moved(count),
             Self::Memcached(decoder) => decoder.moved(count),
         }
     }
 
-    /// Notes that the peer has closed its side. Errors: it did so too early.
-    pub fn closed(&mut self) -> Result<(), Kind> {
+    /// Notes that the peer has closed its side. Trailers that have not been put into those of [`Decoder::body`] are put
+    /// into `trailers`. Errors: it did so too early.
+    pub fn closed(&mut self, trailers: &mut Vec<u8>) -> Result<(), Kind> {
         match self {
             Self::H1(decoder) => decoder.closed(),
+            Self::H2(decoder) => decoder.closed(trailers),
             Self::FastCgi(decoder) => decoder.closed(),
             Self::Cgi(decoder) => decoder.closed(),
             Self::Memcached(decoder) => decoder.closed(),
@@ -332,7 +358,7 @@ impl Decoder {
         match self {
             Self::H1(decoder) => decoder.may_keep(),
             Self::FastCgi(decoder) => decoder.may_keep(),
-            Self::Cgi(_) => false,
+            Self::H2(_) | Self::Cgi(_) => false,
             Self::Memcached(decoder) => decoder.may_keep(),
         }
     }
@@ -342,7 +368,7 @@ impl Decoder {
     #[inline]
     pub fn broken(&self) -> Option<Kind> {
         match self {
-            Self::H1(_) | Self::Cgi(_) | Self::Memcached(_) => None,
+            Self::H1(_) | Self::H2(_) | Self::Cgi(_) | Self::Memcached(_) => None,
             Self::FastCgi(decoder) => decoder.broken(),
         }
     }
@@ -351,17 +377,22 @@ impl Decoder {
     #[inline]
     pub fn notes(&mut self, is_all: bool) -> Option<Notes> {
         match self {
-            Self::H1(_) => None,
+            Self::H1(_) | Self::H2(_) => None,
             Self::FastCgi(decoder) => decoder.notes(is_all),
             Self::Cgi(decoder) => decoder.notes(),
             Self::Memcached(decoder) => decoder.notes(),
         }
     }
 
+    /// True if trailers may follow a body of known length.
+    pub fn may_add_trailers(&self) -> bool {
+        matches!(self, Self::H2(decoder) if decoder.has_more())
+    }
+
     /// The flags of a value in memcached; 0 for other protocols.
     pub fn flags(&self) -> u32 {
         match self {
-            Self::H1(_) | Self::FastCgi(_) | Self::Cgi(_) => 0,
+            Self::H1(_) | Self::H2(_) | Self::FastCgi(_) | Self::Cgi(_) => 0,
             Self::Memcached(decoder) => decoder.flags(),
         }
     }

@@ -59,6 +59,8 @@ pub struct Family {
     reads_bodies: bool,
     /// The peers are caches: they are asked by keys, and their responses have no fields.
     is_of_caches: bool,
+    /// Nothing is buffered in either direction, and trailers are passed on.
+    is_of_streams: bool,
     /// The values in force where none of its directives is set.
     frozen: OnceLock<Frozen>,
 }
@@ -82,6 +84,13 @@ impl Family {
         Self::with(prefix, &[], None, (false, true))
     }
 
+    /// A family whose both sides may send at any time.
+    pub const fn of_streams(prefix: &'static str, hidden: &'static [&'static str]) -> Self {
+        let mut family = Self::with(prefix, hidden, None, (false, false));
+        family.is_of_streams = true;
+        family
+    }
+
     const fn with(
         prefix: &'static str,
         hidden: &'static [&'static str],
@@ -89,7 +98,8 @@ impl Family {
         (reads_bodies, is_of_caches): (bool, bool),
     ) -> Self {
         let prefix = Prefix(prefix);
-        Self { prefix, hidden, rewrite, reads_bodies, is_of_caches, frozen: OnceLock::new() }
+        let frozen = OnceLock::new();
+        Self { prefix, hidden, rewrite, reads_bodies, is_of_caches, is_of_streams: false, frozen }
     }
 }
 
@@ -228,6 +238,7 @@ impl Location {
             Protocol::Uwsgi => &self.confs.uwsgi.upstream,
             Protocol::Scgi => &self.confs.scgi.upstream,
             Protocol::Memcached => &self.confs.memcached.upstream,
+            Protocol::Grpc => &self.confs.grpc.upstream,
         }
     }
 }
@@ -247,6 +258,10 @@ impl Conf {
         if family.is_of_caches {
             set.pass_request_body = Setting::new(false);
             set.force_ranges = Setting::new(true);
+        }
+        if family.is_of_streams {
+            set.buffering = Setting::new(false);
+            set.pass_trailers = Setting::new(true);
         }
         Self { family, set, default_path: None, frozen: None }
     }
@@ -337,9 +352,14 @@ impl Conf {
         self.set.buffer_size.span()
     }
 
-    /// `proxy_request_buffering`, if it is set, or the family reads bodies completely by default.
+    /// `proxy_request_buffering`, if it is set, or the family reads bodies completely, or not at all, by default.
     pub fn request_buffering(&self) -> Option<bool> {
-        self.set.request_buffering.as_ref().copied().or(self.family.reads_bodies.then_some(true))
+        let of_family = match (self.family.reads_bodies, self.family.is_of_streams) {
+            (true, _) => Some(true),
+            (false, true) => Some(false),
+            (false, false) => None,
+        };
+        self.set.request_buffering.as_ref().copied().or(of_family)
     }
 
     pub fn connect_timeout_ms(&self) -> u64 {

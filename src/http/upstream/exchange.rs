@@ -24,6 +24,7 @@ use crate::net::connect::{self, Refusal};
 use crate::net::tls::client::Terms;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Timer};
+use crate::upstream::link::Opened;
 use crate::upstream::pool::{Connection, Tag};
 use crate::upstream::trace::Action;
 use crate::upstream::{Fault, GroupState, Peer};
@@ -116,15 +117,48 @@ impl Pass<'_, '_> {
         if self.request.passes().has_own_local() {
             return None;
         }
-        let connection = self.goal.group.take(peer, tag(self.request), self.goal.terms.as_ref())?;
+        let (tag, terms) = (tag(self.request), self.goal.terms.as_ref());
+        if self.outgoing.encoder().has_streams() {
+            let stream = self.goal.group.links.take(peer, tag, terms)?;
+            self.request.upstream.last().connect_us = Some(0);
+            return Some(stream.into());
+        }
+        let connection = self.goal.group.take(peer, tag, terms)?;
         self.request.upstream.last().connect_us = Some(0);
         Some(Carrier::Own { connection, decoder: self.outgoing.decoder() })
     }
 
-    /// Opens a new connection to `peer` for one exchange.
-    pub(super) async fn open(&mut self, peer: &Rc<Peer>) -> Result<Carrier, Stop> {
+    /// Opens a new connection to `peer` for one exchange. `shares`: it may be one that another request opens.
+    pub(super) async fn open(&mut self, peer: &Rc<Peer>, shares: bool) -> Result<Carrier, Stop> {
+        if self.outgoing.encoder().has_streams() {
+            return Box::pin(self.open_link(peer, shares)).await;
+        }
         let connection = connection(self.request, peer, (&self.goal.group, self.goal.terms.as_ref())).await?;
         Ok(Carrier::Own { connection, decoder: self.outgoing.decoder() })
+    }
+
+    /// Opens a connection to `peer` that further requests may share, or waits for one that is being opened.
+    async fn open_link(&mut self, peer: &Rc<Peer>, shares: bool) -> Result<Carrier, Stop> {
+        let group = &self.goal.group;
+        let (tag, terms, rules) = (tag(self.request), self.goal.terms.as_ref(), &group.group.keepalive);
+        let mut announced = None;
+        if shares && rules.idle_max > 0 && !self.request.passes().has_own_local() {
+            let started_us = runtime::now_us();
+            self.request.upstream.action = Some(Action::Connecting);
+            announced = group.links.announce(peer, tag, terms, rules).await;
+            if announced.is_none()
+                && let Some(stream) = group.links.take(peer, tag, terms)
+            {
+                let spent_us = runtime::now_us().saturating_sub(started_us);
+                self.request.upstream.last().connect_us = Some(spent_us);
+                return Ok(stream.into());
+            }
+        }
+        let connection = *connection(self.request, peer, (group, terms)).await?;
+        let Connection { transport, place, peer, tag, terms, is_single, .. } = connection;
+        let stream = group.links.add(Opened { transport, place, peer, tag, terms, is_single }, &group.group);
+        drop(announced);
+        Ok(stream.into())
     }
 
     /// Sends the request and reads until a final response head is complete.
@@ -148,7 +182,12 @@ impl Pass<'_, '_> {
                     return Err(lost(kind, &carrier, &buffer));
                 }
                 Ok(_) => self.request.upstream.last().received = buffer.data().len() as u64,
-                Err(Stop::Peer(failure)) => return Err(lost(failure.kind, &carrier, &buffer)),
+                Err(Stop::Peer(failure)) => {
+                    if matches!(failure.kind, Kind::Unprocessed) {
+                        self.outgoing.unsend();
+                    }
+                    return Err(lost(failure.kind, &carrier, &buffer));
+                }
                 Err(stop) => return Err(stop),
             }
             while !buffer.data().is_empty() {
@@ -200,7 +239,8 @@ impl Pass<'_, '_> {
 }
 
 fn lost(kind: Kind, carrier: &Carrier, buffer: &Buffer) -> Stop {
-    let is_stale = carrier.is_reused() && buffer.data().is_empty() && kind.fault() == Fault::Error;
+    let is_stale = matches!(kind, Kind::Unprocessed)
+        || carrier.is_reused() && buffer.data().is_empty() && kind.fault() == Fault::Error;
     Stop::Peer(Failure { kind, is_stale })
 }
 
@@ -241,15 +281,20 @@ impl Wait {
                 return Poll::Ready(Ok(count));
             }
             Poll::Ready(Err(error)) => {
-                let kind = match self.send_error.take() {
-                    Some(earlier) => Kind::Failed(Call::Send, earlier),
-                    None => Kind::Failed(Call::Recv, error),
+                let kind = match (carrier.trouble(), self.send_error.take()) {
+                    (Some(kind), _) => kind,
+                    (None, Some(earlier)) => Kind::Failed(Call::Send, earlier),
+                    (None, None) => Kind::Failed(Call::Recv, error),
                 };
                 return Poll::Ready(Err(fail(kind)));
             }
             Poll::Pending => {}
         }
-        self.poll_patience(cx, pass)
+        let polled = self.poll_patience(cx, pass);
+        if matches!(&polled, Poll::Ready(Err(Stop::Peer(_)))) {
+            carrier.suspect();
+        }
+        polled
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, pass: &mut Pass<'_, '_>, carrier: &Carrier) -> Poll<Stop> {
@@ -257,7 +302,14 @@ impl Wait {
         if outgoing.is_done() || self.send_error.is_some() {
             return Poll::Pending;
         }
-        match outgoing.poll_send(cx, carrier.transport(), &mut request.body, pass.client.downstream()) {
+        let client = pass.client.downstream();
+        let polled = match carrier {
+            Carrier::Own { connection, .. } => {
+                outgoing.poll_send(cx, &connection.transport, &mut request.body, client)
+            }
+            Carrier::Stream { exchange, .. } => outgoing.poll_stream(cx, exchange, request, client),
+        };
+        match polled {
             Poll::Ready(Ok(())) => {
                 let attempt = request.upstream.last();
                 attempt.sent = outgoing.sent;

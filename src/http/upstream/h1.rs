@@ -10,6 +10,7 @@ use crate::http::modules::proxy::Conf;
 use crate::http::modules::proxy_pass::Target;
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Kind};
+use crate::http::scope::Script;
 use crate::http::upstream::codec::{FRAME_HEAD_BYTES, Framing, Pieces, Progress};
 use crate::http::upstream::outgoing;
 use crate::http::upstream::target::Goal;
@@ -22,7 +23,7 @@ use crate::proto::h1::request::Progress as Parsed;
 use crate::proto::h1::response::{self, Seen};
 use crate::proto::head::ResponseHead;
 use crate::proto::header::Id;
-use crate::proto::message::{BodyLength, Method};
+use crate::proto::message::{BodyLength, Method, Version};
 
 /// See [`super::codec::Encoder`].
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +33,7 @@ pub struct Encoder {
 
 impl Encoder {
     pub fn of(location: &Location) -> Self {
-        Self { is_http11: location.confs.proxy.is_http11() }
+        Self { is_http11: location.confs.proxy.version() == Version::Http11 }
     }
 
     /// HTTP/1.0 has no chunks.
@@ -49,15 +50,8 @@ impl Encoder {
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
         let conf: &'static Conf = &request.location.confs.proxy;
-        let configured;
-        let method = match conf.method() {
-            Some(script) => {
-                configured = script.to_vec(request);
-                Token::new(&configured).ok_or_else(|| no_method(&configured))?
-            }
-            None if request.is_malformed() => Token::GET, // what its error page is asked for with
-            None => request.method_token(),
-        };
+        let configured = configured_method(request, conf.method())?;
+        let method = token(request, configured.as_deref());
         let (mut head, target) =
             Head::request(method, self.is_http11, out, |out| outgoing::write_target(request, goal, out));
         request.proxied.uri = other_uri(&head.as_bytes()[target], request.target());
@@ -96,8 +90,33 @@ impl Encoder {
     }
 }
 
+/// The value of `proxy_method`, if that is set. Errors: 500 for one that is no method.
+fn configured_method(request: &mut Request, script: Option<&Script>) -> Result<Option<Vec<u8>>, Error> {
+    let Some(value) = script.map(|script| script.to_vec(request)) else { return Ok(None) };
+    if Token::new(&value).is_some() { Ok(Some(value)) } else { Err(no_method(&value)) }
+}
+
+fn token<'a>(request: &'a Request, configured: Option<&'a [u8]>) -> Token<'a> {
+    match configured.and_then(Token::new) {
+        Some(token) => token,
+        None if request.is_malformed() => Token::GET, // what its error page is asked for with
+        None => request.method_token(),
+    }
+}
+
+/// Calls `act` with the method of a request to an upstream. Errors: 500 if `proxy_method` evaluates to an invalid one.
+pub fn with_method(
+    request: &mut Request,
+    script: Option<&Script>,
+    act: impl FnOnce(&[u8]),
+) -> Result<(), Error> {
+    let configured = configured_method(request, script)?;
+    act(token(request, configured.as_deref()).as_bytes());
+    Ok(())
+}
+
 /// The target for the error log, if it is not the client's: then the request itself has it.
-fn other_uri(sent: &[u8], received: &[u8]) -> Option<Box<[u8]>> {
+pub fn other_uri(sent: &[u8], received: &[u8]) -> Option<Box<[u8]>> {
     (sent != received).then(|| sent.into())
 }
 

@@ -62,7 +62,7 @@ impl Pass<'_, '_> {
             match read {
                 // A body that ends with the connection is not held: this one is cut off, unless only words of the
                 // protocol are missing.
-                Some(Ok(0)) => match ahead.decoder.closed() {
+                Some(Ok(0)) => match ahead.decoder.closed(&mut Vec::new()) {
                     Ok(()) => break,
                     Err(kind) => return Err(failed(kind)),
                 },

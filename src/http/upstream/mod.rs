@@ -13,6 +13,7 @@ pub mod exchange;
 pub mod failover;
 pub mod fastcgi;
 pub mod h1;
+pub mod h2;
 mod handshake;
 mod hedge;
 mod hold;
@@ -30,6 +31,7 @@ pub mod retry;
 pub mod rows;
 pub mod scgi;
 pub mod selection;
+pub mod set_header;
 pub mod sticky;
 pub mod store;
 mod target;
@@ -60,6 +62,9 @@ use outgoing::Outgoing;
 use retry::Chance;
 use sticky::Binding;
 use target::Goal;
+
+/// How often a peer gets a request again that it has not begun.
+const REPEATS_MAX: u32 = 2;
 
 /// Passes a request to the upstream of its location, and the response to the client.
 ///
@@ -266,19 +271,24 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// One peer's turn. If a kept connection turns out to be closed, a new one to the same peer replaces it.
+    /// One peer's turn. If a kept connection turns out to be closed, a new one to the same peer replaces it; so does, a
+    /// second time, one of its own if those that requests share end before they have begun this one.
     async fn turn(&mut self, peer: &Rc<Peer>) -> Result<Answer, Stop> {
-        let mut is_fresh = false;
+        let mut repeats = 0;
         loop {
-            let kept = if is_fresh { None } else { self.kept(peer) };
+            let kept = if repeats > 0 { None } else { self.kept(peer) };
             let carrier = match kept {
                 Some(carrier) => carrier,
-                None => self.open(peer).await?,
+                None => self.open(peer, repeats < REPEATS_MAX).await?,
             };
             match self.run(carrier).await {
-                Err(Stop::Peer(failure)) if failure.is_stale && !is_fresh && self.chance().repeats() => {
+                Err(Stop::Peer(failure))
+                    if failure.is_stale
+                        && (repeats == 0 || failure.is_unprocessed() && repeats < REPEATS_MAX)
+                        && self.chance().repeats() =>
+                {
                     self.outgoing.rewind();
-                    is_fresh = true;
+                    repeats += 1;
                 }
                 answered => return answered,
             }

@@ -26,6 +26,8 @@ use crate::net::Transport;
 use crate::proto::message::BodyLength;
 use crate::sys::transfer::Pipe;
 
+mod stream;
+
 /// Maximum bytes of one `sendfile`, so that other connections get their turn.
 const SENDFILE_BYTES: u64 = 2 * 1024 * 1024;
 
@@ -87,6 +89,12 @@ pub struct Outgoing {
     /// The head and the part of the body that is kept for another try; later one frame.
     bytes: Vec<u8>,
     at: usize,
+    /// How many of them are the head.
+    head_bytes: usize,
+    /// A stream carries it, and has not been ended.
+    needs_end: bool,
+    /// A part of the body's file for a stream, and how much of it was sent.
+    piece: (Vec<u8>, usize),
     /// The part of the client's body in `bytes` that is kept; `None`: the body has not been touched.
     kept: Option<Range<usize>>,
     rest: Rest,
@@ -167,6 +175,7 @@ impl Outgoing {
         let mut bytes = Vec::with_capacity(request.input.data().len() + kept.len() + 256);
         let encoder = Encoder::of(request.location);
         encoder.head(request, goal, framing, &mut bytes)?;
+        let head_bytes = bytes.len();
         let is_framed = encoder.is_framed(framing);
         let rest = match rest {
             Rest::Plain if is_framed => Rest::Framed,
@@ -190,6 +199,9 @@ impl Outgoing {
             encoder,
             bytes,
             at: 0,
+            head_bytes,
+            needs_end: encoder.has_streams(),
+            piece: (Vec::new(), 0),
             kept,
             rest,
             file_left,
@@ -218,15 +230,21 @@ impl Outgoing {
         let has_rest = match self.rest {
             Rest::Nothing => false,
             Rest::File => !self.file_left.is_empty(),
+            Rest::FramedFile if self.encoder.has_streams() => !self.file_left.is_empty(),
             Rest::FramedFile => !self.frame.is_end(),
             Rest::Plain | Rest::Framed => true,
         };
-        self.at == self.bytes.len() && !has_rest
+        self.at == self.bytes.len() && !has_rest && !self.needs_end
     }
 
     /// True if some of it may have reached the upstream.
     pub fn has_begun(&self) -> bool {
         self.sent > 0
+    }
+
+    /// The peer has not begun it, whatever was sent.
+    pub fn unsend(&mut self) {
+        self.sent = 0;
     }
 
     /// True if it can be sent again from the start.
@@ -246,6 +264,9 @@ impl Outgoing {
             encoder: self.encoder,
             bytes: self.bytes.clone(),
             at: 0,
+            head_bytes: self.head_bytes,
+            needs_end: self.encoder.has_streams(),
+            piece: (Vec::new(), 0),
             kept: self.kept.clone(),
             rest: Rest::Nothing,
             file_left: 0..0,
@@ -280,6 +301,8 @@ impl Outgoing {
     pub fn rewind(&mut self) {
         debug_assert!(self.can_repeat());
         (self.at, self.sent, self.file_left.start) = (0, 0, 0);
+        self.needs_end = self.encoder.has_streams();
+        self.piece.0.clear();
         self.frame = Frame::default();
     }
 

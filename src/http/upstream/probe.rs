@@ -344,7 +344,7 @@ async fn read_body(
         }
         let count = poll_fn(|cx| carrier.poll_read(cx, &mut held, READ_BYTES)).await;
         if count.map_err(|error| error.to_string())? == 0 {
-            return carrier.decoder().closed().map_err(|kind| Failure::from(kind).to_string());
+            return carrier.decoder().closed(&mut Vec::new()).map_err(|kind| Failure::from(kind).to_string());
         }
         if let Some(buffer) = held.take() {
             pending.extend(buffer.data());
@@ -354,7 +354,7 @@ async fn read_body(
 
 /// Keeps the connection for the next probe of this peer.
 fn keep(carrier: Carrier, target: &prober::Target) {
-    let Carrier::Own { mut connection, decoder } = carrier;
+    let Carrier::Own { mut connection, decoder } = carrier else { return };
     if decoder.is_done() && decoder.may_keep() {
         connection.reused = true;
         connection.requests += 1;
@@ -380,7 +380,7 @@ impl Pass<'_, '_> {
                 answered => return answered,
             }
         }
-        let carrier = self.open(&target.peer).await?;
+        let carrier = self.open(&target.peer, false).await?;
         self.run(carrier).await
     }
 }

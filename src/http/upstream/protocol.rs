@@ -11,6 +11,7 @@ pub enum Protocol {
     Uwsgi,
     Scgi,
     Memcached,
+    Grpc,
 }
 
 impl Protocol {
@@ -22,7 +23,13 @@ impl Protocol {
             Self::Uwsgi => "uwsgi_pass",
             Self::Scgi => "scgi_pass",
             Self::Memcached => "memcached_pass",
+            Self::Grpc => "grpc_pass",
         }
+    }
+
+    /// True if requests have URIs.
+    pub fn has_uris(self) -> bool {
+        matches!(self, Self::Http | Self::Grpc)
     }
 
     /// The scheme of upstreams' URLs in the error log.
@@ -35,6 +42,8 @@ impl Protocol {
             Self::Uwsgi => "uwsgi",
             Self::Scgi => "scgi",
             Self::Memcached => "memcached",
+            Self::Grpc if is_tls => "grpcs",
+            Self::Grpc => "grpc",
         }
     }
 
@@ -43,7 +52,7 @@ impl Protocol {
         match self {
             Self::Http if is_tls => Some(443),
             Self::Http => Some(80),
-            Self::FastCgi | Self::Uwsgi | Self::Scgi | Self::Memcached => None,
+            Self::FastCgi | Self::Uwsgi | Self::Scgi | Self::Memcached | Self::Grpc => None,
         }
     }
 }

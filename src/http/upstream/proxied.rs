@@ -96,7 +96,7 @@ impl Proxied {
         let uri = String::from_utf8_lossy(self.uri.as_deref().unwrap_or(received));
         let scheme = self.protocol.scheme(self.is_tls);
         trace.peer_name().map(|name| {
-            if self.protocol != Protocol::Http {
+            if !self.protocol.has_uris() {
                 format!("{scheme}://{name}")
             } else if name.starts_with("unix:") {
                 format!("{scheme}://{name}:{uri}")

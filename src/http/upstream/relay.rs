@@ -151,14 +151,15 @@ impl<'c> Pass<'_, 'c> {
     pub(super) async fn begin_tunnel(&mut self, response: Response, answer: Answer) -> Result<(), Error> {
         let Answer { carrier, head, head_length } = answer;
         let request = &mut *self.request;
+        let Some(transport) = carrier.transport() else {
+            return Err(Error::upstream(Kind::UnaskedSwitch)); // no stream has a response with 101
+        };
         self.client.start_tunnel(request, response);
         let early = head.buffer.data().get(head_length..).unwrap_or(b"");
         self.client.write(request, early).await?;
         if let Some(rest) = request.body.take_rest() {
-            let written = runtime::timeout(
-                request.passes().send_timeout_ms(),
-                carrier.transport().write_all(rest.data()),
-            );
+            let written =
+                runtime::timeout(request.passes().send_timeout_ms(), transport.write_all(rest.data()));
             match written.await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(Error::upstream(Kind::Failed(Call::Send, error))),
@@ -167,8 +168,9 @@ impl<'c> Pass<'_, 'c> {
         }
         request.upstream.last().received += early.len() as u64;
         shrink(request, head, head_length);
-        let (transport, place) = carrier.into_tunnel();
-        request.proxied.set_tunnel(transport, place);
+        if let Some((transport, place)) = carrier.into_tunnel() {
+            request.proxied.set_tunnel(transport, place);
+        }
         Ok(())
     }
 }
@@ -430,7 +432,10 @@ impl Stream {
 
     /// The upstream closed its side: this ends a body without a length, and cuts off any other.
     fn end(&mut self, request: &mut Request) -> Result<(), Error> {
-        self.carrier.decoder().closed().map_err(|kind| {
+        let mut trailers = Vec::new();
+        let closed = self.carrier.decoder().closed(&mut trailers);
+        pass_trailers(request, trailers);
+        closed.map_err(|kind| {
             request.keep_alive = false;
             Error::upstream(kind)
         })

@@ -6,7 +6,7 @@
 ///
 /// `upstream_rows!("fastcgi_", Conf, upstream, [relay, whole], [own rows])`, where `upstream` is the field of the
 /// family's settings (`Conf`) that contains [`super::conf::Conf`]. Every family has the rows about its peers; the
-/// list names further parts: `relay` (requests with bodies, and responses with fields), `whole` or `streamed` (whether
+/// list names further parts: `fields` (responses with fields), `relay` (the same, and bodies in both directions), `whole` or `streamed` (whether
 /// bodies of requests are read first by default), `http` (HTTP/1 only), `tls`. It is a macro because a row is a
 /// constant: the compiler joins its name and text, and the manual, the diagnostics and the conversion read it like any
 /// other row.
@@ -38,10 +38,8 @@ macro_rules! upstream_rows {
             flag(concat!($prefix, "socket_keepalive"), ANY, |c| &mut c.$field.set.socket_keepalive, "Sends TCP keepalive probes to upstreams."),
         ] $prefix $conf $field)
     };
-    (@add [relay $($rest:ident)*] [$($done:tt)*] $prefix:literal $conf:ident $field:ident) => {
+    (@add [fields $($rest:ident)*] [$($done:tt)*] $prefix:literal $conf:ident $field:ident) => {
         $crate::http::upstream::rows::upstream_rows!(@add [$($rest)*] [$($done)*
-            flag(concat!($prefix, "force_ranges"), ANY, |c| &mut c.$field.set.force_ranges,
-                "Serves ranges of upstream responses, whatever they say about ranges themselves."),
             custom(concat!($prefix, "hide_header"), ANY, ONE, |c, _, node| conf::push(&mut c.$field.set.hide, node),
                 "Hides a response field from the client."),
             custom(concat!($prefix, "pass_header"), ANY, ONE, |c, _, node| conf::push(&mut c.$field.set.pass, node),
@@ -50,6 +48,12 @@ macro_rules! upstream_rows {
                 "Names response fields that are passed on but have no effect."),
             flag(concat!($prefix, "intercept_errors"), ANY, |c| &mut c.$field.set.intercept_errors,
                 "Sends responses with status 300 and above through error_page."),
+        ] $prefix $conf $field)
+    };
+    (@add [relay $($rest:ident)*] [$($done:tt)*] $prefix:literal $conf:ident $field:ident) => {
+        $crate::http::upstream::rows::upstream_rows!(@add [fields $($rest)*] [$($done)*
+            flag(concat!($prefix, "force_ranges"), ANY, |c: &mut $conf| &mut c.$field.set.force_ranges,
+                "Serves ranges of upstream responses, whatever they say about ranges themselves."),
             flag(concat!($prefix, "ignore_client_abort"), ANY, |c| &mut c.$field.set.ignore_client_abort,
                 "Keeps waiting for the upstream's response after the client has closed its connection."),
             flag(concat!($prefix, "pass_request_headers"), ANY, |c| &mut c.$field.set.pass_request_headers,

@@ -159,7 +159,7 @@ fn terms(request: &mut Request, target: &Target) -> Result<Arc<Terms>, Error> {
 }
 
 fn is_literal_socket(script: &Script) -> bool {
-    ["", "http://", "https://", "uwsgi://", "suwsgi://"]
+    ["", "http://", "https://", "uwsgi://", "suwsgi://", "grpc://", "grpcs://"]
         .iter()
         .any(|scheme| script.begins_with(&format!("{scheme}unix:")))
 }

@@ -44,9 +44,10 @@ impl Act {
     }
 }
 
-impl fmt::Display for Act {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
+impl Act {
+    /// What a peer makes too many of.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Reset => "streams that it resets",
             Self::StreamError => "streams with errors",
             Self::Refused => "streams beyond the limit",
@@ -58,7 +59,13 @@ impl fmt::Display for Act {
             Self::Continuation => "CONTINUATION frames",
             Self::WindowUpdate => "WINDOW_UPDATE frames",
             Self::Idle => "frames without use",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str())
     }
 }
 

@@ -58,6 +58,17 @@ pub struct Limits {
     pub offers_connect: bool,
 }
 
+impl Limits {
+    /// The longest frame that clients may send: the protocol's default, unless a single field may be longer than that, in
+    /// which case a whole head may come in one frame. Nothing is kept of a frame but what its stream or its head may hold.
+    fn frame_bytes_max(&self) -> usize {
+        match self.head.line_bytes_max > PAYLOAD_BYTES_MAX {
+            true => self.head.head_bytes_max.clamp(PAYLOAD_BYTES_MAX, frame::PAYLOAD_LIMIT as usize),
+            false => PAYLOAD_BYTES_MAX,
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -198,6 +209,9 @@ impl Connection {
             (setting::MAX_HEADER_LIST_SIZE, u32::try_from(limits.head.head_bytes_max).unwrap_or(u32::MAX)),
             (setting::NO_RFC7540_PRIORITIES, 1),
         ];
+        if limits.frame_bytes_max() > PAYLOAD_BYTES_MAX {
+            settings.push((setting::MAX_FRAME_SIZE, limits.frame_bytes_max() as u32));
+        }
         if limits.offers_connect {
             settings.push((setting::ENABLE_CONNECT_PROTOCOL, 1));
         }
@@ -296,6 +310,14 @@ impl Connection {
         self.streams.binary_search_by_key(&id, |stream| stream.id)
     }
 
+    /// The longest payload that the peer may send.
+    fn payload_max(&self) -> usize {
+        match self.client {
+            Some(_) => PAYLOAD_BYTES_MAX,
+            None => self.limits.frame_bytes_max(),
+        }
+    }
+
     fn preface(&mut self, seen: usize, rest: &[u8]) -> Result<usize, (Code, Failure)> {
         let count = rest.len().min(PREFACE.len() - seen);
         if rest[..count] != PREFACE[seen..seen + count] {
@@ -318,7 +340,7 @@ impl Connection {
             return violation(Code::PROTOCOL_ERROR, "a response in HTTP/1, not HTTP/2");
         }
         let head = Head::parse(head);
-        if head.length > PAYLOAD_BYTES_MAX {
+        if head.length > self.payload_max() {
             return violation(Code::FRAME_SIZE_ERROR, "too large frame");
         }
         if let Some((stream, _)) = self.block

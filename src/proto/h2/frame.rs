@@ -8,7 +8,7 @@ use std::fmt;
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The bytes of every frame's head.
 pub const HEAD_BYTES: usize = 9;
-/// The longest payload that we accept: the protocol's default for SETTINGS_MAX_FRAME_SIZE, which we never raise.
+/// The protocol's default for SETTINGS_MAX_FRAME_SIZE: the longest payload that we accept, unless heads may be longer.
 pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024;
 /// The longest payload that a peer may accept.
 pub const PAYLOAD_LIMIT: u32 = (1 << 24) - 1;

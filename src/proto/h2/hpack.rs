@@ -139,11 +139,13 @@ pub struct Decoder {
     table: Table,
     /// The size that the peer has chosen.
     max: usize,
+    /// Strings in Huffman code may end with a whole byte of padding.
+    pub(super) is_lenient: bool,
 }
 
 impl Default for Decoder {
     fn default() -> Self {
-        Self { table: Table::default(), max: TABLE_BYTES_MAX }
+        Self { table: Table::default(), max: TABLE_BYTES_MAX, is_lenient: false }
     }
 }
 
@@ -175,14 +177,14 @@ impl Decoder {
                 let is_indexed = first & 0x40 != 0;
                 scratch.clear();
                 match integer(&mut block, if is_indexed { 6 } else { 4 })? {
-                    0 => string(&mut block, &mut scratch)?,
+                    0 => self.string(&mut block, &mut scratch)?,
                     index => {
                         let (name, _) = self.entry(index).ok_or(Error::Index)?;
                         scratch.extend_from_slice(name);
                     }
                 }
                 let name_length = scratch.len();
-                string(&mut block, &mut scratch)?;
+                self.string(&mut block, &mut scratch)?;
                 let (name, value) = scratch.split_at(name_length);
                 sink.field(name, value)?;
                 if is_indexed {
@@ -192,6 +194,21 @@ impl Decoder {
             }
         }
         Ok(())
+    }
+
+    /// A string (§5.2).
+    fn string(&self, block: &mut &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let is_coded = block.first().is_some_and(|first| first & 0x80 != 0);
+        let length = integer(block, 7)?;
+        let (text, rest) = block.split_at_checked(length).ok_or(Error::Cut)?;
+        *block = rest;
+        let decode = if self.is_lenient { huffman::decode_padded } else { huffman::decode };
+        if is_coded {
+            decode(text, out).map_err(|_| Error::Huffman)
+        } else {
+            out.extend_from_slice(text);
+            Ok(())
+        }
     }
 
     fn entry(&self, index: usize) -> Option<(&[u8], &[u8])> {
@@ -233,20 +250,6 @@ fn integer(block: &mut &[u8], prefix: u8) -> Result<usize, Error> {
         if shift > INTEGER_BITS_MAX {
             return Err(Error::Integer);
         }
-    }
-}
-
-/// A string (§5.2).
-fn string(block: &mut &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-    let is_coded = block.first().is_some_and(|first| first & 0x80 != 0);
-    let length = integer(block, 7)?;
-    let (text, rest) = block.split_at_checked(length).ok_or(Error::Cut)?;
-    *block = rest;
-    if is_coded {
-        huffman::decode(text, out).map_err(|_| Error::Huffman)
-    } else {
-        out.extend_from_slice(text);
-        Ok(())
     }
 }
 

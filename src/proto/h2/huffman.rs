@@ -153,6 +153,18 @@ pub fn decode(code: &[u8], out: &mut Vec<u8>) -> Result<(), NotHuffman> {
     if MAY_END[node] { Ok(()) } else { Err(NotHuffman) }
 }
 
+/// The same, but a whole byte of padding may follow, as nginx permits: some encoders pad a code of whole bytes too.
+pub fn decode_padded(code: &[u8], out: &mut Vec<u8>) -> Result<(), NotHuffman> {
+    let before = out.len();
+    match (decode(code, out), code) {
+        (Err(NotHuffman), [rest @ .., 0xff]) => {
+            out.truncate(before);
+            decode(rest, out)
+        }
+        (decoded, _) => decoded,
+    }
+}
+
 /// The length of the code for a text.
 pub fn encoded_length(text: &[u8]) -> usize {
     text.iter().map(|byte| usize::from(LENGTHS[usize::from(*byte)])).sum::<usize>().div_ceil(8)
@@ -178,6 +190,18 @@ pub fn encode(text: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_whole_byte_of_padding_is_permitted_where_asked_for() {
+        for (code, text) in [(&b"\xff"[..], &b""[..]), (b"\x64\x02\xff", b"302"), (b"\x64\x02", b"302")] {
+            let mut out = b"before".to_vec();
+            assert_eq!(decode_padded(code, &mut out), Ok(()), "{code:x?}");
+            assert_eq!(out, [&b"before"[..], text].concat());
+        }
+        for code in [&b"\xff\xff"[..], b"\x64\x02\xff\xff"] {
+            assert_eq!(decode_padded(code, &mut Vec::new()), Err(NotHuffman), "{code:x?}");
+        }
+    }
 
     fn decoded(code: &[u8]) -> Result<Vec<u8>, NotHuffman> {
         let mut out = Vec::new();

@@ -35,6 +35,15 @@ pub enum Malformed {
     Rule(&'static str),
 }
 
+/// Decides how the body of a response to a request of `method` is delimited: by its declared length, or by the end of its
+/// stream alone. Errors: the text follows `sent`.
+pub fn body_length(head: &ResponseHead, data: &[u8], method: Method) -> Result<BodyLength, &'static str> {
+    match length::response(head, data, method).map_err(|error| error.as_str())? {
+        BodyLength::UntilClose => Ok(BodyLength::Chunked),
+        length => Ok(length),
+    }
+}
+
 /// Takes the fields of a block in their order and makes the response's head.
 #[derive(Debug)]
 pub struct Builder {
@@ -65,7 +74,6 @@ impl Builder {
         let Response { text, head } = &self.response;
         let declared = match length::response(head, text, method) {
             Ok(BodyLength::Length(bytes)) => Some(bytes),
-            Ok(BodyLength::None) if head.status >= 200 => Some(0),
             Ok(_) => None,
             Err(error) => return Err(Malformed::Rule(error.as_str())),
         };
@@ -181,7 +189,7 @@ mod tests {
         let field = response.head.fields.iter().last().expect("a field");
         assert_eq!((field.name(&response.text), field.value(&response.text)), (&b"x-a"[..], &b"b c"[..]));
         assert_eq!(built(64, &[(":status", "200")]).expect("a head").1, None);
-        assert_eq!(built(64, &[(":status", "204"), ("content-length", "9")]).expect("a head").1, Some(0));
+        assert_eq!(built(64, &[(":status", "204"), ("content-length", "9")]).expect("a head").1, None);
         assert_eq!(built(64, &[(":status", "103"), ("link", "a")]).expect("a head").1, None);
     }
 

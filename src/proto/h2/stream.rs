@@ -157,6 +157,16 @@ impl Stream {
         self.incoming.as_mut().map(|incoming| std::mem::take(&mut incoming.trailers)).unwrap_or_default()
     }
 
+    /// True if trailers have arrived and were not taken.
+    pub fn has_trailers(&self) -> bool {
+        self.incoming.as_ref().is_some_and(|incoming| !incoming.trailers.is_empty())
+    }
+
+    /// True if the peer has ended its direction as it should, and everything but trailers was taken.
+    pub fn is_read(&self) -> bool {
+        self.is_remote_closed && self.received.is_empty() && self.reset.is_none() && self.fault.is_none()
+    }
+
     /// True if the peer does not want the rest of the request, or cannot take it any more.
     pub fn is_stopped(&self) -> bool {
         self.is_stopped

@@ -105,12 +105,12 @@ impl<S: Scope> Layer<S> {
 }
 
 impl<S: Scope> Settings<S> {
-    /// Makes a location's TLS to upstreams. `host`: the host of a `proxy_pass` without variables. `None`:
-    /// an error was reported.
+    /// Makes a location's TLS to upstreams. `host`: the host of a `proxy_pass` without variables; `offered`: the
+    /// protocol that ALPN offers, unless a directive says otherwise. `None`: an error was reported.
     pub fn layer(
         &self,
         prefix: Prefix,
-        host: Option<&str>,
+        (host, offered): (Option<&str>, Option<&str>),
         span: Span,
         cx: &mut impl Secured<Scope = S>,
     ) -> Option<Arc<Layer<S>>> {
@@ -130,7 +130,7 @@ impl<S: Scope> Settings<S> {
             }
         };
         let fixed = pair.and_then(|(certificate, key)| Some((text(certificate)?, text(key)?)));
-        let client = self.client(prefix, fixed.as_ref(), span, cx)?;
+        let client = self.client((prefix, offered), fixed.as_ref(), span, cx)?;
         let certificates = match pair.filter(|_| fixed.is_none()) {
             Some((certificate, key)) => {
                 let passwords = self.passwords(cx)?;
@@ -162,12 +162,13 @@ impl<S: Scope> Settings<S> {
     /// The client of these settings; equal settings have the same.
     fn client(
         &self,
-        prefix: Prefix,
+        (prefix, offered): (Prefix, Option<&str>),
         pair: Option<&(String, String)>,
         span: Span,
         cx: &mut impl Secured<Scope = S>,
     ) -> Option<Arc<Client>> {
-        let key = self.key(prefix, pair);
+        let mut key = self.key(prefix, pair);
+        key.extend(offered.map(ToOwned::to_owned));
         if let Some(known) = cx.tls_files().clients.get(&key) {
             return Some(Arc::clone(known));
         }
@@ -181,7 +182,7 @@ impl<S: Scope> Settings<S> {
             trust: if self.verify.get() { Some(self.trust(prefix, cx)?) } else { None },
             certificate,
             sends_name: self.server_name.get(),
-            protocols: self.protocols(),
+            protocols: self.protocols(offered),
             reuses_sessions: self.session_reuse.get(),
             key_log: key_log.map(|file| file as Arc<dyn KeyLog>),
             prefix: prefix.0.trim_end_matches('_'),
@@ -244,12 +245,13 @@ impl<S: Scope> Settings<S> {
         Some((Some(load_pair(certificate, key, &passwords, cx)?), watched))
     }
 
-    /// The protocols of all connections.
-    fn protocols(&self) -> Vec<Vec<u8>> {
-        let fixed = self.alpn.as_ref().filter(|protocols| protocols.scripts.is_none());
-        fixed.map_or_else(Vec::new, |protocols| {
-            protocols.words.iter().map(|word| word.as_bytes().to_vec()).collect()
-        })
+    /// The protocols of all connections. `offered`: the one without the directive.
+    fn protocols(&self, offered: Option<&str>) -> Vec<Vec<u8>> {
+        match self.alpn.as_ref() {
+            Some(protocols) if protocols.scripts.is_some() => Vec::new(),
+            Some(protocols) => protocols.words.iter().map(|word| word.as_bytes().to_vec()).collect(),
+            None => offered.iter().map(|name| name.as_bytes().to_vec()).collect(),
+        }
     }
 
     fn choices(&self) -> Choices<'_> {

@@ -144,7 +144,7 @@ impl BlockConf for Conf {
             Some(Pass::Script(_)) => None,
         };
         let span = self.ssl.span().unwrap_or_default();
-        self.layer = self.tls.layer(PREFIX, host, span, cx);
+        self.layer = self.tls.layer(PREFIX, (host, None), span, cx);
     }
 }
 

@@ -53,15 +53,21 @@ impl Connection {
         let mut output = PREFACE.to_vec();
         frame::put_settings(&settings, &mut output);
         frame::put_window_update(0, CONNECTION_WINDOW_BYTES - WINDOW_DEFAULT, &mut output);
-        let client = Some(Box::default());
-        Self { client, ..Self::with(limits, super::State::Frame, output) }
+        let mut connection = Self::with(limits, super::State::Frame, output);
+        connection.client = Some(Box::default());
+        connection.decoder.is_lenient = true;
+        connection
     }
 
     /// True if another stream may be opened now.
     pub fn may_open(&self) -> bool {
-        let Some(client) = &self.client else { return false };
-        let streams_max = client.streams_max.unwrap_or(u32::MAX).min(self.limits.streams_max);
-        self.may_open_later() && self.streams.len() < streams_max as usize
+        self.may_open_later() && self.streams.len() < self.streams_max()
+    }
+
+    /// How many streams may be open at a time, by the server's limit and ours.
+    pub fn streams_max(&self) -> usize {
+        let permitted = self.client.as_ref().and_then(|client| client.streams_max);
+        permitted.unwrap_or(u32::MAX).min(self.limits.streams_max) as usize
     }
 
     /// True if another stream may be opened, at the latest when others have ended.

@@ -101,6 +101,25 @@ fn a_connection_begins_with_settings() {
     assert_eq!(ended(&mut wrong), Some((kind::GOAWAY, Code::PROTOCOL_ERROR)));
 }
 
+/// `large_client_header_buffers 4 32k`: a client may send such a field in one frame.
+#[test]
+fn frames_are_as_long_as_a_head_may_be() {
+    let mut limits = Limits::default();
+    (limits.head.line_bytes_max, limits.head.head_bytes_max) = (32 * 1024, 128 * 1024);
+    let mut connection = Connection::new(limits);
+    let settings = flushed(&mut connection).swap_remove(0);
+    let entry = [0, setting::MAX_FRAME_SIZE as u8, 0, 2, 0, 0];
+    assert!(settings.3.as_chunks::<6>().0.contains(&entry));
+    let mut connection = begun_with(limits);
+    let path = format!("/{}", "Z".repeat(31_000));
+    send(&mut connection, kind::HEADERS, END, 1, &get(&path));
+    assert!(connection.next_request().is_some_and(|event| event.request.malformed.is_none()));
+    let mut connection = begun();
+    let bytes = framed(kind::HEADERS, END, 1, &get(&path));
+    connection.handle(&bytes, 0);
+    assert_eq!(ended(&mut connection), Some((kind::GOAWAY, Code::FRAME_SIZE_ERROR)), "by default");
+}
+
 #[test]
 fn a_request_comes_in_any_pieces() {
     let head = get("/a");
