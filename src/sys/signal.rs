@@ -23,7 +23,10 @@ pub struct Received {
 /// The signals of this process, as a descriptor that becomes readable. The master and each worker own one.
 #[derive(Debug)]
 pub struct Signals {
-    delivery: SignalDelivery<UnixStream, WithOrigin>,
+    delivery: SignalDelivery<Arc<UnixStream>, WithOrigin>,
+    /// Dropped after the handlers: one that wrote into a closed pair would raise SIGPIPE, whose handler writes too, for
+    /// ever (test: handlers_never_write_into_a_closed_pair).
+    read: Arc<UnixStream>,
 }
 
 impl Signals {
@@ -31,20 +34,21 @@ impl Signals {
     pub fn new(numbers: &[i32]) -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
         read.set_nonblocking(true)?;
-        let delivery = SignalDelivery::with_pipe(read, write, WithOrigin::default(), numbers)?;
-        Ok(Self { delivery })
+        let read = Arc::new(read);
+        let delivery = SignalDelivery::with_pipe(Arc::clone(&read), write, WithOrigin::default(), numbers)?;
+        Ok(Self { delivery, read })
     }
 
     /// Readable when signals have arrived.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.delivery.get_read().as_fd()
+        self.read.as_fd()
     }
 
     /// The signals that have arrived since the last call; equal ones may have become one.
     pub fn take(&mut self) -> Vec<Received> {
         // The socket has one byte for each signal; its number and sender are kept by the handlers.
         let mut drain = [0; 256];
-        while matches!(io::Read::read(&mut self.delivery.get_read(), &mut drain), Ok(count) if count > 0) {}
+        while matches!(io::Read::read(&mut &*self.read, &mut drain), Ok(count) if count > 0) {}
         let received = |origin: signal_hook::iterator::exfiltrator::origin::Origin| Received {
             number: origin.signal,
             sender: origin.process.map(|process| process.pid),
@@ -95,4 +99,29 @@ pub fn send(pid: i32, number: i32) -> io::Result<()> {
 /// The name of a signal: `SIGHUP` for 1.
 pub fn name(number: i32) -> &'static str {
     nix::sys::signal::Signal::try_from(number).map_or("unknown signal", nix::sys::signal::Signal::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use nix::libc::{SIGPIPE, SIGURG};
+
+    use super::*;
+
+    #[test]
+    fn handlers_never_write_into_a_closed_pair() {
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    send(std::process::id().cast_signed(), SIGURG).expect("our own process");
+                }
+            });
+            for _ in 0..2000 {
+                drop(Signals::new(&[SIGURG, SIGPIPE]).expect("a pair"));
+            }
+            stop.store(true, Ordering::SeqCst);
+        });
+    }
 }
