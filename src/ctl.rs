@@ -3,6 +3,7 @@
 //! A client of the same HTTP interface that other tools use: `http/modules/api/`. Touches: the control socket, and the
 //! configuration's files to find its path.
 
+mod connections;
 mod keyvals;
 
 use std::io::{self, Read, Write};
@@ -37,6 +38,8 @@ Commands:
   keyval remove zone key               : remove a key
   keyval clear zone                    : remove all keys of a zone
   diff                                 : show what is different from the configuration
+  connections [old]                    : show clients' connections; old: those that hold workers of earlier generations
+  end id                               : end a connection
   processes                            : show the processes of all generations
   reload                               : read the configuration again, and wait for the outcome
   status                               : show all numbers as JSON
@@ -83,7 +86,7 @@ pub struct Answer {
 
 impl Answer {
     /// The document, or why there is none.
-    fn json(&self) -> Result<Value, Error> {
+    pub fn json(&self) -> Result<Value, Error> {
         self.done()?;
         let value = serde_json::from_slice::<Value>(&self.body);
         value.map_err(|error| Error::Broken(format!("the answer is not valid JSON: {error}")))
@@ -247,6 +250,9 @@ fn command(client: &Client, words: &[&str]) -> Result<String, Error> {
             let path = format!("{}/servers/{id}", path_of(upstream));
             client.change("DELETE", &path, None, &format!("server \"{server}\" is removed"))
         }
+        ["connections"] => connections::list(client, false),
+        ["connections", "old"] => connections::list(client, true),
+        ["end", id] => connections::end(client, id),
         ["keyval", words @ ..] => keyvals::command(client, words),
         ["diff"] => client.differences(),
         ["processes"] => client.processes(),
@@ -430,6 +436,11 @@ impl Client {
         }
         Ok(table(&rows))
     }
+}
+
+/// A text without bytes that would move a terminal's cursor.
+fn shown(text: &str) -> String {
+    if text.chars().any(char::is_control) { text.escape_debug().to_string() } else { text.to_owned() }
 }
 
 /// Rows with aligned columns.

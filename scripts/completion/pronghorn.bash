@@ -10,7 +10,7 @@ _pronghorn() {
     COMPREPLY=()
     case $before in
         ctl)
-            mapfile -t COMPREPLY < <(compgen -W 'list add set weigh drain disable enable remove keyval diff processes reload
+            mapfile -t COMPREPLY < <(compgen -W 'list add set weigh drain disable enable remove keyval connections end diff processes reload
                 status help' -- "$word")
             return
             ;;
@@ -34,7 +34,7 @@ _pronghorn() {
             ;;
         -g | --listen | --upstream) return ;;
     esac
-    mapfile -t COMPREPLY < <(compgen -W '-? -h -v -V -t -T -q -s -p -e -c -g -l ctl
+    mapfile -t COMPREPLY < <(compgen -W '-? -h -v -V -t -T -q -s -p -e -c -g -l ctl top
         --effective --format= --strict --convert --pid-path --listen --upstream' -- "$word")
     if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]]; then
         compopt -o nospace 2>/dev/null

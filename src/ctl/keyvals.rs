@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Client, Error, encoded, table};
+use super::{Client, Error, encoded, shown, table};
 use crate::base::number::parse_millis;
 
 pub(super) fn command(client: &Client, words: &[&str]) -> Result<String, Error> {
@@ -51,11 +51,6 @@ fn list(client: &Client, zone: Option<&str>) -> Result<String, Error> {
         }
     }
     Ok(table(&rows))
-}
-
-/// A text without bytes that would move a terminal's cursor.
-fn shown(text: &str) -> String {
-    if text.chars().any(char::is_control) { text.escape_debug().to_string() } else { text.to_owned() }
 }
 
 fn get(client: &Client, zone: &str, key: &str) -> Result<String, Error> {

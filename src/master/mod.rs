@@ -9,6 +9,7 @@
 //! ```
 
 mod certificates;
+mod connections;
 mod daemon;
 mod fork;
 mod generation;
@@ -375,6 +376,7 @@ impl Master {
             (!self.pending.is_empty()).then_some(now_ms + 5),
             self.has_unsent_names().then_some(now_ms + 5),
             self.orders.has_unsent(&self.workers).then_some(now_ms + 5),
+            self.orders.questions.due_ms(),
             (!self.removed.is_empty()).then_some(now_ms + SHUT_LOOK_MS),
             self.reading.as_ref().map(|reading| reading.lookup.deadline_ms()),
             notify::watchdog_ms().map(|ms| self.notified_ms + ms),
@@ -463,6 +465,7 @@ impl Master {
             Some((ToMaster::Closed, _)) => self.happen(Event::Closed(id)),
             Some((ToMaster::Learned(learned), _)) => self.learn(index, &learned),
             Some((ToMaster::Order(number, order), _)) => self.orders.take(id, number, order),
+            Some((ToMaster::Listed(listed), _)) => self.hear_listed(id, listed),
         }
         true
     }

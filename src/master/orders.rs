@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::cycle::Config;
 use crate::log;
 use crate::master::Master;
+use crate::master::connections::Questions;
 use crate::master::inherit::Legacy;
 use crate::master::keyvals::{self, Keyvals};
 use crate::master::seat::Worker;
@@ -41,6 +42,7 @@ pub struct Orders {
     state: Option<StateFile>,
     /// The key-value zones.
     pub(super) keyvals: Keyvals,
+    pub(super) questions: Questions,
     waiting: VecDeque<Waiting>,
     /// Those who wait for the outcome of the reload under way.
     reloading: Vec<(WorkerId, u32)>,
@@ -175,7 +177,10 @@ impl Master {
     pub(super) fn carry_out_orders(&mut self) {
         self.tell_verdict();
         while let Some(Waiting { order, .. }) = self.orders.waiting.front() {
-            let is_question = matches!(order, Order::Processes | Order::Differences);
+            let is_question = matches!(
+                order,
+                Order::Processes | Order::Differences | Order::Connections | Order::End { .. }
+            );
             if !is_question
                 && !self.supervisor.is_at_rest()
                 && !self.supervisor.is_ending()
@@ -190,6 +195,14 @@ impl Master {
                     200,
                     serde_json::to_vec(&self.orders.edits.iter().collect::<Vec<_>>()).unwrap_or_default(),
                 ),
+                Order::Connections => {
+                    self.list_connections((worker, number));
+                    continue;
+                }
+                Order::End { pid, id, by } => {
+                    self.end_connection((worker, number), (pid, id), by);
+                    continue;
+                }
                 _ if self.supervisor.is_ending() => (503, b"the server is shutting down".to_vec()),
                 _ if self.is_upgrading() => {
                     (409, b"the binary is being upgraded: end one of the two masters first".to_vec())
@@ -203,6 +216,7 @@ impl Master {
             };
             self.answer(worker, number, status, &body);
         }
+        self.give_up_questions();
         self.send_edits();
         self.send_keyvals();
         self.send_answers();
@@ -323,7 +337,7 @@ impl Master {
         }
     }
 
-    fn answer(&mut self, worker: WorkerId, number: u32, status: u16, body: &[u8]) {
+    pub(super) fn answer(&mut self, worker: WorkerId, number: u32, status: u16, body: &[u8]) {
         if let Some(worker) = self.worker_mut(worker) {
             worker.ledger.answer();
         }

@@ -13,8 +13,9 @@ use std::collections::HashSet;
 use std::fmt;
 
 use crate::master::roles::Role;
+use crate::net::clients::ROWS_MAX;
 use crate::shared::control::ORDERS_MAX;
-use crate::worker::messages::{BYTES_MAX, ToMaster};
+use crate::worker::messages::{BYTES_MAX, Listed, ToMaster};
 
 /// Maximum number of messages read from one worker in one turn of the master's loop.
 pub const A_TURN_MAX: usize = 64;
@@ -24,6 +25,8 @@ pub const LEFT_MAX: usize = 1024;
 /// Connections that a worker may hand over in addition to `worker_connections`: those that were on their way
 /// to it, and those in its queues that it accepts when it is told to leave.
 const HANDED_OVER_SPARE: u64 = 4096;
+/// Questions about its connections that a worker may have to answer at one time.
+const QUESTIONS_MAX: usize = 8;
 /// Names that may be reported at once in addition to one for each followed name: those that wait in the
 /// socket's buffer while the master is busy.
 const LEARNED_SPARE: u64 = 512;
@@ -54,6 +57,7 @@ pub enum Kind {
     Pong,
     Closed,
     Learned,
+    Listed,
     Order,
 }
 
@@ -66,6 +70,7 @@ impl Kind {
             ToMaster::Pong(_) => Self::Pong,
             ToMaster::Closed => Self::Closed,
             ToMaster::Learned(_) => Self::Learned,
+            ToMaster::Listed(_) => Self::Listed,
             ToMaster::Order(..) => Self::Order,
         }
     }
@@ -83,6 +88,8 @@ pub enum Budget {
     AConnection,
     /// Once a second for each followed name: the prober looks names up no more often.
     ANameAndSecond,
+    /// While it is asked for its connections, until the last of them.
+    AQuestion,
     /// As long as fewer than [`ORDERS_MAX`] are unanswered.
     AnAnswer,
 }
@@ -106,6 +113,9 @@ pub fn terms(role: Role, state: State, kind: Kind) -> Option<Terms> {
         (Kind::HandOver, _) if role == Role::Controller => None,
         // The prober asks for all workers.
         (Kind::Learned, _) if role != Role::Prober => None,
+        (Kind::Listed, _) if role != Role::Worker => None,
+        (Kind::Listed, Ready | Draining | Quitting) => on(Budget::AQuestion, 0),
+        (Kind::Listed, Starting) => None,
         // Nobody gives orders to the prober.
         (Kind::Order, _) if role == Role::Prober => None,
         (Kind::Order, Ready | Draining | Quitting) => on(Budget::AnAnswer, 0),
@@ -219,6 +229,8 @@ pub struct Ledger {
     learned: Option<(u64, u64)>,
     /// Orders that were not answered yet.
     orders: usize,
+    /// The questions about its connections, each with the rows that may still come.
+    questions: Vec<(u32, usize)>,
 }
 
 /// Messages that are allowed once.
@@ -238,6 +250,15 @@ impl Ledger {
     /// Notes that one of its orders is answered.
     pub fn answer(&mut self) {
         self.orders = self.orders.saturating_sub(1);
+    }
+
+    /// Notes that it is about to be asked for its connections. False: too many questions wait for it.
+    pub fn question(&mut self, query: u32) -> bool {
+        let has_room = self.questions.len() < QUESTIONS_MAX;
+        if has_room {
+            self.questions.push((query, ROWS_MAX));
+        }
+        has_room
     }
 
     /// Judges a message. `Ok(None)`: it breaks no rule but cannot be used.
@@ -300,12 +321,26 @@ impl Ledger {
                 self.handed_over <= facts.connections_max.saturating_add(HANDED_OVER_SPARE)
             }
             Budget::ANameAndSecond => self.may_learn(facts, now_ms),
+            Budget::AQuestion => matches!(message, ToMaster::Listed(listed) if self.hears(listed)),
             Budget::AnAnswer => {
                 self.orders += 1;
                 self.orders <= ORDERS_MAX
             }
         };
         if is_within { Ok(()) } else { Err(Fault::TooOften(kind)) }
+    }
+
+    fn hears(&mut self, listed: &Listed) -> bool {
+        let Some(at) = self.questions.iter().position(|(query, _)| *query == listed.query) else {
+            return false;
+        };
+        let left = &mut self.questions[at].1;
+        let is_within = listed.rows.len() <= *left && (listed.is_last || !listed.rows.is_empty());
+        *left = left.saturating_sub(listed.rows.len());
+        if listed.is_last {
+            self.questions.swap_remove(at);
+        }
+        is_within
     }
 
     /// A bucket that starts full, and gains one token a second for each followed name.

@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod budget;
+pub mod clients;
 pub mod connect;
 pub mod drain;
 pub mod handover;

@@ -4,8 +4,10 @@
 //! once the count of clients is zero.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use crate::net::clients::Client;
 use crate::shm::counter::{self, Total};
 
 thread_local! {
@@ -24,23 +26,27 @@ thread_local! {
 /// Counts one client connection while it lives; at first as one that waits.
 #[derive(Debug)]
 pub struct Guard {
-    gauge: Total,
+    client: Rc<Client>,
 }
 
 impl Guard {
-    #[allow(clippy::new_without_default, reason = "counting is an effect, not a default value")]
-    pub fn new() -> Self {
+    pub fn new(client: Client) -> Self {
         COUNT.set(COUNT.get() + 1);
         counter::enter(Total::Active);
         counter::enter(Total::Waiting);
-        Self { gauge: Total::Waiting }
+        Self { client: client.enlist() }
+    }
+
+    /// The record that operators see.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Moves the connection to another gauge: waiting, being read from, or being answered (`Waiting`,
     /// `Reading`, `Writing`).
     pub fn turn(&mut self, gauge: Total) {
-        counter::pass(self.gauge, gauge);
-        self.gauge = gauge;
+        counter::pass(self.client.gauge(), gauge);
+        self.client.turn(gauge);
         if gauge == Total::Waiting {
             self.rests();
         }
@@ -58,8 +64,9 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         COUNT.set(COUNT.get() - 1);
-        counter::leave(self.gauge);
+        counter::leave(self.client.gauge());
         counter::leave(Total::Active);
+        self.client.leave();
         closed();
     }
 }

@@ -387,6 +387,21 @@ impl Probe {
         socket::tcp_info(self.0)
     }
 
+    /// The address of the other end.
+    pub fn peer_addr(self) -> Option<SockAddr> {
+        socket::with_number(self.0, |fd| socket::peer_addr(fd).ok())?
+    }
+
+    /// The address of this end.
+    pub fn local_addr(self) -> Option<SockAddr> {
+        socket::with_number(self.0, |fd| socket::local_addr(fd).ok())?
+    }
+
+    /// Shuts both directions down; whoever uses the connection meets its end. False: it has ended already.
+    pub fn shut_down(self) -> bool {
+        nix::sys::socket::shutdown(self.0, nix::sys::socket::Shutdown::Both).is_ok()
+    }
+
     /// The process and the user of a client of a unix socket.
     pub fn peer_credentials(self) -> Option<(u32, u32)> {
         socket::peer_credentials(self.0)

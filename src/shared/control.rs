@@ -17,7 +17,7 @@ pub const ORDERS_MAX: usize = 64;
 /// The longest name of an upstream in an order.
 pub const NAME_BYTES_MAX: usize = 1024;
 /// The longest answer that a process waits for; what is longer is cut.
-pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A request to the master.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,10 @@ pub enum Order {
     Keyval { part: Part, zone: Box<str>, change: Change, by: Operator },
     /// Read the configuration again, and say what came of it.
     Reload { by: Operator },
+    /// List the clients' connections of all workers.
+    Connections,
+    /// End a connection of the worker with this process id.
+    End { pid: u32, id: u64, by: Operator },
     /// Say which processes there are.
     Processes,
     /// Say what is different from the configuration.
@@ -107,6 +111,13 @@ impl Order {
                 out.push(b'l');
                 operator(out, *by);
             }
+            Self::Connections => out.push(b'c'),
+            Self::End { pid, id, by } => {
+                out.push(b'e');
+                operator(out, *by);
+                out.extend_from_slice(&pid.to_le_bytes());
+                out.extend_from_slice(&id.to_le_bytes());
+            }
             Self::Processes => out.push(b'p'),
             Self::Differences => out.push(b'd'),
         }
@@ -141,6 +152,11 @@ impl Order {
                 Self::Keyval { part, zone, change: Change::read(&mut fields)?, by }
             }
             b'l' => Self::Reload { by: operator(&mut fields)? },
+            b'c' => Self::Connections,
+            b'e' => {
+                let by = operator(&mut fields)?;
+                Self::End { pid: fields.u32()?, id: fields.u64()?, by }
+            }
             b'p' => Self::Processes,
             b'd' => Self::Differences,
             _ => return None,
@@ -250,6 +266,8 @@ mod tests {
             keyval(Change::Clear),
             Order::Reload { by: Operator::UNKNOWN },
             Order::Processes,
+            Order::Connections,
+            Order::End { pid: 7, id: u64::MAX, by },
             Order::Differences,
         ]
     }

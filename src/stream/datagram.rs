@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Poll, ready};
 
 use crate::log::{self, access};
-use crate::net::{open, room};
+use crate::net::{clients, open, room};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::channel::{Receiver, Sender, queue};
 use crate::runtime::{self, Io};
@@ -187,7 +187,8 @@ fn dispatch(service: Service, table: &Rc<Table>, listen: &'static Listen, key: K
     preread.extend(bytes);
     session.preread = preread;
     session.received = bytes.len() as u64;
-    runtime::spawn(serve(client, Box::new(session), open::Guard::new()));
+    let record = clients::Client::of_datagrams(session.number, session.peer.clone());
+    runtime::spawn(serve(client, Box::new(session), open::Guard::new(record)));
     counter::add(Total::Handled, 1);
 }
 

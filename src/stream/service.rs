@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use crate::log;
 use crate::net::Transport;
-use crate::net::open;
+use crate::net::{clients, open};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Io};
 use crate::shm::counter::{self, Total};
@@ -107,7 +107,8 @@ impl Service {
         session.probe = transport.probe();
         session.preread = ahead;
         session.hops = hops;
-        runtime::spawn(pipeline::serve(self, transport, Box::new(session), open::Guard::new()));
+        let client = clients::Client::new(number, clients::Protocol::Tcp, session.probe);
+        runtime::spawn(pipeline::serve(self, transport, Box::new(session), open::Guard::new(client)));
     }
 
     /// The number of the next session.

@@ -487,6 +487,12 @@ fn disconnect(fd: BorrowedFd<'_>) {
 }
 
 /// The process and the user at the other end of a unix socket; `None` for other sockets.
+/// Calls `ask` with a descriptor that is known by its number; `None` if the number cannot be one.
+pub fn with_number<T>(fd: RawFd, ask: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+    // SAFETY: the descriptor is only asked, and a number that is not open is an error.
+    (fd >= 0).then(|| ask(unsafe { BorrowedFd::borrow_raw(fd) }))
+}
+
 pub fn peer_credentials(fd: RawFd) -> Option<(u32, u32)> {
     // SAFETY: the descriptor is only asked, and a number that is not open is an error.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };

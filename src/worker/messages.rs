@@ -10,6 +10,7 @@ use crate::base::frame::{self, Fields, Frame};
 use crate::net::Address;
 use zeroize::Zeroizing;
 
+use crate::net::clients::{PROTOCOLS, Row, STATES, TEXT_BYTES_MAX};
 use crate::net::handover::{Handover, PROXY_BYTES_MAX, TlsState};
 use crate::net::tls::moved::TLS_BYTES_MAX;
 use crate::shared::control::Order;
@@ -44,6 +45,10 @@ pub enum ToWorker {
     Edited(Edited),
     /// A key-value zone has changed.
     Keyval(News),
+    /// List the client connections: [`ToMaster::Listed`] with this number.
+    List(u32),
+    /// End the connection of this id, and say with this number whether there was one.
+    End(u32, u64),
     /// A part of the answer to an order.
     Answer(AnswerPart),
     /// Give a sign of life: a `Pong` with the sequence number of this message.
@@ -66,6 +71,8 @@ pub enum ToMaster {
     Closed,
     /// From the prober: the present addresses of an upstream's name, for all workers.
     Learned(Learned),
+    /// A part of the answer to `List`, or the answer to `End`.
+    Listed(Listed),
     /// An operator's order, with a number that comes back in the answer.
     Order(u32, Order),
 }
@@ -82,6 +89,24 @@ pub struct Edited {
     /// For each of its addresses, the numbers of its counters and of its place.
     pub shared: Vec<(Option<u32>, Option<u32>)>,
 }
+
+/// Some of a worker's connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The number of the question.
+    pub query: u32,
+    pub is_last: bool,
+    /// The number of connections that there are; after `End` of those that were ended.
+    pub total: u32,
+    /// At most [`LISTED_MAX`].
+    pub rows: Vec<Row>,
+}
+
+/// The most rows in one message.
+pub const LISTED_MAX: usize = (BYTES_MAX - frame::HEAD_BYTES - 9) / ROW_BYTES_MAX;
+
+/// The longest row.
+const ROW_BYTES_MAX: usize = 22 + 3 * (2 + TEXT_BYTES_MAX);
 
 /// A part of the answer to an order. The parts come in their order, and each has the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +159,13 @@ impl ToWorker {
             Self::Learned(learned) => frame::write(b'N', sequence, |out| write_learned(learned, out)),
             Self::Edited(edited) => frame::write(b'E', sequence, |out| write_edited(edited, out)),
             Self::Keyval(news) => frame::write(b'V', sequence, |out| news.write(out)),
+            Self::List(query) => {
+                frame::write(b'J', sequence, |out| out.extend_from_slice(&query.to_le_bytes()))
+            }
+            Self::End(query, id) => frame::write(b'Z', sequence, |out| {
+                out.extend_from_slice(&query.to_le_bytes());
+                out.extend_from_slice(&id.to_le_bytes());
+            }),
             Self::Answer(part) => frame::write(b'W', sequence, |out| {
                 out.extend_from_slice(&part.number.to_le_bytes());
                 out.extend_from_slice(&part.status.to_le_bytes());
@@ -159,6 +191,11 @@ impl ToWorker {
             b'N' => read_learned(fields).map(Self::Learned),
             b'E' => read_edited(fields).map(Self::Edited),
             b'V' => News::read(fields).map(Self::Keyval),
+            b'J' => fields.u32().and_then(|query| fields.end(Self::List(query))),
+            b'Z' => fields
+                .u32()
+                .and_then(|query| Some((query, fields.u64()?)))
+                .and_then(|(query, id)| fields.end(Self::End(query, id))),
             b'W' => read_part(fields).map(Self::Answer),
             b'I' => fields.end(Self::Ping),
             _ => None,
@@ -178,6 +215,7 @@ impl ToMaster {
             }
             Self::Closed => frame::write(b'C', sequence, |_| {}),
             Self::Learned(learned) => frame::write(b'N', sequence, |out| write_learned(learned, out)),
+            Self::Listed(listed) => frame::write(b'J', sequence, |out| write_listed(listed, out)),
             Self::Order(number, order) => frame::write(b'X', sequence, |out| {
                 out.extend_from_slice(&number.to_le_bytes());
                 order.write(out);
@@ -196,6 +234,7 @@ impl ToMaster {
             b'I' => fields.u32().and_then(|ping| fields.end(Self::Pong(ping))),
             b'C' => fields.end(Self::Closed),
             b'N' => read_learned(fields).filter(Learned::has_no_place).map(Self::Learned),
+            b'J' => read_listed(fields).map(Self::Listed),
             b'X' => fields.u32().and_then(|number| Some(Self::Order(number, Order::read(fields)?))),
             _ => None,
         };
@@ -285,6 +324,39 @@ fn read_edited(mut fields: Fields<'_>) -> Option<Edited> {
     Some(Edited { group, position, id, line, is_removed, shared })
 }
 
+fn write_listed(listed: &Listed, out: &mut Vec<u8>) {
+    out.extend_from_slice(&listed.query.to_le_bytes());
+    out.push(u8::from(listed.is_last));
+    out.extend_from_slice(&listed.total.to_le_bytes());
+    for row in listed.rows.iter().take(LISTED_MAX) {
+        let Row { id, protocol, state, age_ms, requests, peer, local, request } = row;
+        out.extend_from_slice(&id.to_le_bytes());
+        out.extend_from_slice(&[*protocol, *state]);
+        out.extend_from_slice(&age_ms.to_le_bytes());
+        out.extend_from_slice(&requests.to_le_bytes());
+        for text in [peer, local, request] {
+            let text = &text[..text.len().min(TEXT_BYTES_MAX)];
+            out.extend_from_slice(&(text.len() as u16).to_le_bytes());
+            out.extend_from_slice(text);
+        }
+    }
+}
+
+fn read_listed(mut fields: Fields<'_>) -> Option<Listed> {
+    let (query, is_last, total) = (fields.u32()?, fields.flag()?, fields.u32()?);
+    let mut rows = Vec::new();
+    while !fields.0.is_empty() && rows.len() < LISTED_MAX {
+        let (id, protocol, state) = (fields.u64()?, fields.u8()?, fields.u8()?);
+        let (age_ms, requests) = (fields.u64()?, fields.u32()?);
+        let is_known = usize::from(protocol) < PROTOCOLS.len() && usize::from(state) < STATES.len();
+        let mut text = || fields.vector16().filter(|text| text.len() <= TEXT_BYTES_MAX).map(Box::from);
+        let (peer, local, request) = (text()?, text()?, text()?);
+        is_known.then_some(())?;
+        rows.push(Row { id, protocol, state, age_ms, requests, peer, local, request });
+    }
+    fields.end(Listed { query, is_last, total, rows })
+}
+
 fn read_part(mut fields: Fields<'_>) -> Option<AnswerPart> {
     let (number, status, is_last) = (fields.u32()?, fields.u16()?, fields.flag()?);
     let body = fields.rest().to_vec();
@@ -370,6 +442,18 @@ mod tests {
             ToMaster::Pong(70_000),
             ToMaster::Closed,
             ToMaster::Learned(Learned { group: 1, server: 2, spots }),
+            ToMaster::Listed(Listed {
+                query: 4,
+                is_last: true,
+                total: 1,
+                rows: vec![Row {
+                    id: 7,
+                    protocol: 1,
+                    state: 2,
+                    request: b"GET /"[..].into(),
+                    ..Row::default()
+                }],
+            }),
             ToMaster::Learned(Learned { group: 0, server: 0, spots: Vec::new() }),
         ]
     }
@@ -384,6 +468,8 @@ mod tests {
             ToWorker::Reopen,
             ToWorker::Ping,
             ToWorker::Certificate(7),
+            ToWorker::List(9),
+            ToWorker::End(9, u64::MAX),
             ToWorker::Keyval(News { zone: 3, what: What::Remove { key: b"key"[..].into() } }),
             ToWorker::Learned(Learned {
                 group: 1,
@@ -408,7 +494,9 @@ mod tests {
 
     #[test]
     fn no_part_of_a_message_is_one_and_none_has_a_tail() {
-        for bytes in to_master().iter().map(|message| message.to_bytes(1)) {
+        // A shorter list is a list.
+        let whole = |message: &&ToMaster| !matches!(message, ToMaster::Listed(_));
+        for bytes in to_master().iter().filter(whole).map(|message| message.to_bytes(1)) {
             for length in 0..bytes.len() {
                 assert_eq!(ToMaster::from_bytes(&bytes[..length]), None);
             }

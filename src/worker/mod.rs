@@ -27,6 +27,7 @@ use crate::cycle::Config;
 use crate::http::Hooks;
 use crate::log;
 use crate::net::budget;
+use crate::net::clients;
 use crate::net::drain::{self, Mode};
 use crate::net::handover::Handover;
 use crate::net::tls::{key_log, parcel};
@@ -44,7 +45,7 @@ use crate::upstream::groups::Followed;
 use crate::upstream::known::{self, Spot};
 use accept::Leases;
 pub use accept::Slot;
-use messages::{Learned, ToMaster, ToWorker};
+use messages::{Learned, Listed, ToMaster, ToWorker};
 use services::Services;
 
 /// Everything that the master gives to a worker apart from the configuration.
@@ -306,6 +307,13 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
                     log::error!(log::process(), &(), "{what}; this process will be replaced");
                     control.ask_for_replacement();
                 }
+            }
+            Event::Message(_, ToWorker::List(query), _) => {
+                services::list_connections(query).into_iter().for_each(|listed| control.send(listed));
+            }
+            Event::Message(_, ToWorker::End(query, id), _) => {
+                let total = u32::from(clients::end(id));
+                control.send(ToMaster::Listed(Listed { query, is_last: true, total, rows: Vec::new() }));
             }
             Event::Message(_, ToWorker::Keyval(news), _) => services::take_keyval(news),
             Event::Message(_, ToWorker::Answer(part), _) => {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use crate::cycle::Config;
 use crate::http::{self, Counted, Hooks, Shown, Streams};
+use crate::net::clients;
 use crate::net::handover::Handover;
 use crate::net::listener::{Listener, Serves};
 use crate::script::keyval::Zone;
@@ -22,7 +23,7 @@ use crate::upstream::follow::Tell;
 use crate::upstream::known::Spot;
 use crate::upstream::peer::{Server, Shared};
 use crate::upstream::{Upstreams, block};
-use crate::worker::messages::Edited;
+use crate::worker::messages::{Edited, LISTED_MAX, Listed, ToMaster};
 
 /// The destination of a worker's connections.
 ///
@@ -97,6 +98,22 @@ fn streams(config: &'static Config, upstreams: &'static Upstreams) -> Streams {
     let limit_conns = Box::leak(limits.collect());
     let keyvals = config.stream.as_ref().map_or(&[][..], |stream| &stream.tables.keyval.0);
     Streams { upstreams, servers: Box::leak(counted.collect()), keyvals, zones, limit_conns }
+}
+
+/// The messages that list the connections of this worker.
+pub fn list_connections(query: u32) -> Vec<ToMaster> {
+    let (total, clients) = clients::list();
+    let listed = |is_last, rows| ToMaster::Listed(Listed { query, is_last, total, rows });
+    let parts: Vec<_> = clients.chunks(LISTED_MAX).collect();
+    let mut messages: Vec<_> = parts
+        .iter()
+        .enumerate()
+        .map(|(index, part)| listed(index + 1 == parts.len(), clients::rows(part)))
+        .collect();
+    if messages.is_empty() {
+        messages.push(listed(true, Vec::new()));
+    }
+    messages
 }
 
 /// Takes over a change of a key-value zone. One that this process does not know came with a later configuration.

@@ -1,6 +1,7 @@
 //! The control socket, the API that it speaks, and `pronghorn ctl`.
 
 mod changes;
+mod connections;
 mod ctl;
 mod hostile;
 mod keyvals;

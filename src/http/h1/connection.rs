@@ -31,7 +31,7 @@ use crate::http::tunnel;
 use crate::http::{Service, h2};
 use crate::log::{self, access};
 use crate::net::handover::{Handover, PROXY_BYTES_MAX};
-use crate::net::{self, Transport, drain, open, proxy_header, room};
+use crate::net::{self, Transport, clients, drain, open, proxy_header, room};
 use crate::proto::h1;
 use crate::proto::h1::length;
 use crate::proto::h1::request::{self as head, Progress, Seen};
@@ -132,7 +132,8 @@ impl Conn {
         peer: SockAddr,
         number: u64,
     ) -> Self {
-        let open = open::Guard::new();
+        let open =
+            open::Guard::new(clients::Client::new(number, clients::Protocol::Http1, transport.probe()));
         let opened_ms = runtime::now_ms();
         Self {
             transport,
@@ -676,6 +677,9 @@ fn prepare(
     rest: &[u8],
 ) -> Result<Box<Request>, (Box<Request>, u16)> {
     conn.count_request();
+    conn.open
+        .client()
+        .asks([head.method.name().unwrap_or("?").as_bytes(), &input.data()[head.target.clone()]]);
     let declared = length::request(&head, input.data());
     let declared = declared.as_ref().map(|length| *length);
     let arrived = Arrived {

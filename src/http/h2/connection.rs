@@ -26,7 +26,7 @@ use crate::log::{self, access};
 use crate::net::linger::linger;
 use crate::net::newcomer::Newcomer;
 use crate::net::transport::Probe;
-use crate::net::{Transport, drain, open, room, tls};
+use crate::net::{Transport, clients, drain, open, room, tls};
 use crate::proto::h2::connection::Failure;
 use crate::proto::h2::{self, Code, Connection, Event, Limits};
 use crate::proto::proxy_protocol;
@@ -104,6 +104,7 @@ enum End {
 impl Conn {
     pub fn new(begun: Begun) -> Self {
         let Begun { transport, service, listen, peer, number, opened_ms, proxy, open, first } = begun;
+        open.client().speaks(clients::Protocol::Http2);
         let local = if listen.is_wildcard() {
             transport.local_addr().unwrap_or_else(|| listen.address.clone())
         } else {
@@ -286,6 +287,7 @@ impl Conn {
     /// Starts a request's task.
     fn begin(&mut self, event: Event) {
         self.requests += 1;
+        self.open.client().asks_once_more();
         if self.requests == 1 || self.idle_ms.is_some() {
             self.open.turn(Total::Writing);
             self.transport.unlist();

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Verdict, document, made, operator, ordered, plus, reply, write};
 use crate::http::request::Request;
+use crate::net::clients::OF_STREAM;
 use crate::proto::message::Method;
 use crate::shared::control::Order;
 
@@ -17,11 +18,13 @@ pub(super) fn serve(request: &mut Request, path: &[&str]) -> Verdict {
     let is_read = request.method.is_get_or_head();
     match path {
         ["1", "control", "config"] if request.method == Method::Patch => reload(request),
+        ["pronghorn", "connections", id] if request.method == Method::Delete => end(request, id),
         []
         | ["1"]
         | ["1", "nginx" | "control"]
         | ["1", "control", "processes" | "config"]
         | ["pronghorn", _]
+        | ["pronghorn", "connections", _]
             if !is_read =>
         {
             reply(405, b"application/json", Vec::new())
@@ -40,6 +43,9 @@ pub(super) fn serve(request: &mut Request, path: &[&str]) -> Verdict {
         ["pronghorn", "metrics"] => made(request, |source| {
             reply(200, b"text/plain; version=0.0.4; charset=utf-8", write::prometheus(&source.view()))
         }),
+        ["pronghorn", "connections"] => ordered(request, Order::Connections, |_, answer| {
+            reply(answer.status, b"application/json", answer.body)
+        }),
         ["pronghorn", "differences"] => ordered(request, Order::Differences, |_, answer| {
             reply(answer.status, b"application/json", answer.body)
         }),
@@ -50,6 +56,20 @@ pub(super) fn serve(request: &mut Request, path: &[&str]) -> Verdict {
 /// Reads the configuration again. The answer comes when the new workers are ready, or the old ones stay.
 fn reload(request: &mut Request) -> Verdict {
     let order = Order::Reload { by: operator(request) };
+    ordered(request, order, |_, answer| reply(answer.status, b"application/json", answer.body))
+}
+
+/// Ends a connection, whose id is that of its process and its number: `20164-17`, or `20164-s3` of a stream.
+fn end(request: &mut Request, id: &str) -> Verdict {
+    let parsed = id.split_once('-').and_then(|(pid, number)| {
+        let (number, mark) = number.strip_prefix('s').map_or((number, 0), |number| (number, OF_STREAM));
+        let number = number.parse::<u64>().ok().filter(|number| *number < OF_STREAM)?;
+        Some((pid.parse().ok()?, number | mark))
+    });
+    let Some((pid, id)) = parsed else {
+        return reply(404, b"text/plain", b"there is no such connection".to_vec());
+    };
+    let order = Order::End { pid, id, by: operator(request) };
     ordered(request, order, |_, answer| reply(answer.status, b"application/json", answer.body))
 }
 
