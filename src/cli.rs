@@ -13,12 +13,12 @@ use serde::Serialize;
 
 use crate::config::needs::Total;
 use crate::config::{self, Severity, Span, Tree, convert, render};
-use crate::ctl;
 use crate::cycle::{self, Config, Embedded, Loaded, Source, default_pid};
 use crate::log;
 use crate::master::{pid, problem};
 use crate::net::tls::watch;
 use crate::sys::{clock, signal, socket, terminal};
+use crate::{ctl, top};
 
 /// The built-in demonstration configuration.
 pub const DEMO: &str = include_str!("../conf/demo.conf");
@@ -32,6 +32,7 @@ const PREFIX: &str = match option_env!("PRONGHORN_PREFIX") {
 const HELP: &str = "\
 Usage: pronghorn [-?hvVtTq] [-s signal] [-p prefix] [-e filename] [-c filename] [-g directives] [-l socket]
        pronghorn [-p prefix] [-c filename] ctl command
+       pronghorn [-p prefix] [-c filename] top
 
 Options:
   -?,-h         : this help
@@ -56,6 +57,7 @@ Options:
   --pid-path    : print the path of the pid file, even if the configuration has errors
 
   ctl command   : show and change what runs, through the control socket; see pronghorn ctl help
+  top           : show traffic, latencies, processes and upstreams in the terminal
 ";
 
 /// The task that the command line asks for.
@@ -70,6 +72,7 @@ pub enum Action {
     Convert,
     PidPath,
     Ctl,
+    Top,
 }
 
 /// The parsed command line.
@@ -140,8 +143,8 @@ impl Options {
                 Arg::Long("listen") => listens.push(word(&mut parser, "--listen")?),
                 Arg::Long("upstream") => upstreams.push(word(&mut parser, "--upstream")?),
                 Arg::Long("pid-path") => options.action = Action::PidPath,
-                Arg::Value(value) if value == "ctl" => {
-                    options.action = Action::Ctl;
+                Arg::Value(value) if value == "ctl" || value == "top" => {
+                    options.action = if value == "ctl" { Action::Ctl } else { Action::Top };
                     let words = parser.raw_args().map_err(|error| format!("invalid option: {error}"))?;
                     let words = words
                         .map(|word| word.into_string().map_err(|_| "invalid option: not UTF-8".to_owned()));
@@ -272,6 +275,7 @@ pub fn run(options: &Options) -> Option<i32> {
         }
         Action::Signal(number) => Some(send(options, number)),
         Action::Ctl => Some(ctl::run(&options.words, control_path(options))),
+        Action::Top => Some(top::run(&options.words, control_path(options))),
         Action::Convert => Some(convert(options)),
         Action::PidPath => {
             terminal::show(pid_path(options).display());

@@ -20,5 +20,6 @@ pub mod shared;
 pub mod shm;
 pub mod stream;
 pub mod sys;
+pub mod top;
 pub mod upstream;
 pub mod worker;

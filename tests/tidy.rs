@@ -13,8 +13,9 @@ use regex::Regex;
 
 /// From the top; the folders on one line are siblings. A file imports only from its own folder and lower
 /// lines.
-const FLOORS: [&[&str]; 11] = [
-    &["main", "lib", "cli", "ctl"],
+const FLOORS: [&[&str]; 12] = [
+    &["main", "lib", "cli", "top"],
+    &["ctl"],
     &["master"],
     &["worker"],
     &["cycle"],

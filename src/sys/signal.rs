@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use signal_hook::iterator::backend::SignalDelivery;
@@ -83,6 +84,14 @@ impl Drop for Blocked {
 pub fn survive(number: i32) {
     // A handler that does next to nothing: SIG_IGN would be inherited by programs that we execute.
     let _ = signal_hook::flag::register(number, Arc::default());
+}
+
+/// Sets the flag when somebody wants this process to end (SIGTERM, SIGHUP, SIGINT), instead of ending it.
+pub fn note_end(flag: &Arc<AtomicBool>) -> io::Result<()> {
+    for number in [nix::libc::SIGTERM, nix::libc::SIGHUP, nix::libc::SIGINT] {
+        signal_hook::flag::register(number, Arc::clone(flag))?;
+    }
+    Ok(())
 }
 
 /// Unblocks every signal: a process started with some of them blocked would never see them.

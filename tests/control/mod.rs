@@ -7,6 +7,7 @@ mod hostile;
 mod keyvals;
 mod reload;
 mod socket;
+mod top;
 mod zones;
 
 use std::io::{Read, Write};
