@@ -17,7 +17,7 @@ use crate::cycle::{self, Config, Embedded, Loaded, Source, default_pid};
 use crate::log;
 use crate::master::{pid, problem};
 use crate::net::tls::watch;
-use crate::sys::{clock, signal, socket, terminal};
+use crate::sys::{clock, process, signal, socket, terminal};
 use crate::{ctl, top};
 
 /// The built-in demonstration configuration.
@@ -325,6 +325,11 @@ fn test(options: &Options) -> i32 {
     // These come and go with time: a configuration is not worse for them.
     let endings = loaded.config.iter().flat_map(|config| config.endings(clock::wall_seconds()));
     warnings.extend(endings.map(|ending| ending.text));
+    let files = |config: &Config| {
+        let own = config.settings.worker_rlimit_nofile();
+        config.files_missing(own.unwrap_or_else(process::nofile_max), process::open_files())
+    };
+    warnings.extend(loaded.config.iter().filter_map(files));
     if options.json {
         print_json(&loaded, &problems, &warnings, is_good);
     } else {

@@ -37,6 +37,9 @@ pub struct Config {
     pairs: Vec<Pair>,
 }
 
+/// Open files of a worker besides connections and those that it has at its start: logs that it opens, files that it sends.
+const FILES_SPARE: usize = 32;
+
 impl Config {
     pub fn new(
         settings: Settings,
@@ -207,6 +210,35 @@ impl Config {
             Some(index) => self.stream.as_ref()?.upstreams.get(index),
             None => self.http.as_ref()?.upstreams.get(index),
         }
+    }
+
+    /// The number of open files that a worker needs so that it can have `worker_connections`, if it has `open` already:
+    /// a quarter of what is left is kept for files and pipes.
+    pub fn files_needed(&self, open: usize) -> u64 {
+        let connections = self.settings.worker_connections() as u64;
+        (connections / 3).saturating_add(connections).saturating_add((open + FILES_SPARE) as u64 + 4)
+    }
+
+    /// The number of connections that a worker may have with this limit on open files, if it has `open` already.
+    pub fn connections_possible(&self, files: u64, open: usize) -> usize {
+        let left = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(open + FILES_SPARE);
+        self.settings.worker_connections().min((left / 4 * 3).max(1))
+    }
+
+    /// A warning if `worker_connections` needs more open files than a worker may have.
+    pub fn files_missing(&self, files: u64, open: usize) -> Option<String> {
+        let (wanted, possible) = (self.settings.worker_connections(), self.connections_possible(files, open));
+        (possible < wanted).then(|| {
+            let needed = self.files_needed(open);
+            let remedy = match self.settings.worker_rlimit_nofile() {
+                Some(_) => format!("set \"worker_rlimit_nofile\" to {needed}"),
+                None => format!("raise the limit of the process that starts it (ulimit -n {needed}, LimitNOFILE={needed})"),
+            };
+            format!(
+                "{wanted} worker_connections need {needed} open files, but a worker may have {files}: it takes {possible} \
+                 connections at a time; {remedy}"
+            )
+        })
     }
 
     /// True if some location lets the clients of workers change something (`api write=on`).

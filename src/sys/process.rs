@@ -293,6 +293,16 @@ pub fn raise_nofile() {
     }
 }
 
+/// The largest number of open files that this process may give itself: its hard limit.
+pub fn nofile_max() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(_, hard)| hard)
+}
+
+/// Number of files that this process has open.
+pub fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(64, Iterator::count)
+}
+
 /// Sets the umask: files are created without these permission bits from now on.
 pub fn set_umask(bits: u32) {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(bits));

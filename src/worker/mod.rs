@@ -235,6 +235,12 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         Duty::Probe => None,
     };
     room::set_limits(connection_limit(config), process::nofile());
+    if duty.serves()
+        && seat.number == 0
+        && let Some(warning) = config.files_missing(process::nofile(), process::open_files())
+    {
+        log::warn!(log::process(), &(), "{warning}");
+    }
     let leases = Rc::new(Leases::new(seat.slots));
     if let Some(services) = services {
         seat.leased.iter().for_each(|slot| leases.add(*slot, services));
@@ -546,9 +552,7 @@ fn urgency(number: i32) -> u8 {
 /// The number of connections that this worker may have: `worker_connections`, but at most three quarters of
 /// the remaining descriptors, since files and pipes need some too.
 fn connection_limit(config: &Config) -> usize {
-    let used = std::fs::read_dir("/proc/self/fd").map_or(64, Iterator::count);
-    let left = usize::try_from(process::nofile()).unwrap_or(usize::MAX).saturating_sub(used + 32);
-    config.settings.worker_connections().min((left / 4 * 3).max(1))
+    config.connections_possible(process::nofile(), process::open_files())
 }
 
 fn reopen_logs() {

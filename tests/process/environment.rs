@@ -311,3 +311,29 @@ fn a_variable_whose_name_is_none_does_not_end_the_start() {
         "{given:?}"
     );
 }
+
+#[test]
+fn too_few_open_files_are_told_with_the_number_to_write() {
+    if is_stand_in() {
+        return;
+    }
+    let conf = "worker_rlimit_nofile 400;\nevents { worker_connections 4096; }\n\
+                http { server { listen 127.0.0.1:%%PORT_0%%; return 200; } }";
+    let daemon = Setup::new(conf).level("warn").start();
+    let line = daemon.wait_log("worker_connections need");
+    assert!(line.contains("4096 worker_connections need 5") && line.contains("may have 400"), "{line}");
+    let tested = daemon.run(&["-t"]);
+    let text = String::from_utf8_lossy(&tested.stderr).into_owned();
+    assert!(tested.status.success() && text.contains("[warn] 4096 worker_connections need 5"), "{text}");
+    let needed =
+        text.split("\"worker_rlimit_nofile\" to ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let needed = needed.expect("the number").to_owned();
+    // The number is enough, and not much more than that.
+    daemon.rewrite(|text| text.replace("nofile 400", &format!("nofile {needed}")));
+    let text = String::from_utf8_lossy(&daemon.run(&["-t"]).stderr).into_owned();
+    assert!(!text.contains("need"), "{text}");
+    let less = needed.parse::<u64>().expect("a number") - 10;
+    daemon.rewrite(|text| text.replace(&format!("nofile {needed}"), &format!("nofile {less}")));
+    let text = String::from_utf8_lossy(&daemon.run(&["-t"]).stderr).into_owned();
+    assert!(text.contains("need"), "{text}");
+}
