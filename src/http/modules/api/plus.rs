@@ -462,7 +462,11 @@ fn peer(peer: &Peer, part: Part) -> Value {
         put("max_conns", json!(server.conns_max));
     }
     let first = if part == Part::Http { "header_time" } else { "first_byte_time" };
-    for (key, us) in [(first, peer.head_us()), ("response_time", peer.response_us())] {
+    // Averages of the latest responses, if the peer has a place for them; otherwise of all.
+    let sum_us = peer.slot.map_or(0, |slot| slot.get(Word::ResponseUs));
+    let mean_us = sum_us.checked_div(peer.slot.map_or(0, |slot| slot.get(Word::Requests))).unwrap_or(0);
+    let response_us = if peer.response_us() > 0 { peer.response_us() } else { mean_us };
+    for (key, us) in [(first, peer.head_us()), ("response_time", response_us)] {
         if us != 0 {
             put(key, json!(us / 1000));
         }
