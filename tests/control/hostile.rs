@@ -14,6 +14,7 @@ const CONF: &str = r#"
 worker_processes 1;
 control unix:%%DIR%%/ctl;
 http {
+    keyval_zone zone=k:1m;
     upstream u { zone u 64k; server %%ORIGIN%%; }
     server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://u; } }
 }
@@ -132,4 +133,47 @@ fn two_writers_at_once() {
     all.sort_unstable();
     all.dedup();
     assert_eq!(all.len(), 81);
+}
+
+#[test]
+fn key_values_with_any_byte_from_two_writers_and_bodies_that_are_no_pairs() {
+    if is_stand_in() {
+        return;
+    }
+    const ZONE: &str = "/api/9/http/keyvals/k";
+    let one = Origin::saying("one");
+    let daemon = start(&one);
+    let long = format!(r#"{{"key": "{}"}}"#, "1".repeat(10_000_000));
+    assert_eq!(control(&daemon, "POST", ZONE, &long).status, 413);
+    let deep = format!("{}1{}", r#"{"a":"#.repeat(100_000), "}".repeat(100_000));
+    assert_eq!(control(&daemon, "POST", ZONE, &deep).status, 415);
+    assert_eq!(control(&daemon, "POST", ZONE, r#"{"a": {"b": {"c": "d"}}}"#).status, 400);
+    assert_eq!(control(&daemon, "POST", ZONE, "{\"\u{fffd}").status, 415);
+
+    let path = daemon.path("ctl");
+    let writer = |half: u8| {
+        let path = path.clone();
+        std::thread::spawn(move || {
+            for byte in (0..=127).map(|byte| byte + half * 128) {
+                let key = format!("k{}", char::from(byte));
+                let body = json!({ key: char::from(byte).to_string() }).to_string();
+                assert_eq!(super::ask(&path, "POST", ZONE, &body).status, 201, "{byte}");
+            }
+        })
+    };
+    let writers: Vec<_> = (0..2).map(writer).collect();
+    writers.into_iter().for_each(|writer| writer.join().expect("every change is made"));
+    let all = control(&daemon, "GET", ZONE, "").json();
+    assert_eq!(all.as_object().map(|all| all.len()), Some(256));
+    for byte in 0..=255u8 {
+        let (key, value) = (format!("k{}", char::from(byte)), char::from(byte).to_string());
+        let escaped: String = key.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let found = control(&daemon, "GET", &format!("{ZONE}?key={escaped}"), "");
+        assert_eq!(found.json(), json!({ key: value }), "{byte}");
+    }
+    for byte in (1..=255u8).filter(|byte| *byte != b'k') {
+        let path = format!("/api/9/http/keyvals/%{byte:02x}");
+        assert!((400..500).contains(&control(&daemon, "DELETE", &path, "").status), "{path}");
+    }
+    assert_well(&daemon);
 }

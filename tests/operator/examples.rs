@@ -146,6 +146,7 @@ fn control() {
         ("10.0.0.2:3000", &*second.address()),
         ("/run/pronghorn.sock", "%%DIR%%/ctl"),
         ("/var/lib/pronghorn/changes", "%%DIR%%/changes"),
+        ("/var/lib/pronghorn/closed", "%%DIR%%/closed"),
         ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
         ("127.0.0.1:8081", "127.0.0.1:%%PORT_1%%"),
     ];
@@ -157,6 +158,16 @@ fn control() {
     });
     assert!(get(daemon.port(1), "/api/9/http/upstreams").text().contains(&first.address()));
     assert!(daemon.read("changes").contains("down"));
+    let closed = |expected: u16| {
+        wait_for("both workers to know the key", || {
+            (0..8).all(|_| get(daemon.port(0), "/").status == expected).then_some(())
+        });
+    };
+    assert_eq!(crate::control::ctl(&daemon, &["keyval", "set", "closed", "localhost", "yes"]).0, 0);
+    closed(503);
+    assert_eq!(crate::control::ctl(&daemon, &["keyval", "remove", "closed", "localhost"]).0, 0);
+    closed(200);
+    assert!(get(daemon.port(1), "/api/9/http/server_zones/site").text().contains("\"503\""));
 }
 
 #[test]
