@@ -6,6 +6,9 @@
 //! Pure data, little-endian. Each message has exactly one encoding: a reader must consume the payload to its
 //! last byte, so that it accepts only the bytes that a writer would produce.
 
+/// The largest count of bytes or requests: sums of a few such counts do not overflow.
+const COUNT_MAX: u64 = 1 << 56;
+
 /// Bytes before the payload.
 pub const HEAD_BYTES: usize = 8;
 
@@ -38,6 +41,26 @@ pub fn write(tag: u8, sequence: u32, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8
     let length = u16::try_from(bytes.len() - HEAD_BYTES).expect("payloads are bounded by their messages");
     bytes[2..4].copy_from_slice(&length.to_le_bytes());
     bytes
+}
+
+/// Appends bytes with their count, of 16 bits, in front: at most 65,535 of them.
+pub fn put_vector16(out: &mut Vec<u8>, bytes: &[u8]) {
+    let count = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+    out.extend_from_slice(&count.to_le_bytes());
+    out.extend_from_slice(&bytes[..usize::from(count)]);
+}
+
+/// Appends bytes with their count, of 32 bits, in front.
+pub fn put_vector32(out: &mut Vec<u8>, bytes: &[u8]) {
+    let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    out.extend_from_slice(&count.to_le_bytes());
+    out.extend_from_slice(&bytes[..count as usize]);
+}
+
+/// Appends a number that may be missing.
+pub fn put_option(out: &mut Vec<u8>, number: Option<u64>) {
+    out.push(u8::from(number.is_some()));
+    out.extend_from_slice(&number.unwrap_or(0).to_le_bytes());
 }
 
 /// Reads the fields of a payload one after the other. Each read returns `None` when too few bytes are left.
@@ -73,6 +96,26 @@ impl<'a> Fields<'a> {
         let (bytes, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(bytes)
+    }
+
+    /// Bytes with their count, of 32 bits, in front.
+    pub fn vector32(&mut self) -> Option<&'a [u8]> {
+        let count = usize::try_from(self.u32()?).ok()?;
+        let (bytes, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    /// A count that other counts are added to: `None` for one that no connection could have reached.
+    pub fn count(&mut self) -> Option<u64> {
+        self.u64().filter(|count| *count <= COUNT_MAX)
+    }
+
+    /// A number that may be missing.
+    pub fn option(&mut self) -> Option<Option<u64>> {
+        let is_some = self.flag()?;
+        let number = self.u64()?;
+        Some(is_some.then_some(number))
     }
 
     /// A byte that is 0 or 1.

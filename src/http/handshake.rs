@@ -197,6 +197,13 @@ pub fn resume(
     true
 }
 
+/// Judges the client of a tunnel from a worker of an older generation by this configuration, for its line in the log.
+pub fn judge_again(info: &Info, config: &'static Config, listen: &'static Listen) {
+    if let Some((_, tls)) = resumed_by(info, config, listen) {
+        judge(info, tls);
+    }
+}
+
 /// The status of the refusal of a request that may not come over this connection; `None`: it may.
 ///
 /// 497: it is plain where TLS is spoken. 421: the connection was made for another server, and this one asks

@@ -7,9 +7,11 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use crate::http::{Config, Listen, Shown, Worker, h1};
+use crate::http::{Config, Listen, Shown, Worker, h1, tunnel};
 use crate::log;
-use crate::net::handover::Handover;
+use crate::net::handover::{Handover, MovedTunnel};
+use crate::net::transport::Probe;
+use crate::net::tunnel::moved::Arrived;
 use crate::net::{Transport, room};
 use crate::runtime;
 use crate::runtime::buffer::Buffer;
@@ -24,6 +26,9 @@ pub struct Hooks {
     /// handed over.
     #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
     pub hand_over: Box<dyn Fn(OwnedFd, &Handover) -> Result<(), OwnedFd>>,
+    /// Gives a tunnel to a worker of the new generation.
+    #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
+    pub hand_over_tunnel: Box<dyn Fn(MovedTunnel, Vec<OwnedFd>)>,
 }
 
 struct Inner {
@@ -90,7 +95,8 @@ impl Service {
         runtime::spawn(h1::serve(conn.with_ahead(ahead)));
     }
 
-    fn next_number(self) -> u64 {
+    /// The number of the next connection.
+    pub fn next_number(self) -> u64 {
         let number = self.0.next_number.get();
         self.0.next_number.set(number + 1);
         number
@@ -124,6 +130,26 @@ impl Service {
     /// Gives an idle connection away.
     pub fn hand_over(self, fd: OwnedFd, handover: &Handover) -> Result<(), OwnedFd> {
         (self.0.hooks.hand_over)(fd, handover)
+    }
+
+    /// Goes on with a tunnel of an older worker, at the listener `config.listens[listen]`.
+    pub fn adopt_tunnel(self, arrived: Arrived, listen: usize) {
+        let number = arrived.client.probe().map(Probe::descriptor);
+        match tunnel::resume(self, arrived, &self.config().listens[listen]) {
+            Some(tunnel) => {
+                runtime::spawn(tunnel::run(tunnel));
+                number.into_iter().for_each(room::client_has_come);
+            }
+            None => {
+                let what = "a tunnel of an older worker could not be taken over: its state is damaged";
+                log::error!(log::process(), &(), "{what}");
+            }
+        }
+    }
+
+    /// Gives a tunnel away.
+    pub fn hand_over_tunnel(self, tunnel: MovedTunnel, fds: Vec<OwnedFd>) {
+        (self.0.hooks.hand_over_tunnel)(tunnel, fds);
     }
 
     fn connection(self, fd: OwnedFd, peer: SockAddr, listen: &'static Listen) -> Option<h1::Conn> {

@@ -85,7 +85,10 @@ fn serve<T: Send + 'static>(text: &str, client: impl FnOnce(SocketAddr) -> T + S
         let listen = socket::listen(&config.listens[0].address, &config.listens[0].options).unwrap();
         let address = *socket::local_addr(&listen).unwrap().inet().unwrap();
         let acceptor = Acceptor::register(listen).unwrap();
-        let service = Service::new(config, Hooks { hand_over: Box::new(|fd, _| Err(fd)) });
+        let service = Service::new(
+            config,
+            Hooks { hand_over: Box::new(|fd, _| Err(fd)), hand_over_tunnel: Box::new(|_, _| {}) },
+        );
         let accepting = async {
             loop {
                 let (fd, peer) = acceptor.accept().await.unwrap();

@@ -8,13 +8,13 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::base::frame::{self, Fields, Frame};
 use crate::log;
-use crate::net::handover::Handover;
+use crate::net::handover::{Handover, MovedTunnel};
 use crate::shm::lanes::{LANES, Lane};
 use crate::sys::msg;
-use crate::worker::messages::{BYTES_MAX, read_handover, write_handover};
+use crate::worker::messages::{BYTES_MAX, read_handover, read_tunnel, write_handover, write_tunnel};
 
 /// The version of the link's messages and of `PRONGHORN_FDS`. It changes with the meaning of any of them.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Maximum number of messages read in one turn of the master's loop.
 const A_TURN_MAX: usize = 256;
@@ -31,6 +31,8 @@ pub enum Message {
     /// An idle connection. Its descriptor comes with the message; the connection's own address determines the
     /// listener.
     HandOver(Handover),
+    /// A tunnel. Its descriptors come with the message.
+    Tunnel(MovedTunnel),
     /// The lanes of all workers that this master has now, and their processes.
     Workers(Vec<(Lane, i32)>),
 }
@@ -49,12 +51,22 @@ impl Message {
                 out.extend_from_slice(&**lanes);
             }),
             Self::HandOver(handover) => frame::write(b'H', sequence, |out| write_handover(handover, out)),
+            Self::Tunnel(tunnel) => frame::write(b'T', sequence, |out| write_tunnel(tunnel, out)),
             Self::Workers(workers) => frame::write(b'W', sequence, |out| {
                 for (lane, pid) in workers.iter().take(LANES) {
                     out.extend_from_slice(&(lane.number() as u16).to_le_bytes());
                     out.extend_from_slice(&pid.to_le_bytes());
                 }
             }),
+        }
+    }
+
+    /// The number of descriptors that come with it.
+    fn fd_count(&self) -> usize {
+        match self {
+            Self::HandOver(_) => 1,
+            Self::Tunnel(tunnel) => tunnel.fd_count(),
+            Self::Hello { .. } | Self::Workers(_) => 0,
         }
     }
 
@@ -67,6 +79,7 @@ impl Message {
                 fields.end(Self::Hello { version, lanes })
             }
             b'H' => read_handover(fields).map(Self::HandOver),
+            b'T' => read_tunnel(fields).map(Self::Tunnel),
             b'W' => {
                 let (workers, rest) = fields.rest().as_chunks::<WORKER_BYTES>();
                 let worker = |bytes: &[u8; WORKER_BYTES]| {
@@ -126,17 +139,17 @@ impl Link {
     }
 
     /// False if the other master has not kept up, is gone, or speaks another version.
-    pub fn send(&self, message: &Message, fd: Option<&OwnedFd>) -> bool {
-        let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
+    pub fn send(&self, message: &Message, fds: &[OwnedFd]) -> bool {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         let may_send = self.speaks || matches!(message, Message::Hello { .. });
         may_send && msg::send(self.fd.as_fd(), &message.to_bytes(), &fds).is_ok()
     }
 
     /// Appends the messages that have come; false if the other master is gone.
-    pub fn receive(&mut self, found: &mut Vec<(Message, Option<OwnedFd>)>) -> bool {
+    pub fn receive(&mut self, found: &mut Vec<(Message, Vec<OwnedFd>)>) -> bool {
         let mut buffer = [0; BYTES_MAX];
         for _ in 0..A_TURN_MAX {
-            let mut received = match msg::receive(self.fd.as_fd(), &mut buffer) {
+            let received = match msg::receive(self.fd.as_fd(), &mut buffer) {
                 Ok(received) if received.length == 0 => return false,
                 Ok(received) => received,
                 // It has ended with messages of ours unread; those that it had sent still arrive (unix(7)).
@@ -145,8 +158,8 @@ impl Link {
             };
             match Message::from_bytes(&buffer[..received.length]) {
                 Some(Message::Hello { version: VERSION, .. }) => self.speaks = !self.is_refused,
-                Some(message) if self.speaks && received.fds.len() <= 1 => {
-                    found.push((message, received.fds.pop()));
+                Some(message) if self.speaks && received.fds.len() <= message.fd_count() => {
+                    found.push((message, received.fds));
                 }
                 _ => self.refuse(),
             }
@@ -158,7 +171,7 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::handover::TlsState;
+    use crate::net::handover::{TlsState, TunnelOf, TunnelState};
 
     fn workers() -> Message {
         let lane = |number| Lane::of_number(number).expect("a lane");
@@ -180,8 +193,9 @@ mod tests {
             proxy: Box::default(),
             tls: TlsState::default(),
         };
-        for message in [hello(VERSION), Message::HandOver(handover), workers(), Message::Workers(Vec::new())]
-        {
+        let tunnel = MovedTunnel { listen: 1, of: TunnelOf::Http, state: TunnelState::default() };
+        let others = [Message::Tunnel(tunnel), workers(), Message::Workers(Vec::new())];
+        for message in [hello(VERSION), Message::HandOver(handover)].into_iter().chain(others) {
             let bytes = message.to_bytes();
             assert_eq!(Message::from_bytes(&bytes), Some(message));
             assert_eq!(Message::from_bytes(&[&bytes[..], b"x"].concat()), None);
@@ -194,9 +208,9 @@ mod tests {
     fn a_master_that_ends_with_something_unread_has_still_sent_what_it_sent() {
         let (ours, theirs) = msg::pair().expect("a pair");
         let (mut ours, theirs) = (Link::new(ours), Link::new(theirs));
-        assert!(theirs.send(&hello(VERSION), None));
+        assert!(theirs.send(&hello(VERSION), &[]));
         assert!(ours.meet().is_some());
-        assert!(ours.send(&workers(), None));
+        assert!(ours.send(&workers(), &[]));
         assert!(msg::send(theirs.fd.as_fd(), &workers().to_bytes(), &[]).is_ok());
         drop(theirs);
         let mut found = Vec::new();
@@ -216,7 +230,7 @@ mod tests {
             }
             let mut found = Vec::new();
             assert!(ours.receive(&mut found), "it is still there");
-            assert!(found.is_empty() && !ours.send(&workers(), None));
+            assert!(found.is_empty() && !ours.send(&workers(), &[]));
         }
     }
 }

@@ -57,12 +57,13 @@ use crate::master::orders::Orders;
 use crate::master::pid::PidFile;
 use crate::master::reading::Reading;
 use crate::master::respawn::parts;
-use crate::master::rules::LEFT_MAX;
-use crate::master::seat::{Connection, Roster, Worker};
+use crate::master::rules::{Fault, LEFT_MAX};
+use crate::master::seat::{Cargo, Connection, Roster, Worker};
 use crate::master::slots::{Group, Slots};
 use crate::master::sockets::Change;
 use crate::master::supervisor::{Action, Event, Phase, Sight, Supervisor, WorkerId};
 use crate::master::upgrade::{OtherWorkers, Successor};
+use crate::net::handover::NO_LISTENER;
 use crate::net::listener::Listener;
 use crate::shm::heartbeat;
 use crate::sys::process::Ended;
@@ -384,7 +385,7 @@ impl Master {
         ];
         let wait_ms = due_ms.into_iter().flatten().min().map_or(250, |due_ms| due_ms.saturating_sub(now_ms));
         let mut fds: Vec<BorrowedFd<'_>> = self.signals.iter().map(Signals::as_fd).collect();
-        if self.pending.len() < PENDING_MAX {
+        if self.pending_fds() < PENDING_MAX {
             fds.extend(self.elder.iter().map(|link| link.fd.as_fd()));
             fds.extend(self.successor.iter().map(|successor| successor.link.fd.as_fd()));
         }
@@ -414,7 +415,12 @@ impl Master {
     /// A leaving worker hands over its connections; while our queue is full we do not read from it, so it waits.
     fn is_heard(&self, worker: &Worker) -> bool {
         let state = self.supervisor.hears(worker.id);
-        state.is_some_and(|state| !state.is_leaving() || self.pending.len() < PENDING_MAX)
+        state.is_some_and(|state| !state.is_leaving() || self.pending_fds() < PENDING_MAX)
+    }
+
+    /// The descriptors of all connections that wait here.
+    fn pending_fds(&self) -> usize {
+        self.pending.iter().map(|connection| connection.fds.len()).sum()
     }
 
     /// Reads the workers' messages, a bounded number from each, so that signals and other workers get their
@@ -452,20 +458,33 @@ impl Master {
                 worker.pid
             ),
             Some((ToMaster::Ready, _)) => self.happen(Event::Ready(id)),
-            Some((ToMaster::HandOver(handover), Some(fd))) => match worker.receive_connection(handover, fd) {
-                Ok(connection) => self.pending.extend(connection),
-                Err(fault) => {
-                    self.happen(Event::BrokeRule(id, fault));
-                    return false;
-                }
-            },
-            Some((ToMaster::HandOver(_), None)) => {}
+            Some((ToMaster::HandOver(handover), mut fds)) => {
+                let Some(fd) = fds.pop() else { return true };
+                let received = worker.receive_connection(handover, fd);
+                return self.wait_for_taker(id, received);
+            }
+            Some((ToMaster::HandOverTunnel(tunnel), fds)) => {
+                let received = worker.receive_tunnel(tunnel, fds);
+                return self.wait_for_taker(id, received);
+            }
             Some((ToMaster::Replace, _)) => self.happen(Event::Replace(id)),
             Some((ToMaster::Pong(_), _)) => self.happen(Event::Pong(id)),
             Some((ToMaster::Closed, _)) => self.happen(Event::Closed(id)),
             Some((ToMaster::Learned(learned), _)) => self.learn(index, &learned),
             Some((ToMaster::Order(number, order), _)) => self.orders.take(id, number, order),
             Some((ToMaster::Listed(listed), _)) => self.hear_listed(id, listed),
+        }
+        true
+    }
+
+    /// Keeps a connection until a worker takes it; false if its worker has broken a rule.
+    fn wait_for_taker(&mut self, id: WorkerId, received: Result<Option<Connection>, Fault>) -> bool {
+        match received {
+            Ok(connection) => self.pending.extend(connection),
+            Err(fault) => {
+                self.happen(Event::BrokeRule(id, fault));
+                return false;
+            }
         }
         true
     }
@@ -537,8 +556,16 @@ impl Master {
         let count = takers.len();
         self.turn = self.turn.wrapping_add(1);
         // The listener may be gone, and another one cover the client's address.
-        let by_local = || self.roster.listener_of(&socket::local_addr(&connection.fd).ok()?);
-        match self.roster.listener_of(&connection.address).or_else(by_local) {
+        let listener = connection.address.as_ref().and_then(|address| {
+            let by_local = || self.roster.listener_of(&socket::local_addr(connection.fds.first()?).ok()?);
+            self.roster.listener_of(address).or_else(by_local)
+        });
+        let listener = match &connection.cargo {
+            // A tunnel goes on although its address is no longer configured.
+            Cargo::Tunnel(_) => Some(listener.unwrap_or(NO_LISTENER)),
+            Cargo::Idle(_) => listener,
+        };
+        match listener {
             // Its address is no longer configured: the connection closes.
             None if count > 0 => return true,
             Some(listen)
@@ -549,11 +576,14 @@ impl Master {
             _ => {}
         }
         let link = self.elder.as_ref().or(self.successor.as_ref().map(|successor| &successor.link));
-        let message = Message::HandOver(connection.handover.clone());
+        let message = match &connection.cargo {
+            Cargo::Idle(handover) => Message::HandOver(handover.clone()),
+            Cargo::Tunnel(tunnel) => Message::Tunnel(tunnel.clone()),
+        };
         // A connection from the link goes back only when no worker here can take it any more.
         let may_go = !connection.is_from_link || self.supervisor.phase() == Phase::Leaving;
         match link {
-            Some(link) if count == 0 && may_go => link.send(&message, Some(&connection.fd)),
+            Some(link) if count == 0 && may_go => link.send(&message, &connection.fds),
             // The last worker is leaving and there is no other master: the connection closes.
             None if matches!(self.supervisor.phase(), Phase::Leaving | Phase::Stopping { .. }) => true,
             _ => false,

@@ -14,6 +14,7 @@ use std::fmt;
 
 use crate::master::roles::Role;
 use crate::net::clients::ROWS_MAX;
+use crate::net::handover::{NO_LISTENER, STATE_BYTES_MAX};
 use crate::shared::control::ORDERS_MAX;
 use crate::worker::messages::{BYTES_MAX, Listed, ToMaster};
 
@@ -53,6 +54,10 @@ impl State {
 pub enum Kind {
     Ready,
     HandOver,
+    /// A tunnel with its state.
+    Tunnel,
+    /// A tunnel whose state is in memory of its own.
+    LargeTunnel,
     Replace,
     Pong,
     Closed,
@@ -66,6 +71,8 @@ impl Kind {
         match message {
             ToMaster::Ready => Self::Ready,
             ToMaster::HandOver(_) => Self::HandOver,
+            ToMaster::HandOverTunnel(tunnel) if tunnel.state.0.is_empty() => Self::LargeTunnel,
+            ToMaster::HandOverTunnel(_) => Self::Tunnel,
             ToMaster::Replace => Self::Replace,
             ToMaster::Pong(_) => Self::Pong,
             ToMaster::Closed => Self::Closed,
@@ -108,9 +115,9 @@ pub fn terms(role: Role, state: State, kind: Kind) -> Option<Terms> {
     let on = |budget, fds| Some(Terms { budget, fds });
     match (kind, state) {
         // It has no connections, and accepts none.
-        (Kind::HandOver | Kind::Closed, _) if role == Role::Prober => None,
+        (Kind::HandOver | Kind::Tunnel | Kind::LargeTunnel | Kind::Closed, _) if role == Role::Prober => None,
         // The connections of operators do not move.
-        (Kind::HandOver, _) if role == Role::Controller => None,
+        (Kind::HandOver | Kind::Tunnel | Kind::LargeTunnel, _) if role == Role::Controller => None,
         // The prober asks for all workers.
         (Kind::Learned, _) if role != Role::Prober => None,
         (Kind::Listed, _) if role != Role::Worker => None,
@@ -124,7 +131,10 @@ pub fn terms(role: Role, state: State, kind: Kind) -> Option<Terms> {
         (Kind::Ready, Starting | Draining | Quitting) => on(Budget::Once, 0),
         (Kind::Ready, Ready) => None,
         (Kind::HandOver, Draining) => on(Budget::AConnection, 1),
-        (Kind::HandOver, Starting | Ready | Quitting) => None,
+        // The client's connection and the upstream's; then the memory.
+        (Kind::Tunnel, Draining) => on(Budget::AConnection, 2),
+        (Kind::LargeTunnel, Draining) => on(Budget::AConnection, 3),
+        (Kind::HandOver | Kind::Tunnel | Kind::LargeTunnel, Starting | Ready | Quitting) => None,
         // It may have panicked just before it was told to leave.
         (Kind::Replace, Ready | Draining | Quitting) => on(Budget::Once, 0),
         (Kind::Replace, Starting) => None,
@@ -183,6 +193,8 @@ pub enum Fault {
     NotEntitled,
     /// The descriptor is not a connection but this.
     NoConnection(&'static str),
+    /// The memory of a tunnel's state can still be changed, or is larger than allowed.
+    OpenMemory,
     /// The connection has another address than the listener.
     OtherAddress,
 }
@@ -209,7 +221,10 @@ impl fmt::Display for Fault {
             }
             Self::NotEntitled => write!(out, "Order came, and no location has \"api write=on\""),
             Self::NoConnection(what) => {
-                write!(out, "HandOver brings a client's connection, it came with {what}")
+                write!(out, "HandOver brings connections, it came with {what}")
+            }
+            Self::OpenMemory => {
+                write!(out, "a tunnel's state is in sealed memory of at most {STATE_BYTES_MAX} bytes")
             }
             Self::OtherAddress => write!(out, "HandOver came with a connection of another address"),
         }
@@ -291,6 +306,11 @@ impl Ledger {
         match &message {
             ToMaster::HandOver(handover) if handover.listen as usize >= facts.listen_count => {
                 Err(Fault::UnknownListener(handover.listen))
+            }
+            ToMaster::HandOverTunnel(tunnel)
+                if tunnel.listen as usize >= facts.listen_count && tunnel.listen != NO_LISTENER =>
+            {
+                Err(Fault::UnknownListener(tunnel.listen))
             }
             ToMaster::Learned(learned) if !facts.followed.contains(&(learned.group, learned.server)) => {
                 Err(Fault::UnknownServer(learned.group, learned.server))
@@ -399,7 +419,7 @@ pub mod property {
         };
         for state in [State::Starting, State::Ready, State::Draining, State::Quitting] {
             if let Ok(Some(_)) = Ledger::default().judge(Role::Worker, state, &facts, received, 0) {
-                assert!(received.fd_count <= 1, "no message has more");
+                assert!(received.fd_count <= 3, "no message has more");
             }
         }
         drop(message);
@@ -411,7 +431,7 @@ pub mod property {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::handover::{Handover, TlsState};
+    use crate::net::handover::{Handover, MovedTunnel, TlsState, TunnelOf, TunnelState};
     use crate::shared::control::Order;
     use crate::worker::messages::Learned;
 
@@ -435,14 +455,21 @@ mod tests {
         })
     }
 
+    fn tunnel(listen: u32, state: &[u8]) -> ToMaster {
+        let state = TunnelState(zeroize::Zeroizing::new(state.to_vec()));
+        ToMaster::HandOverTunnel(MovedTunnel { listen, of: TunnelOf::Stream, state })
+    }
+
     fn learned(group: u32, server: u32) -> ToMaster {
         ToMaster::Learned(Learned { group, server, spots: Vec::new() })
     }
 
-    fn all() -> [ToMaster; 7] {
+    fn all() -> [ToMaster; 9] {
         [
             ToMaster::Ready,
             hand_over(0),
+            tunnel(NO_LISTENER, b"state"),
+            tunnel(1, b""),
             ToMaster::Replace,
             ToMaster::Pong(7),
             ToMaster::Closed,
@@ -473,6 +500,8 @@ mod tests {
         let table = [
             (Kind::Ready, "0-00", "0-00", "0-00"),
             (Kind::HandOver, "--1-", "----", "----"),
+            (Kind::Tunnel, "--2-", "----", "----"),
+            (Kind::LargeTunnel, "--3-", "----", "----"),
             (Kind::Replace, "-000", "-000", "-000"),
             (Kind::Pong, "-000", "-000", "-000"),
             (Kind::Closed, "--00", "----", "--00"),
@@ -485,7 +514,7 @@ mod tests {
                 [(Role::Worker, of_worker), (Role::Prober, of_prober), (Role::Controller, of_controller)];
             for (role, row) in rows {
                 for (state, cell) in STATES.into_iter().zip(row.chars()) {
-                    for fds in [0, 1, 2, 253] {
+                    for fds in [0, 1, 2, 3, 253] {
                         let expected = match cell.to_digit(10) {
                             None => Err(Fault::NotNow(role, *kind, state)),
                             Some(wanted) if wanted as usize == fds => Ok(Some(message.clone())),
@@ -579,6 +608,8 @@ mod tests {
     fn indexes_are_those_of_its_configuration() {
         assert_eq!(judge(State::Draining, &hand_over(2), 1), Err(Fault::UnknownListener(2)));
         assert_eq!(judge(State::Draining, &hand_over(u32::MAX), 1), Err(Fault::UnknownListener(u32::MAX)));
+        assert_eq!(judge(State::Draining, &tunnel(2, b""), 3), Err(Fault::UnknownListener(2)));
+        assert_eq!(judge(State::Draining, &tunnel(2, b"x"), 2), Err(Fault::UnknownListener(2)));
         for (group, server) in [(0, 0), (1, 1), (u32::MAX, u32::MAX)] {
             assert_eq!(
                 judge_of(Role::Prober, State::Ready, &learned(group, server), 0),
@@ -631,7 +662,7 @@ mod tests {
     #[test]
     fn any_bytes_and_descriptors_leave_nothing() {
         for message in all() {
-            (0..3).for_each(|fds| property::leaves_nothing(&[&[fds], &message.to_bytes(1)[..]].concat()));
+            (0..4).for_each(|fds| property::leaves_nothing(&[&[fds], &message.to_bytes(1)[..]].concat()));
         }
         proptest::proptest!(|(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64), fds in proptest::prelude::any::<u8>())| {
             property::leaves_nothing(&[&[fds], &bytes[..]].concat());

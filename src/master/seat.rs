@@ -9,10 +9,11 @@ use crate::master::keyvals::Untold;
 use crate::master::roles::Role;
 use crate::master::rules::{Facts, Fault, LEFT_MAX, Ledger, Received, State};
 use crate::master::supervisor::WorkerId;
-use crate::net::handover::Handover;
+use crate::net::handover::{Handover, MovedTunnel, NO_LISTENER, STATE_BYTES_MAX};
 use crate::shm::lanes::Lane;
 use crate::sys::address::SockAddr;
 use crate::sys::msg;
+use crate::sys::sealed;
 use crate::sys::socket::{self, Nature};
 use crate::worker::messages::{BYTES_MAX, ToMaster, ToWorker};
 
@@ -135,18 +136,21 @@ pub struct Worker {
 impl Worker {
     /// Sends a message; false if its socket is full or gone.
     pub fn send(&mut self, message: &ToWorker) -> bool {
-        self.send_with(message, None)
+        self.send_with(message, &[])
     }
 
     /// Sends a connection; false if its socket is full or gone.
     pub fn adopt(&mut self, listen: u32, connection: &Connection) -> bool {
-        let message = ToWorker::Adopt(Handover { listen, ..connection.handover.clone() });
-        self.send_with(&message, Some(&connection.fd))
+        let message = match &connection.cargo {
+            Cargo::Idle(handover) => ToWorker::Adopt(Handover { listen, ..handover.clone() }),
+            Cargo::Tunnel(tunnel) => ToWorker::AdoptTunnel(MovedTunnel { listen, ..tunnel.clone() }),
+        };
+        self.send_with(&message, &connection.fds)
     }
 
     /// Sends a newer certificate in sealed memory; false if its socket is full or gone.
     pub fn replace_certificate(&mut self, pair: u32, parcel: &OwnedFd) -> bool {
-        self.send_with(&ToWorker::Certificate(pair), Some(parcel))
+        self.send_with(&ToWorker::Certificate(pair), std::slice::from_ref(parcel))
     }
 
     /// Sends a ping; false if there was no room for it.
@@ -163,9 +167,9 @@ impl Worker {
         !self.edited.is_empty() || !self.keyvals.is_empty()
     }
 
-    fn send_with(&mut self, message: &ToWorker, fd: Option<&OwnedFd>) -> bool {
+    fn send_with(&mut self, message: &ToWorker, fds: &[OwnedFd]) -> bool {
         let sequence = self.sent.wrapping_add(1);
-        let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         let is_sent = msg::send(self.control.as_fd(), &message.to_bytes(sequence), &fds).is_ok();
         if is_sent {
             self.sent = sequence;
@@ -179,9 +183,9 @@ impl Worker {
         &mut self,
         state: State,
         now_ms: u64,
-    ) -> Option<Result<Option<(ToMaster, Option<OwnedFd>)>, Fault>> {
+    ) -> Option<Result<Option<(ToMaster, Vec<OwnedFd>)>, Fault>> {
         let mut buffer = [0; BYTES_MAX];
-        let mut message = match msg::receive(self.control.as_fd(), &mut buffer) {
+        let message = match msg::receive(self.control.as_fd(), &mut buffer) {
             Ok(message) => message,
             Err(nix::Error::EAGAIN) => return None,
             // The worker has ended with messages of ours unread; those that it had sent still arrive
@@ -195,7 +199,7 @@ impl Worker {
             has_lost_fds: message.has_lost_fds,
         };
         let judged = self.ledger.judge(self.role, state, &self.roster.facts, received, now_ms);
-        Some(judged.map(|heard| heard.map(|heard| (heard, message.fds.pop()))))
+        Some(judged.map(|heard| heard.map(|heard| (heard, message.fds))))
     }
 
     /// Takes over a connection. `Ok(None)`: its client is gone.
@@ -213,32 +217,77 @@ impl Worker {
         }
     }
 
+    /// Takes over a tunnel. `Ok(None)`: one of its ends is gone.
+    ///
+    /// The upstream's connection may lead anywhere: the worker that sends it has made it.
+    pub fn receive_tunnel(
+        &self,
+        tunnel: MovedTunnel,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Option<Connection>, Fault> {
+        let listener = match tunnel.listen {
+            NO_LISTENER => None,
+            listen => {
+                let known = self.roster.addresses.get(listen as usize);
+                Some(known.ok_or(Fault::UnknownListener(listen))?)
+            }
+        };
+        let [client, upstream, memory @ ..] = &fds[..] else { return Ok(None) };
+        match (socket::nature(client.as_fd()), socket::nature(upstream.as_fd())) {
+            (Nature::Other(what), _) | (_, Nature::Other(what)) => return Err(Fault::NoConnection(what)),
+            (Nature::Unconnected, _) | (_, Nature::Unconnected) => return Ok(None),
+            (Nature::Connected(local), Nature::Connected(_)) => {
+                if listener.is_some_and(|listener| !accepts(listener, &local)) {
+                    return Err(Fault::OtherAddress);
+                }
+            }
+        }
+        if !memory.iter().all(|memory| sealed::is_sealed(memory.as_fd(), STATE_BYTES_MAX)) {
+            return Err(Fault::OpenMemory);
+        }
+        Ok(Connection::of_tunnel(tunnel, listener.cloned(), fds, false))
+    }
+
     /// The connections that were sent to it and that it will never read.
     pub fn unread(&self) -> Vec<Connection> {
         let mut found = Vec::new();
         let mut buffer = [0; BYTES_MAX];
         for _ in 0..LEFT_MAX {
             let Ok(mut message) = msg::receive(self.far_end.as_fd(), &mut buffer) else { break };
-            let Some((_, ToWorker::Adopt(handover))) = ToWorker::from_bytes(&buffer[..message.length]) else {
-                continue;
-            };
             // We wrote these messages; the worker may have removed descriptors, but cannot have added any.
-            let address = self.roster.addresses.get(handover.listen as usize).cloned();
-            if let (Some(address), Some(fd)) = (address, message.fds.pop()) {
-                found.extend(Connection::new(handover, address, fd, false));
+            let address = |listen: u32| self.roster.addresses.get(listen as usize).cloned();
+            match ToWorker::from_bytes(&buffer[..message.length]) {
+                Some((_, ToWorker::Adopt(handover))) => {
+                    if let (Some(address), Some(fd)) = (address(handover.listen), message.fds.pop()) {
+                        found.extend(Connection::new(handover, address, fd, false));
+                    }
+                }
+                Some((_, ToWorker::AdoptTunnel(tunnel))) if message.fds.len() == tunnel.fd_count() => {
+                    let address = address(tunnel.listen);
+                    found.extend(Connection::of_tunnel(tunnel, address, message.fds, false));
+                }
+                _ => {}
             }
         }
         found
     }
 }
 
-/// An idle connection between two workers.
+/// The facts that travel with a connection.
+#[derive(Debug)]
+pub enum Cargo {
+    Idle(Handover),
+    Tunnel(MovedTunnel),
+}
+
+/// An idle connection, or a tunnel, between two workers.
 #[derive(Debug)]
 pub struct Connection {
-    pub handover: Handover,
-    /// The listener it was accepted on.
-    pub address: SockAddr,
-    pub fd: OwnedFd,
+    pub cargo: Cargo,
+    /// The listener it was accepted on; `None` for a tunnel that has none any more.
+    pub address: Option<SockAddr>,
+    /// The client's connection first.
+    pub fds: Vec<OwnedFd>,
     /// It came from the other master, so it does not go back there.
     pub is_from_link: bool,
 }
@@ -247,7 +296,18 @@ impl Connection {
     /// `None`: the descriptor cannot be made non-blocking.
     pub fn new(handover: Handover, address: SockAddr, fd: OwnedFd, is_from_link: bool) -> Option<Self> {
         socket::set_nonblocking(fd.as_fd()).ok()?;
-        Some(Self { handover, address, fd, is_from_link })
+        Some(Self { cargo: Cargo::Idle(handover), address: Some(address), fds: vec![fd], is_from_link })
+    }
+
+    /// `None`: a descriptor cannot be made non-blocking.
+    pub fn of_tunnel(
+        tunnel: MovedTunnel,
+        address: Option<SockAddr>,
+        fds: Vec<OwnedFd>,
+        is_from_link: bool,
+    ) -> Option<Self> {
+        fds.iter().take(2).try_for_each(|fd| socket::set_nonblocking(fd.as_fd())).ok()?;
+        Some(Self { cargo: Cargo::Tunnel(tunnel), address, fds, is_from_link })
     }
 }
 

@@ -13,10 +13,11 @@ use crate::master::link::{Link, Message, VERSION};
 use crate::master::seat::Connection;
 use crate::master::supervisor::Event;
 use crate::master::{Master, PENDING_MAX, inherit, notify};
-use crate::net::handover::Handover;
+use crate::net::handover::{Handover, MovedTunnel, NO_LISTENER, STATE_BYTES_MAX};
 use crate::shm::lanes::{LANES, Lane};
 use crate::sys::msg;
 use crate::sys::process::{self, Forked, ProcessFd};
+use crate::sys::sealed;
 use crate::sys::signal::Blocked;
 use crate::sys::socket::{self, Nature};
 
@@ -97,7 +98,7 @@ impl Master {
         let ours = Link::new(ours);
         let lanes = Box::new(self.lanes.grant(self.settings().worker_processes()));
         self.others.told = None;
-        if !ours.send(&Message::Hello { version: VERSION, lanes }, None) {
+        if !ours.send(&Message::Hello { version: VERSION, lanes }, &[]) {
             self.lanes.inherit([]);
             return Err(std::io::Error::other("the link takes no message"));
         }
@@ -148,7 +149,7 @@ impl Master {
 
     /// Reads the other master's messages, and notices the end of an older one.
     pub(super) fn hear_masters(&mut self) {
-        if self.pending.len() >= PENDING_MAX {
+        if self.pending_fds() >= PENDING_MAX {
             return;
         }
         let mut found = Vec::new();
@@ -170,12 +171,17 @@ impl Master {
         self.reap_orphans();
     }
 
-    fn take_over(&mut self, messages: Vec<(Message, Option<OwnedFd>)>) {
+    fn take_over(&mut self, messages: Vec<(Message, Vec<OwnedFd>)>) {
         for message in messages {
             match message {
-                (Message::HandOver(handover), Some(fd)) => self.take_over_connection(handover, fd),
+                (Message::HandOver(handover), mut fds) => {
+                    if let Some(fd) = fds.pop() {
+                        self.take_over_connection(handover, fd);
+                    }
+                }
+                (Message::Tunnel(tunnel), fds) => self.take_over_tunnel(tunnel, fds),
                 (Message::Workers(workers), _) => self.others.alive = workers,
-                (Message::HandOver(_), None) | (Message::Hello { .. }, _) => {}
+                (Message::Hello { .. }, _) => {}
             }
         }
     }
@@ -189,10 +195,21 @@ impl Master {
         self.pending.extend(Connection::new(handover, address, fd, true));
     }
 
+    /// Takes over a tunnel; without a listener for its client's address it goes on as one that has none.
+    fn take_over_tunnel(&mut self, tunnel: MovedTunnel, fds: Vec<OwnedFd>) {
+        let [client, _, memory @ ..] = &fds[..] else { return };
+        let is_whole = fds.len() == tunnel.fd_count()
+            && memory.iter().all(|memory| sealed::is_sealed(memory.as_fd(), STATE_BYTES_MAX));
+        let (Nature::Connected(local), true) = (socket::nature(client.as_fd()), is_whole) else { return };
+        let listen = self.roster.listener_of(&local).filter(|_| tunnel.listen != NO_LISTENER);
+        let address = listen.map(|listen| self.roster.addresses[listen as usize].clone());
+        self.pending.extend(Connection::of_tunnel(tunnel, address, fds, true));
+    }
+
     /// Says hello to the master that has started this one.
     pub(super) fn greet_elder(&self) {
         if let Some(elder) = &self.elder {
-            elder.send(&Message::Hello { version: VERSION, lanes: Box::new([0; LANES / 8]) }, None);
+            elder.send(&Message::Hello { version: VERSION, lanes: Box::new([0; LANES / 8]) }, &[]);
         }
     }
 
@@ -203,7 +220,7 @@ impl Master {
             return;
         };
         let own: Vec<(Lane, i32)> = self.workers.iter().map(|worker| (worker.lane, worker.pid)).collect();
-        if self.others.told.as_ref() != Some(&own) && link.send(&Message::Workers(own.clone()), None) {
+        if self.others.told.as_ref() != Some(&own) && link.send(&Message::Workers(own.clone()), &[]) {
             self.others.told = Some(own);
         }
     }

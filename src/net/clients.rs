@@ -99,6 +99,11 @@ impl Client {
         }
     }
 
+    /// The serial number of the connection.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// A client that sends datagrams.
     pub fn of_datagrams(number: u64, peer: SockAddr) -> Self {
         Self { peer: Some(Box::new(peer)), ..Self::new(number, Protocol::Udp, None) }

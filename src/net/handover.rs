@@ -1,8 +1,8 @@
-//! The facts that accompany an idle connection from a worker of an old generation to one of the new.
+//! The facts that accompany an idle connection, or a tunnel, from a worker of an old generation to one of the new.
 //!
-//! Pure data: the descriptor travels with the message that `worker/messages.rs` writes and reads. A worker
+//! Pure data: the descriptors travel with the message that `worker/messages.rs` writes and reads. A worker
 //! may be hostile, so the receiving worker accepts none of these numbers beyond what its configuration
-//! allows.
+//! allows. A tunnel keeps the time limits and rates with which it began: its connections are all that it costs.
 
 use std::fmt;
 
@@ -38,4 +38,49 @@ pub struct Handover {
     /// The PROXY protocol header as it was received; empty without one.
     pub proxy: Box<[u8]>,
     pub tls: TlsState,
+}
+
+/// The longest state of a tunnel that travels in the message; a longer one travels in sealed memory.
+pub const INLINE_BYTES_MAX: usize = 15 * 1024;
+
+/// The longest state of a tunnel: what a pipe holds in each direction, and the records of both connections. A tunnel
+/// with more bytes on their way stays until there are fewer.
+pub const STATE_BYTES_MAX: usize = 1024 * 1024;
+
+/// In the place of a listener's index: the configuration has none for the client's address.
+pub const NO_LISTENER: u32 = u32::MAX;
+
+/// The protocols whose tunnels move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelOf {
+    Stream,
+    Http,
+}
+
+/// A tunnel on its way. Two descriptors travel with it: the client's connection, then the upstream's. If the state is
+/// longer than [`INLINE_BYTES_MAX`] it is empty here, and the third descriptor is the memory that has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MovedTunnel {
+    /// Like [`Handover::listen`], or [`NO_LISTENER`].
+    pub listen: u32,
+    pub of: TunnelOf,
+    pub state: TunnelState,
+}
+
+/// The state of a tunnel as its protocol writes it (`stream/moved.rs`, `http/tunnel/moved.rs`). It may contain keys, so
+/// it is erased when dropped and not printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct TunnelState(pub Zeroizing<Vec<u8>>);
+
+impl fmt::Debug for TunnelState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "TunnelState({} bytes)", self.0.len())
+    }
+}
+
+impl MovedTunnel {
+    /// The number of descriptors that travel with it.
+    pub fn fd_count(&self) -> usize {
+        if self.state.0.is_empty() { 3 } else { 2 }
+    }
 }

@@ -5,6 +5,7 @@
 
 use std::task::{Context, Poll, ready};
 
+use crate::base::frame::{Fields, put_option};
 use crate::runtime::{self, Timer};
 
 /// The bytes of a second come in this many parts, so that paced data flows evenly.
@@ -35,6 +36,24 @@ impl Pace {
         Some(Self { next_us: Some(0), ..Self::new(rate, 0)? })
     }
 
+    /// Appends the rate and what has passed, for another process.
+    pub fn save(&self, out: &mut Vec<u8>) {
+        let now_ms = runtime::now_ms();
+        for number in [self.rate, self.free, now_ms.saturating_sub(self.started_ms), self.passed] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        put_option(out, self.next_us.map(|next_us| next_us.saturating_sub(now_ms * 1000)));
+    }
+
+    /// Goes on with what [`Pace::save`] has written.
+    pub fn restore(fields: &mut Fields<'_>) -> Option<Self> {
+        let now_ms = runtime::now_ms();
+        let rate = fields.u64().filter(|rate| *rate > 0)?;
+        let (free, ago_ms, passed) = (fields.count()?, fields.u64()?, fields.count()?);
+        let next_us = fields.option()?.map(|left_us| left_us.saturating_add(now_ms * 1000));
+        Some(Self { rate, free, started_ms: now_ms.saturating_sub(ago_ms), passed, next_us })
+    }
+
     /// The bytes that may pass now, at least 1, or, as the error, the milliseconds to wait for some.
     pub fn allowance(&self) -> Result<u64, u64> {
         if let Some(next_us) = self.next_us {
@@ -54,7 +73,7 @@ impl Pace {
     }
 
     pub fn pass(&mut self, count: u64) {
-        self.passed += count;
+        self.passed = self.passed.saturating_add(count);
         if let Some(next_us) = &mut self.next_us {
             let begun_us = (*next_us).max(runtime::now_ms() * 1000);
             *next_us = begun_us.saturating_add(count.saturating_mul(1_000_000) / self.rate);

@@ -11,10 +11,11 @@ pub mod script;
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use crate::base::frame::Fields;
 use crate::net::handover::TlsState;
 use crate::net::tls::{Info, Session, Tls};
 use crate::runtime::buffer::Buffer;
@@ -232,6 +233,47 @@ impl Transport {
         }
     }
 
+    /// The most bytes that [`Transport::save`] appends.
+    pub fn saved_bytes_max(&self) -> usize {
+        match self {
+            Self::Plain(_) => 1,
+            Self::Tls(tls) => 1 + tls.saved_bytes_max(),
+            #[cfg(test)]
+            Self::Scripted(_) => 0,
+        }
+    }
+
+    /// Appends what another process needs, with the socket, to go on at this very point; false if the connection
+    /// cannot move now. [`Transport::release`] then gives the socket away.
+    pub fn save(&self, out: &mut Vec<u8>) -> bool {
+        out.push(u8::from(matches!(self, Self::Tls(_))));
+        match self {
+            Self::Plain(_) => true,
+            Self::Tls(tls) => tls.save(out),
+            #[cfg(test)]
+            Self::Scripted(_) => false,
+        }
+    }
+
+    /// Removes the descriptor from the loop and returns it open; the peer hears nothing of it.
+    pub fn release(self) -> Option<OwnedFd> {
+        match self {
+            Self::Plain(io) => Some(io.into_fd()),
+            Self::Tls(tls) => Some(tls.release().into_fd()),
+            #[cfg(test)]
+            Self::Scripted(_) => None,
+        }
+    }
+
+    /// Goes on with a connection that another process has saved, and may still share. `None`: the bytes are something
+    /// else, or the socket cannot be watched.
+    pub fn restore(fd: OwnedFd, fields: &mut Fields<'_>) -> Option<Self> {
+        socket::set_nonblocking(fd.as_fd()).ok()?;
+        let io = Io::register(fd).ok()?;
+        io.share();
+        Some(if fields.flag()? { Self::Tls(Tls::restore(io, fields)?) } else { Self::Plain(io) })
+    }
+
     /// Puts TLS over the plain socket, whose handshake has been made.
     pub fn secure(&mut self, session: Session) {
         if let Self::Plain(io) = self {
@@ -280,6 +322,11 @@ impl Transport {
     /// The address that the peer connected to, if it can be had.
     pub fn local_addr(&self) -> Option<SockAddr> {
         self.with_socket(|io| socket::local_addr(io.as_fd()).ok())?
+    }
+
+    /// The address of the peer, if it can be had.
+    pub fn peer_addr(&self) -> Option<SockAddr> {
+        self.with_socket(|io| socket::peer_addr(io.as_fd()).ok())?
     }
 
     /// Makes the connection end with a reset when it is closed, discarding unsent data.
@@ -400,6 +447,11 @@ impl Probe {
     /// Shuts both directions down; whoever uses the connection meets its end. False: it has ended already.
     pub fn shut_down(self) -> bool {
         nix::sys::socket::shutdown(self.0, nix::sys::socket::Shutdown::Both).is_ok()
+    }
+
+    /// The number of the socket.
+    pub fn descriptor(self) -> i32 {
+        self.0
     }
 
     /// The process and the user of a client of a unix socket.

@@ -4,6 +4,8 @@
 //! reader stops its writer; an idle tunnel has none. Bytes that arrive faster than a buffer holds are moved inside the
 //! kernel (splice(2)) if both connections are plain. Touches: the two connections.
 
+pub mod moved;
+
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -179,6 +181,8 @@ pub struct Tunneling {
     idle_ms: u64,
     /// The tunnel is over as soon as one side has ended and its bytes have reached the other.
     ends_together: bool,
+    /// The task has heard that the tunnel may move, and was not woken since.
+    was_told: bool,
 }
 
 impl Tunneling {
@@ -189,6 +193,7 @@ impl Tunneling {
             timer: Timer::new(),
             idle_ms,
             ends_together: false,
+            was_told: false,
         }
     }
 

@@ -4,6 +4,8 @@
 //! over several records, cut anywhere.
 //! Truth: RFC 8446 §4.1.2 and §5.1, RFC 6066 §3 (server name), RFC 7301 (ALPN).
 
+use crate::base::frame::{Fields, put_vector16};
+
 /// Bytes of a record's header: type, version, length.
 const RECORD_HEAD_BYTES: usize = 5;
 /// The longest record of plaintext (RFC 8446 §5.1).
@@ -57,6 +59,34 @@ impl ClientHello {
     pub fn protocols(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = Cursor(&self.protocols);
         std::iter::from_fn(move || rest.vector8()).filter(|protocol| !protocol.is_empty())
+    }
+
+    /// Appends it for another process.
+    pub fn save(&self, out: &mut Vec<u8>) {
+        put_vector16(out, self.server_name.as_bytes());
+        put_vector16(out, &self.protocols);
+        put_vector16(out, &self.session_id);
+        for list in [&self.cipher_suites, &self.groups, &self.signature_schemes, &self.versions] {
+            let bytes: Vec<u8> = list.iter().flat_map(|number| number.to_le_bytes()).collect();
+            put_vector16(out, &bytes);
+        }
+    }
+
+    /// Reads what [`ClientHello::save`] has written.
+    pub fn restore(fields: &mut Fields<'_>) -> Option<Self> {
+        let numbers = |bytes: &[u8]| -> Option<Box<[u16]>> {
+            let (pairs, rest) = bytes.as_chunks();
+            rest.is_empty().then(|| pairs.iter().map(|pair| u16::from_le_bytes(*pair)).collect())
+        };
+        Some(Self {
+            server_name: std::str::from_utf8(fields.vector16()?).ok()?.into(),
+            protocols: fields.vector16()?.into(),
+            session_id: fields.vector16()?.into(),
+            cipher_suites: numbers(fields.vector16()?)?,
+            groups: numbers(fields.vector16()?)?,
+            signature_schemes: numbers(fields.vector16()?)?,
+            versions: numbers(fields.vector16()?)?,
+        })
     }
 }
 

@@ -43,6 +43,11 @@ impl Timer {
         self.deadline_ms != u64::MAX
     }
 
+    /// The milliseconds that are left; 0 once the deadline is reached, and for a timer that is not set.
+    pub fn left_ms(&self) -> u64 {
+        if self.is_set() { self.deadline_ms.saturating_sub(now_ms()) } else { 0 }
+    }
+
     /// Ready once the deadline is reached; never for a timer that is not set.
     #[inline]
     pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {

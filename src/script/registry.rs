@@ -6,9 +6,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::base::frame::{Fields, put_vector16, put_vector32};
 use crate::config::{Diagnostic, Diagnostics, Span, Word, absent};
-use crate::script::Scope;
 use crate::script::variable::{Argument, Change, Definition, Setter, Uninitialized, Variable, VariableId};
+use crate::script::{Scope, Slots};
 
 /// The variables of all modules of a language part, module by module.
 pub type Modules<S> = &'static [&'static [Variable<S>]];
@@ -214,6 +215,14 @@ impl<S: Scope> Variables<S> {
         self.by_name.contains_key(name)
     }
 
+    /// The variables that have a slot: their names and the numbers of the slots.
+    fn slots(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.by_name.iter().filter_map(|(name, id)| match self.list.get(*id as usize) {
+            Some(Definition::Slot { index, .. }) => Some((&**name, *index)),
+            _ => None,
+        })
+    }
+
     /// The number of slots of a scope.
     pub fn slot_count(&self) -> usize {
         self.slot_count
@@ -237,6 +246,38 @@ pub fn by_name<S: Scope>(scope: &mut S, name: &str, out: &mut Vec<u8>) -> bool {
     let Some(found) = find(variables.modules, name) else { return false };
     let rest = if found.prefix { &name[found.name.len()..] } else { "" };
     (found.get)(scope, &Argument { name: rest.into() }, out)
+}
+
+/// Appends stored values, with the names of their variables, for another process, whose configuration may be another
+/// one.
+pub fn save_slots<S: Scope>(variables: &Variables<S>, slots: &Slots, out: &mut Vec<u8>) {
+    let stored: Vec<(&str, &[u8])> = match slots.is_empty() {
+        true => Vec::new(),
+        false => {
+            let value = |index: usize| slots.get(index)?.as_deref();
+            variables.slots().filter_map(|(name, index)| Some((name, value(index)?))).collect()
+        }
+    };
+    out.extend_from_slice(&(stored.len() as u32).to_le_bytes());
+    for (name, value) in stored {
+        put_vector16(out, name.as_bytes());
+        put_vector32(out, value);
+    }
+}
+
+/// The values that [`save_slots`] has written, where this configuration has a place for them. `None`: the bytes are
+/// something else.
+pub fn restore_slots<S: Scope>(variables: &Variables<S>, fields: &mut Fields<'_>) -> Option<Slots> {
+    let mut slots = Slots::new();
+    for _ in 0..fields.u32()? {
+        let (name, value) = (fields.vector16()?, fields.vector32()?);
+        let id = std::str::from_utf8(name).ok().and_then(|name| variables.by_name.get(name));
+        if let Some(Definition::Slot { index, .. }) = id.and_then(|id| variables.list.get(*id as usize)) {
+            slots.resize(variables.slot_count, None);
+            slots[*index] = Some(value.to_vec().into());
+        }
+    }
+    Some(slots)
 }
 
 fn find<S>(modules: Modules<S>, name: &str) -> Option<&'static Variable<S>> {

@@ -114,6 +114,17 @@ impl Limits {
         is_counted.then_some((Outcome::Passed, all))
     }
 
+    /// Counts a scope that another process has admitted: no limit applies to it any more. What it holds now.
+    pub fn hold_again<S: Scope>(&self, scope: &mut S, zones: &[Zone<S>]) -> Vec<Held> {
+        let mut hold = |rule: &Rule| {
+            let zone = zones.get(rule.zone)?;
+            let holders = zone.memory?;
+            let key = zone.key_of(scope, KEY_BYTES_MAX)?;
+            holders.hold(holders.key(&key), u32::MAX).ok()
+        };
+        self.rules.iter().filter_map(&mut hold).collect()
+    }
+
     #[cold]
     fn reject<S: Scope>(&self, scope: &S, rule: &Rule, zone: &str, why: Refused) -> Outcome {
         let is_dry = self.dry_run.get();

@@ -9,6 +9,7 @@ pub mod config;
 pub mod datagram;
 pub mod handshake;
 pub mod modules;
+pub mod moved;
 pub mod pipeline;
 pub mod probe;
 pub mod proxy;

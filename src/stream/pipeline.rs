@@ -9,13 +9,14 @@ use crate::log::{self, access};
 use crate::net::newcomer::Newcomer;
 use crate::net::{Transport, open, proxy_header, room};
 use crate::runtime::buffer::Buffer;
-use crate::runtime::{Either, race, timeout};
+use crate::runtime::{self, Either, race, timeout};
 use crate::script::Scope;
 use crate::shm::counter::Total;
 use crate::stream::config::server::Content;
 use crate::stream::handshake;
 use crate::stream::modules::{self, Phase};
 use crate::stream::proxy;
+use crate::stream::proxy::relay::{self, Relaying};
 use crate::stream::service::{Passed, Service};
 use crate::stream::session::Session;
 use crate::stream::verdict::Verdict;
@@ -47,8 +48,8 @@ pub async fn serve(
     match next {
         Next::End => {}
         Next::Relay(upstream) => {
-            proxy::relay::run(&mut session, transport, *upstream).await;
-            end(session);
+            // A task of its own: what has led here takes no memory while bytes flow.
+            runtime::spawn(relay::run(Relaying::begin(service, session, transport, *upstream, open)));
             return;
         }
         Next::Pass(address) => pass(service, &mut session, transport, &address),
@@ -57,7 +58,7 @@ pub async fn serve(
 }
 
 /// Ends a session before its connection is closed: a client that sees the close must already find its line in the log.
-fn end(session: Box<Session>) {
+pub fn end(session: Box<Session>) {
     drop(session);
     access::flush_turn();
 }

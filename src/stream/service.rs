@@ -7,13 +7,16 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 
 use crate::log;
-use crate::net::Transport;
-use crate::net::{clients, open};
+use crate::net::handover::{self, MovedTunnel};
+use crate::net::tunnel::moved::Arrived;
+use crate::net::{Transport, clients, open, room};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Io};
 use crate::shm::counter::{self, Total};
 use crate::stream::datagram;
+use crate::stream::moved;
 use crate::stream::pipeline;
+use crate::stream::proxy::relay;
 use crate::stream::{Config, Listen, Session, Worker};
 use crate::sys::address::SockAddr;
 
@@ -35,6 +38,9 @@ impl fmt::Debug for Passed {
 
 /// Callbacks from the stream service to its worker.
 pub struct Hooks {
+    /// Gives a session in progress to a worker of the new generation.
+    #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
+    pub hand_over: Box<dyn Fn(MovedTunnel, Vec<OwnedFd>)>,
     /// Hands a connection to the listener with this address. The error: there is none.
     #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
     pub pass: Box<dyn Fn(Passed, &SockAddr) -> Result<(), Passed>>,
@@ -122,6 +128,34 @@ impl Service {
     pub fn receive(self, fd: OwnedFd, listen: usize, stop: impl Fn() -> bool + 'static) {
         let listen: &'static Listen = &self.config().listens[listen];
         runtime::spawn(datagram::receive(self, fd, listen, stop));
+    }
+
+    /// Goes on with a session of an older worker, at the listener `config.listens[listen]`.
+    pub fn adopt(self, arrived: Arrived, listen: usize) {
+        let listen: &'static Listen = &self.config().listens[listen];
+        match moved::resume(self, arrived, listen) {
+            Some(relaying) => {
+                let number = relaying.descriptor();
+                runtime::spawn(relay::run(relaying));
+                number.into_iter().for_each(room::client_has_come);
+            }
+            None => {
+                let what = "a session of an older worker could not be taken over: its state is damaged";
+                log::error!(log::process(), &(), "{what}");
+            }
+        }
+    }
+
+    /// Gives a session away.
+    pub fn hand_over(self, tunnel: MovedTunnel, fds: Vec<OwnedFd>) {
+        (self.0.hooks.hand_over)(tunnel, fds);
+    }
+
+    /// The index of one of the configuration's listeners, for messages to the master.
+    pub fn listen_index(self, listen: &'static Listen) -> u32 {
+        // By its position: there may be thousands of listeners, and as many sessions to hand over.
+        let index = self.config().listens.element_offset(listen);
+        index.and_then(|index| u32::try_from(index).ok()).unwrap_or(handover::NO_LISTENER)
     }
 
     /// Hands a connection to another listener.

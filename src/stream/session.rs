@@ -51,6 +51,8 @@ pub struct Session {
     pub upstream: Trace,
     /// What is being done, for the error log.
     pub action: &'static str,
+    /// Another process goes on with it, and will write its line in the log.
+    pub is_moved: bool,
     /// How often `pass` has handed the connection to another listener.
     pub hops: u8,
 }
@@ -83,6 +85,7 @@ impl Session {
             preread: Buffer::default(),
             upstream: Trace::default(),
             action: "initializing session",
+            is_moved: false,
             hops: 0,
         }
     }
@@ -123,6 +126,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if self.is_moved {
+            return;
+        }
         if self.status == 0 {
             self.status = 200;
         }

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -20,6 +20,16 @@ pub fn seal(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
         SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(all))?;
     Ok(file.into())
+}
+
+/// True for memory of at most `bytes_max` bytes that nobody can change. Never waits: other kinds of files have no seals.
+pub fn is_sealed(fd: BorrowedFd<'_>, bytes_max: usize) -> bool {
+    let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_retain);
+    let is_fixed = seals.is_ok_and(|seals| {
+        seals.contains(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW)
+    });
+    let length = || nix::sys::stat::fstat(fd).ok().and_then(|stat| usize::try_from(stat.st_size).ok());
+    is_fixed && length().is_some_and(|length| length <= bytes_max)
 }
 
 /// Reads sealed memory of at most `bytes_max`; the copy is zeroised on drop.
@@ -46,5 +56,16 @@ mod tests {
         assert!(read(fd.try_clone().expect("a copy"), 5).is_err(), "longer than asked for");
         let file = File::from(fd);
         assert!(file.write_at(b"S", 0).is_err() && file.set_len(3).is_err());
+    }
+
+    #[test]
+    fn only_memory_that_nobody_can_change_counts_as_sealed() {
+        use std::os::fd::AsFd;
+        let fd = seal("test", b"secret").expect("memory");
+        assert!(is_sealed(fd.as_fd(), 6) && !is_sealed(fd.as_fd(), 5));
+        let open = memfd_create("test", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("memory");
+        assert!(!is_sealed(open.as_fd(), 6));
+        let (pipe, _writer) = nix::unistd::pipe().expect("a pipe");
+        assert!(!is_sealed(pipe.as_fd(), 6));
     }
 }

@@ -51,6 +51,20 @@ impl Pipe {
         Ok(count)
     }
 
+    /// Reads all of the pipe's bytes into memory.
+    pub fn take_bytes(&mut self) -> nix::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.held];
+        let Some((reader, _, _)) = &self.ends else { return Ok(bytes) };
+        while self.held > 0 {
+            let at = bytes.len() - self.held;
+            match nix::unistd::read(reader, &mut bytes[at..])? {
+                0 => return Err(nix::Error::EPIPE),
+                count => self.held -= count,
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Moves the pipe's bytes to a socket. Without SPLICE_F_MORE, which would hold the last, partial segment
     /// back for 200 ms whenever the source pauses.
     pub fn drain(&mut self, target: BorrowedFd<'_>) -> nix::Result<usize> {

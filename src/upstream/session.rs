@@ -91,6 +91,32 @@ impl Session {
         }
     }
 
+    /// A course in the turn of the peer with this name, which began in another process. `None`: there is no such peer now.
+    ///
+    /// The connection exists already, so it is counted even if the peer takes no more of them.
+    pub fn resume(group: &GroupState, peer: &str, now_ms: u64) -> Option<Self> {
+        let mut session = Self::new(group, 1);
+        let peer = session.set.all().find(|own| *own.name == *peer).map(Rc::clone)?;
+        session.current = Some(peer.open());
+        session.begun_ms = now_ms;
+        Some(session)
+    }
+
+    /// The name of the group.
+    pub fn group_name(&self) -> &str {
+        &self.set.group.name
+    }
+
+    /// Ends the current turn as good, and leaves its connection to a tunnel, which counts it until its end.
+    pub fn take_connection(&mut self) -> Option<InUse> {
+        self.stop_waiting();
+        let used = self.current.take()?;
+        if !self.set.is_single() {
+            used.peer().succeed();
+        }
+        Some(used)
+    }
+
     /// A course of one turn with a peer that this one has not tried, beside its current turn.
     #[must_use]
     pub fn beside(&self) -> Self {

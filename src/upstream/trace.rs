@@ -6,6 +6,7 @@
 
 use std::rc::Rc;
 
+use crate::base::frame::{Fields, put_option, put_vector16};
 use crate::runtime;
 use crate::shm::behind::{self, Pending};
 use crate::shm::counter::{Slot, Word};
@@ -186,6 +187,18 @@ impl Trace {
         attempt.peer.as_ref().map(|peer| &*peer.name).or(attempt.group.as_deref())
     }
 
+    /// Appends the turns for another process.
+    pub fn save(&self, out: &mut Vec<u8>) {
+        save(&self.attempts, out);
+    }
+
+    /// Goes on with turns that [`Trace::save`] has written. The last one is in progress, with the peer of this name in
+    /// `group`, if there still is one; the others have been counted.
+    pub fn restore(fields: &mut Fields<'_>, group: Option<&GroupState>) -> Option<Self> {
+        let parked = Parked::restore(fields, group)?;
+        Some(Self { attempts: parked.attempts, slot: parked.slot, ..Self::default() })
+    }
+
     /// Takes the turns and the group's counters out, for [`Trace::unpark`].
     pub fn park(&mut self) -> Parked {
         Parked { attempts: std::mem::take(&mut self.attempts), slot: self.slot.take() }
@@ -203,6 +216,74 @@ impl Trace {
     /// Ends the turn when the tunnel is over.
     pub fn end_tunnel(&mut self) {
         self.last().ended_us = Some(runtime::now_us());
+    }
+}
+
+impl Parked {
+    /// See [`Trace::save`].
+    pub fn save(&self, out: &mut Vec<u8>) {
+        save(&self.attempts, out);
+    }
+
+    /// See [`Trace::restore`].
+    pub fn restore(fields: &mut Fields<'_>, group: Option<&GroupState>) -> Option<Self> {
+        let count = fields.u8()?;
+        let mut attempts = Vec::with_capacity(usize::from(count));
+        for _ in 0..count {
+            attempts.push(Attempt::restore(fields)?);
+        }
+        if let (Some(group), Some(last)) = (group, attempts.last_mut()) {
+            last.peer = group.set().all().find(|peer| peer.name.as_bytes() == last.name()).map(Rc::clone);
+        }
+        Some(Self { attempts, slot: group.and_then(|group| group.group.slot) })
+    }
+}
+
+/// The most turns that are handed over with a tunnel: the last ones.
+const SAVED_TURNS_MAX: usize = 16;
+
+fn save(attempts: &[Attempt], out: &mut Vec<u8>) {
+    let last = &attempts[attempts.len().saturating_sub(SAVED_TURNS_MAX)..];
+    out.push(last.len() as u8);
+    last.iter().for_each(|attempt| attempt.save(out));
+}
+
+impl Attempt {
+    fn save(&self, out: &mut Vec<u8>) {
+        put_vector16(out, self.name());
+        out.push(u8::from(self.is_new_pass));
+        out.extend_from_slice(&self.status.to_le_bytes());
+        let ago_us = runtime::now_us().saturating_sub(self.started_us);
+        out.extend_from_slice(&ago_us.to_le_bytes());
+        for time_us in [self.connect_us, self.sent_us, self.header_us] {
+            put_option(out, time_us);
+        }
+        put_option(out, self.ended_us.map(|ended_us| ended_us.saturating_sub(self.started_us)));
+        for bytes in [self.length, self.received, self.sent] {
+            out.extend_from_slice(&bytes.to_le_bytes());
+        }
+    }
+
+    fn restore(fields: &mut Fields<'_>) -> Option<Self> {
+        let name = std::str::from_utf8(fields.vector16()?).ok()?;
+        let (is_new_pass, status) = (fields.flag()?, fields.u16().filter(|status| *status <= 999)?);
+        let started_us = runtime::now_us().saturating_sub(fields.u64()?);
+        let (connect_us, sent_us, header_us) = (fields.option()?, fields.option()?, fields.option()?);
+        let ended_us = fields.option()?.map(|us| started_us.saturating_add(us));
+        Some(Self {
+            peer: None,
+            group: Some(name.into()),
+            is_new_pass,
+            status,
+            started_us,
+            connect_us,
+            sent_us,
+            header_us,
+            ended_us,
+            length: fields.count()?,
+            received: fields.count()?,
+            sent: fields.count()?,
+        })
     }
 }
 

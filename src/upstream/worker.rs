@@ -17,6 +17,7 @@ use crate::upstream::group::Group;
 use crate::upstream::groups::{Groups, with_port};
 use crate::upstream::known::Spot;
 use crate::upstream::peer::{Server, Shared};
+use crate::upstream::session::Session;
 use crate::upstream::state::GroupState;
 use crate::upstream::unresolved;
 
@@ -130,6 +131,25 @@ impl Upstreams {
     /// The group of the configuration for a host that was evaluated.
     pub fn find(&self, name: &str, port: Option<u16>, is_tls: bool) -> Option<&Rc<GroupState>> {
         self.get(self.groups.find(name, port, is_tls)?)
+    }
+
+    /// The group with this name, whether the configuration has it or a value of `proxy_pass` has made it.
+    pub fn named(&self, name: &str) -> Option<Rc<GroupState>> {
+        let (host, port) = match name.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
+            Some((host, Ok(port))) => (host, Some(port)),
+            _ => (name, None),
+        };
+        let of = |is_tls| self.find(name, None, is_tls).or_else(|| self.find(host, port, is_tls));
+        let found = of(false).or_else(|| of(true)).filter(|state| *state.group.name == *name).cloned();
+        found.or_else(|| {
+            let made = self.made.borrow();
+            made.iter().rfind(|made| *made.state.group.name == *name).map(|made| Rc::clone(&made.state))
+        })
+    }
+
+    /// The course of a connection that another process has opened to this peer. `None`: there is no such peer now.
+    pub fn resume(&self, group: &str, peer: &str) -> Option<Session> {
+        Session::resume(&*self.named(group)?, peer, runtime::now_ms())
     }
 
     /// The group that was made for a host before, and whether its addresses were looked up within `valid_ms`.

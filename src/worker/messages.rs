@@ -11,7 +11,9 @@ use crate::net::Address;
 use zeroize::Zeroizing;
 
 use crate::net::clients::{PROTOCOLS, Row, STATES, TEXT_BYTES_MAX};
-use crate::net::handover::{Handover, PROXY_BYTES_MAX, TlsState};
+use crate::net::handover::{
+    Handover, INLINE_BYTES_MAX, MovedTunnel, PROXY_BYTES_MAX, TlsState, TunnelOf, TunnelState,
+};
 use crate::net::tls::moved::TLS_BYTES_MAX;
 use crate::shared::control::Order;
 use crate::shared::keyvals::News;
@@ -30,6 +32,8 @@ pub enum ToWorker {
     Quit,
     /// Go on with an idle connection; its descriptor comes with the message.
     Adopt(Handover),
+    /// Go on with a tunnel; its descriptors come with the message.
+    AdoptTunnel(MovedTunnel),
     /// Accept from these slots too (indexes into the worker's list).
     Lease(Vec<SlotIndex>),
     /// Stop accepting from these slots.
@@ -62,6 +66,8 @@ pub enum ToMaster {
     Ready,
     /// An idle connection for the newer generation; its descriptor comes with the message.
     HandOver(Handover),
+    /// A tunnel for the newer generation; its descriptors come with the message.
+    HandOverTunnel(MovedTunnel),
     /// A task has panicked: replace this worker gracefully.
     Replace,
     /// The answer to the ping of this sequence number.
@@ -141,6 +147,7 @@ pub const SLOTS_MAX: usize = (BYTES_MAX - frame::HEAD_BYTES) / size_of::<SlotInd
 const SPOT_BYTES: usize = 26;
 const HANDOVER_BYTES: usize = 38;
 
+const _: () = assert!(frame::HEAD_BYTES + 5 + INLINE_BYTES_MAX <= BYTES_MAX);
 const _: () = assert!(frame::HEAD_BYTES + HANDOVER_BYTES + PROXY_BYTES_MAX + TLS_BYTES_MAX <= BYTES_MAX);
 const _: () = assert!(frame::HEAD_BYTES + 8 + SPOTS_MAX * SPOT_BYTES <= BYTES_MAX);
 
@@ -150,6 +157,7 @@ impl ToWorker {
             Self::Drain => frame::write(b'D', sequence, |_| {}),
             Self::Quit => frame::write(b'Q', sequence, |_| {}),
             Self::Adopt(handover) => frame::write(b'A', sequence, |out| write_handover(handover, out)),
+            Self::AdoptTunnel(tunnel) => frame::write(b'T', sequence, |out| write_tunnel(tunnel, out)),
             Self::Lease(slots) => frame::write(b'L', sequence, |out| write_slots(slots, out)),
             Self::Release(slots) => frame::write(b'U', sequence, |out| write_slots(slots, out)),
             Self::Reopen => frame::write(b'O', sequence, |_| {}),
@@ -184,6 +192,7 @@ impl ToWorker {
             b'D' => fields.end(Self::Drain),
             b'Q' => fields.end(Self::Quit),
             b'A' => read_handover(fields).map(Self::Adopt),
+            b'T' => read_tunnel(fields).map(Self::AdoptTunnel),
             b'L' => read_slots(fields).map(Self::Lease),
             b'U' => read_slots(fields).map(Self::Release),
             b'O' => fields.end(Self::Reopen),
@@ -209,6 +218,7 @@ impl ToMaster {
         match self {
             Self::Ready => frame::write(b'R', sequence, |_| {}),
             Self::HandOver(handover) => frame::write(b'H', sequence, |out| write_handover(handover, out)),
+            Self::HandOverTunnel(tunnel) => frame::write(b'T', sequence, |out| write_tunnel(tunnel, out)),
             Self::Replace => frame::write(b'P', sequence, |_| {}),
             Self::Pong(ping) => {
                 frame::write(b'I', sequence, |out| out.extend_from_slice(&ping.to_le_bytes()))
@@ -230,6 +240,7 @@ impl ToMaster {
         let message = match tag {
             b'R' => fields.end(Self::Ready),
             b'H' => read_handover(fields).map(Self::HandOver),
+            b'T' => read_tunnel(fields).map(Self::HandOverTunnel),
             b'P' => fields.end(Self::Replace),
             b'I' => fields.u32().and_then(|ping| fields.end(Self::Pong(ping))),
             b'C' => fields.end(Self::Closed),
@@ -268,6 +279,23 @@ pub fn read_handover(mut fields: Fields<'_>) -> Option<Handover> {
     };
     let fits = handover.proxy.len() <= PROXY_BYTES_MAX && handover.tls.0.len() <= TLS_BYTES_MAX;
     fits.then_some(handover)
+}
+
+/// Also for the link between two masters. A state that is too long for a message travels in memory of its own.
+pub fn write_tunnel(tunnel: &MovedTunnel, out: &mut Vec<u8>) {
+    out.extend_from_slice(&tunnel.listen.to_le_bytes());
+    out.push(match tunnel.of {
+        TunnelOf::Stream => 0,
+        TunnelOf::Http => 1,
+    });
+    out.extend_from_slice(&tunnel.state.0[..tunnel.state.0.len().min(INLINE_BYTES_MAX)]);
+}
+
+pub fn read_tunnel(mut fields: Fields<'_>) -> Option<MovedTunnel> {
+    let listen = fields.u32()?;
+    let of = if fields.flag()? { TunnelOf::Http } else { TunnelOf::Stream };
+    let state = TunnelState(Zeroizing::new(fields.rest().to_vec()));
+    (state.0.len() <= INLINE_BYTES_MAX).then_some(MovedTunnel { listen, of, state })
 }
 
 fn write_slots(slots: &[SlotIndex], out: &mut Vec<u8>) {
@@ -429,6 +457,11 @@ mod tests {
         }
     }
 
+    fn tunnel(state: &[u8]) -> MovedTunnel {
+        let state = TunnelState(Zeroizing::new(state.to_vec()));
+        MovedTunnel { listen: 3, of: TunnelOf::Http, state }
+    }
+
     fn to_master() -> Vec<ToMaster> {
         let address = |text: &str| Address::Inet(text.parse().expect("an address"));
         let spots = vec![
@@ -438,6 +471,8 @@ mod tests {
         vec![
             ToMaster::Ready,
             ToMaster::HandOver(handover()),
+            ToMaster::HandOverTunnel(tunnel(b"state")),
+            ToMaster::HandOverTunnel(tunnel(b"")),
             ToMaster::Replace,
             ToMaster::Pong(70_000),
             ToMaster::Closed,
@@ -463,6 +498,7 @@ mod tests {
             ToWorker::Drain,
             ToWorker::Quit,
             ToWorker::Adopt(handover()),
+            ToWorker::AdoptTunnel(tunnel(b"state")),
             ToWorker::Lease(vec![1, 700]),
             ToWorker::Release(vec![]),
             ToWorker::Reopen,
@@ -519,6 +555,14 @@ mod tests {
         });
         assert_eq!(ToMaster::from_bytes(&bytes), None);
 
+        let bytes = ToMaster::HandOverTunnel(tunnel(&[7; INLINE_BYTES_MAX])).to_bytes(1);
+        assert!(bytes.len() <= BYTES_MAX && ToMaster::from_bytes(&bytes).is_some());
+        let bytes = frame::write(b'T', 1, |out| {
+            write_tunnel(&tunnel(&[7; INLINE_BYTES_MAX]), out);
+            out.push(7);
+        });
+        assert_eq!(ToMaster::from_bytes(&bytes), None);
+
         let slots: Vec<SlotIndex> = (0..SLOTS_MAX as SlotIndex).map(|slot| slot * 1_000_003).collect();
         let bytes = ToWorker::Lease(slots.clone()).to_bytes(1);
         assert!((BYTES_MAX - size_of::<SlotIndex>()..=BYTES_MAX).contains(&bytes.len()));
@@ -560,7 +604,7 @@ mod tests {
         }
 
         #[test]
-        fn changed_messages_have_one_form_each(index in 0usize..7, at in 0usize..64, byte in any::<u8>()) {
+        fn changed_messages_have_one_form_each(index in 0usize..9, at in 0usize..64, byte in any::<u8>()) {
             for mut bytes in [to_master()[index].to_bytes(1), to_worker()[index].to_bytes(1)] {
                 let length = bytes.len();
                 bytes[at % length] = byte;

@@ -24,12 +24,11 @@ use std::task::{Context, Poll};
 use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ};
 
 use crate::cycle::Config;
-use crate::http::Hooks;
 use crate::log;
 use crate::net::budget;
 use crate::net::clients;
 use crate::net::drain::{self, Mode};
-use crate::net::handover::Handover;
+use crate::net::handover::{Handover, MovedTunnel};
 use crate::net::tls::{key_log, parcel};
 use crate::net::{open, room};
 use crate::runtime::{self, Io, Runtime, Timer};
@@ -160,8 +159,14 @@ fn cannot_run(why: &str, number: usize) -> i32 {
 /// Interval at which a leaving worker without a master looks whether clients are on the way to its listeners.
 const SHUT_LOOK_MS: u64 = 20;
 
+/// Interval at which a message is sent again for which there was no room.
+const SEND_AGAIN_MS: u64 = 20;
+
+/// When a leaving worker tells how many of its connections could not be handed over.
+const REMNANT_MS: u64 = 1000;
+
 /// Messages to the master that are not sent yet, with the connections on their way to the new generation.
-type Outbox = Rc<RefCell<VecDeque<(ToMaster, Option<OwnedFd>)>>>;
+type Outbox = Rc<RefCell<VecDeque<(ToMaster, Vec<OwnedFd>)>>>;
 
 thread_local! {
     static PANICKED: Cell<bool> = const { Cell::new(false) };
@@ -171,13 +176,15 @@ thread_local! {
 /// Events of the control task.
 enum Event {
     /// With its sequence number.
-    Message(u32, ToWorker, Option<OwnedFd>),
+    Message(u32, ToWorker, Vec<OwnedFd>),
     Signal(i32),
     /// Without a master: news about a name.
     Learned(Learned),
     MasterGone,
     /// The last connection has ended while the worker is leaving.
     Empty,
+    /// Some connections have not moved to the new generation for a while.
+    Remnant,
     /// The time for a graceful stop is over.
     Expired,
     Panicked,
@@ -199,17 +206,23 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
 
     let outbox = Outbox::default();
     let mailed = outbox.clone();
-    let hand_over = move |fd, handover: &Handover| {
+    let mail = move |message: ToMaster, fds: Vec<OwnedFd>| {
         let mut outbox = mailed.borrow_mut();
         let is_first = outbox.is_empty();
-        outbox.push_back((ToMaster::HandOver(handover.clone()), Some(fd)));
+        outbox.push_back((message, fds));
         drop(outbox);
         // The control task sends them all. If some are left, it was woken already or waits for room to write.
         if is_first {
             runtime::wake_all();
         }
+    };
+    let mail = Rc::new(mail);
+    let mailing = Rc::clone(&mail);
+    let hand_over = move |fd, handover: &Handover| {
+        mailing(ToMaster::HandOver(handover.clone()), vec![fd]);
         Ok(())
     };
+    let hand_over_tunnel = move |tunnel: MovedTunnel, fds| mail(ToMaster::HandOverTunnel(tunnel), fds);
     let mailed = outbox.clone();
     let tell = move |group: usize, server: usize, spots: &[Spot]| {
         let index = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
@@ -217,12 +230,13 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         put_learned(&mut mailed.borrow_mut(), learned);
         runtime::wake_all();
     };
-    let hooks = Hooks { hand_over: Box::new(hand_over) };
+    let hooks =
+        services::Hooks { hand_over: Box::new(hand_over), hand_over_tunnel: Box::new(hand_over_tunnel) };
     let mailed = outbox.clone();
     let desk = match is_alone {
         true => Desk::default(), // it has no master
         false => Desk::new(move |number, order| {
-            mailed.borrow_mut().push_back((ToMaster::Order(number, order), None));
+            mailed.borrow_mut().push_back((ToMaster::Order(number, order), Vec::new()));
             runtime::wake_all();
         }),
     };
@@ -254,7 +268,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     if seat.leaves_terminal {
         log::take_stderr();
     }
-    outbox.borrow_mut().push_back((ToMaster::Ready, None));
+    outbox.borrow_mut().push_back((ToMaster::Ready, Vec::new()));
     let mut control = Control {
         io: Io::register(seat.control)?,
         signal_io: Io::register(signals.as_fd().try_clone_to_owned()?)?,
@@ -265,14 +279,21 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         is_dismissed: false,
         is_to_be_replaced: false,
         deadline: Timer::new(),
+        retry: Timer::new(),
+        remnant: Timer::new(),
         has_told_closed: false,
         title: duty.title(),
     };
     loop {
         match poll_fn(|cx| control.poll_event(cx, &leases)).await {
-            Event::Message(_, ToWorker::Adopt(handover), Some(fd)) => {
-                if let Some(services) = services {
+            Event::Message(_, ToWorker::Adopt(handover), mut fds) => {
+                if let (Some(services), Some(fd)) = (services, fds.pop()) {
                     services.adopt(fd, &handover);
+                }
+            }
+            Event::Message(_, ToWorker::AdoptTunnel(tunnel), fds) => {
+                if let Some(services) = services {
+                    services.adopt_tunnel(tunnel, fds);
                 }
             }
             Event::Message(_, ToWorker::Lease(slots), _) => {
@@ -336,9 +357,8 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
             Event::Message(_, ToWorker::Learned(learned), _) => learn(learned),
             Event::Learned(learned) => learn(place(config, learned)),
             Event::Message(number, ToWorker::Ping, _) => control.send(ToMaster::Pong(number)),
-            Event::Message(_, ToWorker::Adopt(_), None) => {}
-            Event::Message(_, ToWorker::Certificate(pair), parcel) => {
-                if let Err(why) = replace_certificate(config, pair, parcel) {
+            Event::Message(_, ToWorker::Certificate(pair), mut fds) => {
+                if let Err(why) = replace_certificate(config, pair, fds.pop()) {
                     let what = "a newer certificate could not be taken over";
                     log::error!(log::process(), &(), "{what}: {why}; this worker will be replaced");
                     control.ask_for_replacement();
@@ -350,6 +370,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
                 log::notice!(log::process(), &(), "worker_shutdown_timeout: {count} connections are closed");
                 break;
             }
+            Event::Remnant => tell_remnant(config),
             Event::Panicked => control.ask_for_replacement(),
             Event::Signal(number @ (SIGHUP | SIGUSR2)) if is_alone => {
                 let name = crate::sys::signal::name(number);
@@ -375,6 +396,10 @@ struct Control {
     is_dismissed: bool,
     is_to_be_replaced: bool,
     deadline: Timer,
+    /// When to try again to send a message.
+    retry: Timer,
+    /// When to tell how many connections have not moved.
+    remnant: Timer,
     /// The master knows that nothing is accepted any more.
     has_told_closed: bool,
     /// The term for this process in its title.
@@ -406,6 +431,10 @@ impl Control {
             return Poll::Ready(Event::Learned(learned));
         }
         self.poll_send(cx);
+        if self.retry.poll_expired(cx).is_ready() {
+            self.retry.cancel();
+            cx.waker().wake_by_ref();
+        }
         if let Poll::Ready(event) = self.poll_message(cx, leases) {
             return Poll::Ready(event);
         }
@@ -414,6 +443,10 @@ impl Control {
         }
         if self.deadline.poll_expired(cx).is_ready() {
             return Poll::Ready(Event::Expired);
+        }
+        if self.remnant.poll_expired(cx).is_ready() {
+            self.remnant.cancel();
+            return Poll::Ready(Event::Remnant);
         }
         if drain::mode() > Mode::Serving && open::poll_idle(cx).is_ready() && self.outbox.borrow().is_empty()
         {
@@ -428,9 +461,9 @@ impl Control {
             let received = self.io.try_receive(|fd| msg::receive(fd, &mut buffer));
             match received {
                 Ok(msg::Message { length: 0, .. }) => return master_is_gone(leases),
-                Ok(mut received) => {
+                Ok(received) => {
                     if let Some((number, message)) = ToWorker::from_bytes(&buffer[..received.length]) {
-                        return Poll::Ready(Event::Message(number, message, received.fds.pop()));
+                        return Poll::Ready(Event::Message(number, message, received.fds));
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
@@ -443,7 +476,7 @@ impl Control {
     /// Without a master, the next news about a name, which would have come back from it.
     fn take_own_news(&self) -> Option<Learned> {
         let mut outbox = self.outbox.borrow_mut();
-        let is_news = |(message, _): &(ToMaster, Option<OwnedFd>)| matches!(message, ToMaster::Learned(_));
+        let is_news = |(message, _): &(ToMaster, Vec<OwnedFd>)| matches!(message, ToMaster::Learned(_));
         let index = outbox.iter().position(is_news).filter(|_| self.is_alone)?;
         match outbox.remove(index) {
             Some((ToMaster::Learned(learned), _)) => Some(learned),
@@ -456,15 +489,17 @@ impl Control {
         loop {
             // A separate statement, so that the cell is free again when the message is put back.
             let next = self.outbox.borrow_mut().pop_front();
-            let Some((message, fd)) = next else { return };
+            let Some((message, owned)) = next else { return };
             let bytes = message.to_bytes(self.sent.wrapping_add(1));
-            let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+            let fds: Vec<_> = owned.iter().map(AsFd::as_fd).collect();
             let sent =
                 self.io.try_write_with(bytes.len(), |to| msg::send(to, &bytes, &fds).map(|()| bytes.len()));
             drop(fds);
             match self.io.or_wait_write(cx, sent) {
                 Poll::Pending => {
-                    self.outbox.borrow_mut().push_front((message, fd));
+                    self.outbox.borrow_mut().push_front((message, owned));
+                    // Too many descriptors may be on their way (unix(7)), of which no event tells.
+                    self.retry.set(runtime::now_ms() + SEND_AGAIN_MS);
                     return;
                 }
                 Poll::Ready(Ok(_)) => self.sent = self.sent.wrapping_add(1),
@@ -475,7 +510,7 @@ impl Control {
     }
 
     fn send(&self, message: ToMaster) {
-        self.outbox.borrow_mut().push_back((message, None));
+        self.outbox.borrow_mut().push_back((message, Vec::new()));
     }
 
     /// Asks once, however many tasks panic.
@@ -496,9 +531,29 @@ impl Control {
                 self.deadline.set(runtime::now_ms() + ms);
             }
         }
+        if mode == Mode::HandOver {
+            self.remnant.set(runtime::now_ms() + REMNANT_MS);
+        }
         leases.close(services);
         drain::begin(mode);
     }
+}
+
+/// Tells how many connections stay in this worker although there is a newer generation.
+fn tell_remnant(config: &Config) {
+    let count = open::count();
+    if count == 0 {
+        return;
+    }
+    let until = match config.settings.worker_shutdown_timeout_ms() {
+        Some(ms) => format!("\"worker_shutdown_timeout\" closes them {} s after the reload", ms / 1000),
+        None => "set \"worker_shutdown_timeout\" to limit that".into(),
+    };
+    log::notice!(
+        log::process(),
+        &(),
+        "{count} connections cannot move to the new workers now and go on in this one; {until}"
+    );
 }
 
 /// Without a master: gives the addresses of a name the places in shared memory that their group needs.
@@ -512,7 +567,7 @@ fn place(config: &Config, mut learned: Learned) -> Learned {
 
 /// Puts news about a name into the outbox, replacing unsent news about the same name: while the master is
 /// busy, one message waits for each name, not one for each change.
-fn put_learned(outbox: &mut VecDeque<(ToMaster, Option<OwnedFd>)>, learned: Learned) {
+fn put_learned(outbox: &mut VecDeque<(ToMaster, Vec<OwnedFd>)>, learned: Learned) {
     let is_it = |old: &Learned| (old.group, old.server) == (learned.group, learned.server);
     let waiting = outbox.iter_mut().find_map(|(message, _)| match message {
         ToMaster::Learned(old) if is_it(old) => Some(old),
@@ -520,7 +575,7 @@ fn put_learned(outbox: &mut VecDeque<(ToMaster, Option<OwnedFd>)>, learned: Lear
     });
     match waiting {
         Some(old) => *old = learned,
-        None => outbox.push_back((ToMaster::Learned(learned), None)),
+        None => outbox.push_back((ToMaster::Learned(learned), Vec::new())),
     }
 }
 

@@ -1,14 +1,18 @@
 //! The services of a worker, one for each protocol, and the listeners that say which of them a connection is for.
 
 use std::cell::Cell;
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use crate::cycle::Config;
-use crate::http::{self, Counted, Hooks, Shown, Streams};
+use crate::http::{self, Counted, Shown, Streams};
+use crate::log;
 use crate::net::clients;
-use crate::net::handover::Handover;
+use crate::net::handover::{self, Handover, MovedTunnel, TunnelOf};
 use crate::net::listener::{Listener, Serves};
+use crate::net::tunnel::moved;
+use crate::runtime;
 use crate::script::keyval::Zone;
 use crate::script::keyval::table::Pair;
 use crate::shared::control::Desk;
@@ -39,6 +43,27 @@ pub struct Services {
     stream_upstreams: Option<&'static Upstreams>,
     /// The index of the first group of `stream` among those of all protocols.
     stream_groups: usize,
+    give: Give,
+}
+
+/// Gives a tunnel to a worker of the new generation.
+#[derive(Clone, Copy)]
+struct Give(&'static dyn Fn(MovedTunnel, Vec<OwnedFd>));
+
+impl fmt::Debug for Give {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Give")
+    }
+}
+
+/// Callbacks from the services to their worker.
+pub struct Hooks {
+    /// Gives an idle connection to a worker of the new generation.
+    #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
+    pub hand_over: Box<dyn Fn(OwnedFd, &Handover) -> Result<(), OwnedFd>>,
+    /// Gives a tunnel to a worker of the new generation.
+    #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
+    pub hand_over_tunnel: Box<dyn Fn(MovedTunnel, Vec<OwnedFd>)>,
 }
 
 thread_local! {
@@ -159,15 +184,29 @@ fn edit(upstreams: &Upstreams, group: usize, edited: &Edited) -> bool {
 impl Services {
     /// Called once per worker, inside its runtime. `None`: the configuration serves nothing.
     pub fn new(config: &'static Config, hooks: Hooks, desk: Desk) -> Option<Self> {
-        let hand_over = hooks.hand_over;
+        let Hooks { hand_over, hand_over_tunnel } = hooks;
         let hand_over = move |fd, handover: &Handover| {
             let listen = config.listener_index(Serves::Http(handover.listen as usize));
             let listen = u32::try_from(listen).unwrap_or(u32::MAX);
             hand_over(fd, &Handover { listen, ..handover.clone() })
         };
-        let hooks = Hooks { hand_over: Box::new(hand_over) };
+        // A tunnel of a listener that a configuration before this one had keeps its mark.
+        let named = |listen: u32, serves: fn(usize) -> Serves| match listen {
+            handover::NO_LISTENER => listen,
+            listen => u32::try_from(config.listener_index(serves(listen as usize))).unwrap_or(listen),
+        };
+        let give = Give(Box::leak(hand_over_tunnel));
+        let of_http = move |tunnel: MovedTunnel, fds| {
+            let listen = named(tunnel.listen, Serves::Http);
+            give.0(MovedTunnel { listen, ..tunnel }, fds);
+        };
+        let of_stream = move |tunnel: MovedTunnel, fds| {
+            let listen = named(tunnel.listen, Serves::Stream);
+            give.0(MovedTunnel { listen, ..tunnel }, fds);
+        };
+        let hooks = http::Hooks { hand_over: Box::new(hand_over), hand_over_tunnel: Box::new(of_http) };
         let http = config.http.as_ref().map(|http| http::Service::with_orders(http, hooks, desk));
-        let hooks = stream::Hooks { pass: Box::new(pass) };
+        let hooks = stream::Hooks { pass: Box::new(pass), hand_over: Box::new(of_stream) };
         let stream = config.stream.as_ref().map(|stream| stream::Service::new(stream, hooks));
         if http.is_none() && stream.is_none() {
             return None;
@@ -183,6 +222,7 @@ impl Services {
             http_upstreams: http.map(|http| &http.worker().upstreams),
             stream_upstreams: stream.map(|stream| &stream.worker().upstreams),
             stream_groups: config.stream_groups(),
+            give,
         };
         OWN.set(Some(services));
         Some(services)
@@ -191,7 +231,8 @@ impl Services {
     /// Serves operators, in the controller. `None`: there is no control socket.
     pub fn for_operators(config: &'static Config, desk: Desk) -> Option<Self> {
         // The connections of operators do not move to another process.
-        let hooks = Hooks { hand_over: Box::new(|fd, _| Err(fd)) };
+        let hooks =
+            http::Hooks { hand_over: Box::new(|fd, _| Err(fd)), hand_over_tunnel: Box::new(|_, _| {}) };
         let subject: Option<&'static http::Worker> = config.http.as_ref().map(|http| {
             let worker = http::Worker::new(http);
             worker.upstreams.recall();
@@ -211,6 +252,7 @@ impl Services {
             http_upstreams: subject.map(|subject| &subject.upstreams),
             stream_upstreams: stream.map(|worker| &worker.upstreams),
             stream_groups: config.stream_groups(),
+            give: Give(&|_, _| {}),
         })
     }
 
@@ -254,6 +296,44 @@ impl Services {
             }
             // A session is never idle between two requests, and operators stay.
             (Serves::Http(_) | Serves::Stream(_) | Serves::Control(_), _) => {}
+        }
+    }
+}
+
+impl Services {
+    /// Goes on with a tunnel of an older worker, which is not trusted: what cannot be understood is closed.
+    ///
+    /// If this configuration has no listener for it, or another protocol has its address now, the tunnel goes on
+    /// without a session: nothing but its peer's connections is counted, and there is no line in an access log.
+    pub fn adopt_tunnel(self, tunnel: MovedTunnel, fds: Vec<OwnedFd>) {
+        let listener = self.listeners.get(tunnel.listen as usize).map(|listener| listener.serves);
+        let number = match (tunnel.of, self.http, self.stream) {
+            (TunnelOf::Stream, _, Some(stream)) => stream.number(),
+            (TunnelOf::Http, Some(http), _) => http.next_number(),
+            _ => 0,
+        };
+        let Some(arrived) = moved::arrive((number, tunnel.of), tunnel.state, fds) else {
+            let what = "a tunnel of an older worker could not be taken over";
+            log::error!(log::process(), &(), "{what}: its state is damaged, or descriptors are short");
+            return;
+        };
+        match (tunnel.of, listener, self.http, self.stream) {
+            (TunnelOf::Stream, Some(Serves::Stream(listen)), _, Some(stream)) => {
+                stream.adopt(arrived, listen)
+            }
+            (TunnelOf::Http, Some(Serves::Http(listen)), Some(http), _) => http.adopt_tunnel(arrived, listen),
+            _ => {
+                let upstreams = match tunnel.of {
+                    TunnelOf::Stream => self.stream_upstreams,
+                    TunnelOf::Http => self.http_upstreams,
+                };
+                let course = upstreams.and_then(|all| all.resume(&arrived.group, &arrived.peer));
+                let give = self.give;
+                runtime::spawn(async move {
+                    arrived.run_alone(give.0, tunnel.of).await;
+                    drop(course);
+                });
+            }
         }
     }
 }

@@ -3,13 +3,14 @@
 use std::io::{Read, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::config::{LoadOptions, load_text};
 use crate::cycle::Settings;
 use crate::http::{CompileOptions, compile};
 use crate::log::Logger;
+use crate::net::handover::{MovedTunnel, NO_LISTENER, TunnelOf, TunnelState};
 use crate::runtime::{sleep, spawn};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -23,6 +24,10 @@ struct Master {
     io: Io,
     sequence: u32,
     address: PathBuf,
+    /// A listener of `stream`.
+    stream_address: PathBuf,
+    /// The upstream of both protocols.
+    origin: UnixListener,
     has_ended: Rc<Cell<bool>>,
 }
 
@@ -86,17 +91,25 @@ fn run(test: impl AsyncFnOnce(Master) + Send + 'static) {
             let address = folder.path().join("socket");
             let listener = UnixListener::bind(&address).unwrap();
             listener.set_nonblocking(true).unwrap();
+            let stream_address = folder.path().join("stream");
+            let stream = UnixListener::bind(&stream_address).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let origin_address = folder.path().join("origin");
+            let origin = UnixListener::bind(&origin_address).unwrap();
             let (ours, theirs) = msg::pair().unwrap();
             let seat = Seat {
                 number: 0,
                 generation: 1,
                 control: theirs,
-                slots: vec![Slot { listen: 0, fd: listener.into(), is_lent: false }],
-                leased: vec![0],
+                slots: vec![
+                    Slot { listen: 0, fd: listener.into(), is_lent: false },
+                    Slot { listen: 1, fd: stream.into(), is_lent: false },
+                ],
+                leased: vec![0, 1],
                 leaves_terminal: false,
                 duty: Duty::Serve,
             };
-            let config: &'static Config = Box::leak(Box::new(config()));
+            let config: &'static Config = Box::leak(Box::new(config(&origin_address)));
             let signals = Signals::new(&[]).unwrap();
             let has_ended = Rc::new(Cell::new(false));
             let ended = Rc::clone(&has_ended);
@@ -104,7 +117,8 @@ fn run(test: impl AsyncFnOnce(Master) + Send + 'static) {
                 serve(config, seat, signals).await.unwrap();
                 ended.set(true);
             });
-            let master = Master { io: Io::register(ours).unwrap(), sequence: 0, address, has_ended };
+            let io = Io::register(ours).unwrap();
+            let master = Master { io, sequence: 0, address, stream_address, origin, has_ended };
             master.hears(&ToMaster::Ready).await;
             test(master).await;
         });
@@ -114,10 +128,18 @@ fn run(test: impl AsyncFnOnce(Master) + Send + 'static) {
     }
 }
 
-fn config() -> Config {
-    let text =
-        "http { access_log off; error_log stderr emerg; server { listen 127.0.0.1:1; return 200 ok; } }";
-    let (tree, mut out) = load_text("worker.conf", text, &LoadOptions::default());
+fn config(origin: &Path) -> Config {
+    let origin = origin.display();
+    let text = format!(
+        "http {{ access_log off; error_log stderr emerg; limit_conn_zone $host zone=worker.tests:64k;
+            server {{ listen 127.0.0.1:1; location / {{ return 200 ok; }}
+                location /tunnel {{ set $kept $host; limit_conn worker.tests 100; proxy_pass http://unix:{origin}; proxy_set_header Upgrade x;
+                    proxy_set_header Connection upgrade; }} }} }}
+         stream {{ error_log stderr emerg; limit_conn_zone $server_port zone=worker.tests.stream:64k;
+            server {{ listen 127.0.0.1:2; set $kept a; ssl_preread on; limit_conn worker.tests.stream 100; proxy_pass unix:{origin};
+                proxy_download_rate 1m; }} }}"
+    );
+    let (tree, mut out) = load_text("worker.conf", &text, &LoadOptions::default());
     let options = CompileOptions {
         prefix: std::env::temp_dir(),
         folder: std::env::temp_dir(),
@@ -126,8 +148,9 @@ fn config() -> Config {
         test_only: true,
     };
     let http = compile(&tree.nodes[0], &options, &mut out);
+    let stream = crate::stream::compile(&tree.nodes[1], &options, &mut out);
     assert!(!out.has_errors(), "{:?}", out.0);
-    Config::new(Settings::default(), Some(http), None, std::env::temp_dir())
+    Config::new(Settings::default(), Some(http), None, std::env::temp_dir()).with_stream(Some(stream))
 }
 
 /// Sends `bytes` and reads an answer, or up to the end of the connection. `None`: nothing comes for so long.
@@ -155,6 +178,24 @@ async fn ask(stream: &UnixStream, bytes: &[u8]) -> String {
 
 async fn is_ignored(stream: &UnixStream, bytes: &[u8]) -> bool {
     answer(stream, bytes, SOON_MS).await.is_none()
+}
+
+/// This many bytes.
+async fn heard(mut stream: &UnixStream, count: usize) -> Vec<u8> {
+    stream.set_nonblocking(true).unwrap();
+    let hearing = async {
+        let mut bytes = Vec::new();
+        while bytes.len() < count {
+            let mut piece = vec![0; count - bytes.len()];
+            match stream.read(&mut piece) {
+                Ok(0) => break,
+                Ok(count) => bytes.extend_from_slice(&piece[..count]),
+                Err(_) => sleep(1).await,
+            }
+        }
+        bytes
+    };
+    runtime::timeout(DEADLINE_MS, hearing).await.expect("bytes in time")
 }
 
 fn handover(listen: u32) -> Handover {
@@ -292,7 +333,7 @@ fn news_of_one_name_waits_in_one_message() {
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
         Learned { group, server, spots: vec![Spot::from(crate::net::Address::Inet(address))] }
     };
-    let mut outbox = VecDeque::from([(ToMaster::Ready, None)]);
+    let mut outbox = VecDeque::from([(ToMaster::Ready, Vec::new())]);
     for (group, server, port) in [(0, 0, 1), (0, 1, 2), (1, 0, 3), (0, 0, 4), (0, 0, 5)] {
         put_learned(&mut outbox, learned(group, server, port));
     }
@@ -307,4 +348,102 @@ fn the_gravest_of_several_signals_counts() {
     let order = [SIGHUP, SIGUSR1, SIGQUIT, SIGTERM];
     assert!(order.windows(2).all(|pair| urgency(pair[0]) < urgency(pair[1])));
     assert_eq!((urgency(SIGWINCH), urgency(SIGINT)), (urgency(SIGQUIT), urgency(SIGTERM)));
+}
+
+/// Opens a tunnel of each protocol in a worker that is then told to leave; the messages with which it gives them away, the
+/// clients and the upstream's ends.
+fn moved_tunnels() -> Vec<(MovedTunnel, Vec<OwnedFd>, UnixStream, UnixStream)> {
+    let (send, receive) = std::sync::mpsc::channel();
+    run(async move |mut master: Master| {
+        let websocket = master.connect();
+        let ask = b"GET /tunnel HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n";
+        (&websocket).write_all(ask).unwrap();
+        master.origin.set_nonblocking(true).unwrap();
+        while let Err(error) = master.origin.accept().map(|(peer, _)| {
+            (&peer)
+                .write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+                .unwrap();
+            send.send((websocket.try_clone().unwrap(), peer)).unwrap();
+        }) {
+            assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+            sleep(1).await;
+        }
+        assert!(answer(&websocket, b"", SOON_MS).await.is_none(), "it is open");
+        let session = UnixStream::connect(&master.stream_address).unwrap();
+        (&session).write_all(b"hello").unwrap();
+        let mut peer = None;
+        while peer.is_none() {
+            sleep(1).await;
+            peer = master.origin.accept().ok().map(|(peer, _)| peer);
+        }
+        let peer = peer.unwrap();
+        assert_eq!(heard(&peer, 5).await, b"hello");
+        send.send((session, peer)).unwrap();
+        master.tell(&ToWorker::Drain, &[]);
+        let mut tunnels = Vec::new();
+        while let Some((message, fds)) = master.hear().await {
+            match message {
+                ToMaster::HandOverTunnel(tunnel) => tunnels.push((tunnel, fds)),
+                ToMaster::Closed => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        master.ends().await;
+        MOVED.lock().unwrap().extend(tunnels);
+    });
+    let tunnels = std::mem::take(&mut *MOVED.lock().unwrap());
+    let ends: Vec<_> = receive.iter().collect();
+    assert_eq!(tunnels.len(), 2);
+    // Both know which is whose by the protocol: HTTP's came first.
+    let of = |tunnel: &MovedTunnel| usize::from(tunnel.of == TunnelOf::Stream);
+    let mut ends: Vec<_> = ends.into_iter().map(Some).collect();
+    let with_ends = tunnels.into_iter().map(|(tunnel, fds)| {
+        let (client, peer) = ends[of(&tunnel)].take().expect("one of each");
+        (tunnel, fds, client, peer)
+    });
+    with_ends.collect()
+}
+
+static MOVED: std::sync::Mutex<Vec<(MovedTunnel, Vec<OwnedFd>)>> = std::sync::Mutex::new(Vec::new());
+
+/// A state with any byte changed, or cut anywhere, is at worst refused: the worker goes on, without a panic.
+#[test]
+fn tunnels_are_given_away_and_taken_over_and_damaged_ones_do_no_harm() {
+    let tunnels = moved_tunnels();
+    run(async move |mut master: Master| {
+        for (tunnel, fds, client, peer) in tunnels {
+            assert_eq!((fds.len(), tunnel.listen), (2, u32::from(tunnel.of == TunnelOf::Stream)));
+            let bytes = tunnel.state.0.to_vec();
+            let mut damaged: Vec<Vec<u8>> =
+                (0..bytes.len()).step_by(7).map(|at| bytes[..at].to_vec()).collect();
+            for at in 0..bytes.len() {
+                for value in [0xff, bytes[at] ^ 1] {
+                    let mut other = bytes.clone();
+                    other[at] = value;
+                    damaged.push(other);
+                }
+            }
+            for listen in [0, 1, 7, NO_LISTENER] {
+                damaged.push(bytes.clone());
+                for (index, state) in damaged.drain(..).enumerate() {
+                    let (a, b) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+                    let state = TunnelState(state.into());
+                    let message = ToWorker::AdoptTunnel(MovedTunnel { listen, of: tunnel.of, state });
+                    master.tell(&message, &[a.0.as_fd(), b.0.as_fd()]);
+                    drop((a, b)); // both ends are gone: the tunnel ends, and is logged
+                    if index % 16 == 0 {
+                        let sequence = master.tell(&ToWorker::Ping, &[]);
+                        master.hears(&ToMaster::Pong(sequence)).await; // and no Replace
+                    }
+                }
+            }
+            let sequence = master.tell(&ToWorker::Ping, &[]);
+            master.hears(&ToMaster::Pong(sequence)).await;
+            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            master.tell(&ToWorker::AdoptTunnel(tunnel), &fds);
+            assert!(answer(&peer, b"", SOON_MS).await.is_none(), "it stays open");
+            (&client).write_all(b"ping").unwrap();
+            assert_eq!(heard(&peer, 4).await, b"ping");
+        }
+    });
 }

@@ -24,10 +24,12 @@ use crate::http::pipeline::{self, Entry};
 use crate::http::request::body::{self, Body};
 use crate::http::request::error::{During, Error, Limit};
 use crate::http::request::limit;
+use crate::http::request::parked::Parked;
 use crate::http::request::target;
 use crate::http::request::termination::{How, Phase, Termination, Who};
 use crate::http::request::{Connection, Request};
 use crate::http::tunnel;
+use crate::http::upstream::switched::Switched;
 use crate::http::{Service, h2};
 use crate::log::{self, access};
 use crate::net::handover::{Handover, PROXY_BYTES_MAX};
@@ -108,7 +110,7 @@ enum After {
     Close,
     /// Bytes of an unread body are on their way: close without a reset, which could destroy the response.
     Linger(&'static http_core::Conf),
-    Tunnel(Box<tunnel::Tunnel>),
+    Tunnel(Box<(Switched, Parked)>),
     /// The client speaks HTTP/2 from the first byte, of which these have arrived.
     Http2(Box<Buffer>),
 }
@@ -342,9 +344,7 @@ pub fn serve(mut conn: Conn) -> impl Future<Output = ()> {
                     access::flush_turn();
                     return Box::pin(linger(&conn, core)).await;
                 }
-                After::Tunnel(tunnel) => {
-                    return runtime::spawn(tunnel::run(conn.transport, conn.open, *tunnel));
-                }
+                After::Tunnel(begun) => return tunnel(conn, *begun),
                 After::Http2(first) => return speak_h2(conn, *first),
             }
         }
@@ -355,6 +355,13 @@ pub fn serve(mut conn: Conn) -> impl Future<Output = ()> {
 #[inline(never)]
 fn speak_h2(conn: Conn, first: Buffer) {
     runtime::spawn(h2::serve(conn.into_h2(first)));
+}
+
+/// Goes on as a tunnel, in a task of its own.
+#[inline(never)]
+fn tunnel(conn: Conn, (upstream, request): (Switched, Parked)) {
+    let Conn { service, transport, open, .. } = conn;
+    runtime::spawn(tunnel::run(tunnel::Tunnel::new(service, (transport, open), upstream, request)));
 }
 
 impl Conn {
@@ -424,7 +431,7 @@ async fn one_request(conn: &mut Conn) -> After {
     let outcome = pinned(|| pipeline::handle(&mut request, &mut client, Entry::Client)).await;
     if let Some(tunnel) = request.proxied.take_tunnel() {
         // The request lives as long as its tunnel, so that the log line includes the tunnel's bytes and time.
-        return After::Tunnel(Box::new(tunnel::Tunnel::new(tunnel, request)));
+        return After::Tunnel(Box::new((*tunnel, Parked::new(request))));
     }
     let core: &'static http_core::Conf = &request.location.confs.http_core;
     if outcome.is_err() || !request.keep_alive {

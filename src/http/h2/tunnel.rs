@@ -12,8 +12,8 @@ use crate::base::base64;
 use crate::http::h2::Stream;
 use crate::http::request::Request;
 use crate::http::request::termination::{How, Phase, Termination, Who};
+use crate::http::upstream::switched::Switched;
 use crate::log;
-use crate::net::open::Place;
 use crate::net::{Transport, drain};
 use crate::proto::header::Id;
 use crate::runtime::buffer::Buffer;
@@ -65,7 +65,8 @@ struct Tunnel<'a> {
 
 /// Relays until both directions have ended, one of them breaks, neither has moved for `proxy_read_timeout`, or the worker
 /// must leave.
-pub(super) async fn run(stream: &Stream, (upstream, place): (Transport, Place), request: &mut Request) {
+pub(super) async fn run(stream: &Stream, side: Box<Switched>, request: &mut Request) {
+    let Switched { transport: upstream, place, used, .. } = *side;
     let mut tunnel = Tunnel {
         stream,
         upstream,
@@ -107,7 +108,7 @@ pub(super) async fn run(stream: &Stream, (upstream, place): (Transport, Place), 
         None => {}
     }
     request.upstream.end_tunnel();
-    drop(place);
+    drop((place, used));
 }
 
 impl Tunnel<'_> {

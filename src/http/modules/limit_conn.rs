@@ -35,6 +35,18 @@ pub struct State {
     held: Vec<Held>,
 }
 
+impl State {
+    /// The outcome, as a number for another process.
+    pub fn number(&self) -> u8 {
+        match self.outcome {
+            None => 0,
+            Some(Outcome::Passed) => 1,
+            Some(Outcome::Rejected) => 2,
+            Some(Outcome::RejectedDryRun) => 3,
+        }
+    }
+}
+
 /// Lent: what was counted once is not counted again.
 impl states::State for State {
     fn lend(outer: &mut Request) -> Self {
@@ -135,4 +147,17 @@ fn limit(request: &mut Request) -> Verdict {
     }
     request.termination = Some(Termination::new(Who::Proxy, How::Limit, Phase::Process).by("limit_conn"));
     Verdict::Done(Reply::Status(conf.status.get() as u16))
+}
+
+/// Counts a request that another process has admitted.
+pub fn admit_again(request: &mut Request, saved: u8) {
+    let outcome = match saved {
+        1 => Outcome::Passed,
+        2 => Outcome::Rejected,
+        3 => Outcome::RejectedDryRun,
+        _ => return,
+    };
+    let conf: &'static Conf = &request.location.confs.limit_conn;
+    let held = conf.limits.hold_again(request, &request.config.tables.limit_conn.0);
+    request.states.limit_conn = State { outcome: Some(outcome), held };
 }

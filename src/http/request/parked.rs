@@ -4,6 +4,8 @@
 //! tables of their fields, space for what may still happen. Here its texts are stored consecutively in one
 //! piece, and the heads are parsed again when they are needed.
 
+pub mod moved;
+
 use std::rc::Rc;
 
 use crate::http::Worker;
@@ -168,7 +170,7 @@ impl Inner {
         self.texts.get(start as usize..self.ends[index] as usize).unwrap_or(b"")
     }
 
-    fn restore(mut self) -> Box<Request> {
+    fn restore(mut self: Box<Self>) -> Box<Request> {
         let input = buffer(self.text(INPUT));
         let mut head = Box::<RequestHead>::default();
         // It was parsed before; if it cannot be parsed now, its fields are unknown.
@@ -198,7 +200,7 @@ impl Inner {
         if response::parse(received.data(), usize::MAX, &mut head).is_ok() {
             request.proxied.set_head(Rc::new(Head { buffer: received, head }));
         }
-        if let Some(rare) = self.rare {
+        if let Some(rare) = self.rare.take() {
             let Rare { captures, slots, states, id, socket_peer, reason, upstream_host, trailers } = *rare;
             (request.values.captures, request.states) =
                 (captures, states.map_or_else(States::default, |states| *states));

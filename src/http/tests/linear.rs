@@ -486,7 +486,7 @@ fn byte_by_byte() {
         server { listen 127.0.0.1:1; return 200 ok; } }";
     let config: &'static Config = Box::leak(Box::new(config(text)));
     let mut runtime = Runtime::new().expect("an epoll instance");
-    let hooks = Hooks { hand_over: Box::new(|fd, _| Err(fd)) };
+    let hooks = Hooks { hand_over: Box::new(|fd, _| Err(fd)), hand_over_tunnel: Box::new(|_, _| {}) };
     let service = Service::new(config, hooks);
     let builds: [(&str, Build); 3] = [
         ("fields", |size| get("/", &filled("a:\r\n", size / 4))),

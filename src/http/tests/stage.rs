@@ -60,7 +60,7 @@ impl Stage {
             list.borrow_mut().push(handover.clone());
             Ok(())
         };
-        let hooks = Hooks { hand_over: Box::new(hand_over) };
+        let hooks = Hooks { hand_over: Box::new(hand_over), hand_over_tunnel: Box::new(|_, _| {}) };
         Self { service: Service::new(config, hooks), handed_over }
     }
 

@@ -34,6 +34,7 @@ pub mod selection;
 pub mod set_header;
 pub mod sticky;
 pub mod store;
+pub mod switched;
 mod target;
 pub mod tls;
 pub mod uwsgi;

@@ -5,8 +5,7 @@ use std::rc::Rc;
 
 use crate::http::response::headers::Headers;
 use crate::http::upstream::protocol::Protocol;
-use crate::net::Transport;
-use crate::net::open::Place;
+use crate::http::upstream::switched::Switched;
 use crate::proto::head::ResponseHead;
 use crate::proto::header::Id;
 use crate::runtime::buffer::Buffer;
@@ -27,7 +26,7 @@ pub struct Proxied {
     head: Option<Rc<Head>>,
     /// The trailer lines of the last response, each ended by CRLF.
     pub trailers: Vec<u8>,
-    tunnel: Option<(Transport, Place)>,
+    tunnel: Option<Box<Switched>>,
     /// `X-Accel-Buffering: yes` or `no`, unless it is ignored.
     pub buffering: Option<bool>,
     /// `$proxy_host` and `$proxy_port`, if `proxy_pass` has variables.
@@ -106,12 +105,12 @@ impl Proxied {
         })
     }
 
-    pub fn set_tunnel(&mut self, transport: Transport, place: Place) {
-        self.tunnel = Some((transport, place));
+    pub fn set_tunnel(&mut self, upstream: Switched) {
+        self.tunnel = Some(Box::new(upstream));
     }
 
     /// The connection to the upstream that has switched protocols.
-    pub fn take_tunnel(&mut self) -> Option<(Transport, Place)> {
+    pub fn take_tunnel(&mut self) -> Option<Box<Switched>> {
         self.tunnel.take()
     }
 }

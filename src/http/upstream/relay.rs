@@ -23,6 +23,7 @@ use crate::http::upstream::codec::{Decoder, Pieces};
 use crate::http::upstream::exchange::{Answer, Stop, Wait};
 use crate::http::upstream::proxied::Head;
 use crate::http::upstream::store::{self, Store};
+use crate::http::upstream::switched::Switched;
 use crate::http::upstream::{h1, notes};
 use crate::log;
 use crate::net::pace::Pace;
@@ -169,7 +170,9 @@ impl<'c> Pass<'_, 'c> {
         request.upstream.last().received += early.len() as u64;
         shrink(request, head, head_length);
         if let Some((transport, place)) = carrier.into_tunnel() {
-            request.proxied.set_tunnel(transport, place);
+            let group = self.goal.group.group.name.as_ref().into();
+            let used = self.session.take_connection();
+            request.proxied.set_tunnel(Switched { transport, place, used, group });
         }
         Ok(())
     }

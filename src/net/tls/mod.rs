@@ -108,6 +108,23 @@ impl Info {
         }
     }
 
+    /// The same result, for another holder.
+    pub fn copy(&self) -> Self {
+        Self {
+            is_tls13: self.is_tls13,
+            cipher_suite: self.cipher_suite,
+            group: self.group,
+            signature_scheme: self.signature_scheme,
+            client_signature_scheme: self.client_signature_scheme,
+            protocol: self.protocol.clone(),
+            is_resumed: self.is_resumed,
+            is_early: Cell::new(self.is_early.get()),
+            hello: self.hello.clone(),
+            peer_chain: Arc::clone(&self.peer_chain),
+            verdict: Cell::new(self.verdict.get()),
+        }
+    }
+
     /// The cipher suite's name, as OpenSSL and nginx write it.
     pub fn cipher(&self) -> &'static str {
         names::cipher(self.cipher_suite).unwrap_or_default()

@@ -43,42 +43,7 @@ impl Moved {
     ///
     /// `None`: it is longer than [`TLS_BYTES_MAX`].
     pub fn to_bytes(&self) -> Option<Zeroizing<Vec<u8>>> {
-        let mut out = Zeroizing::new(Vec::with_capacity(TLS_BYTES_MAX)); // no copy of a secret is left behind
-        let info = &self.info;
-        out.push(VERSION);
-        out.extend_from_slice(&self.reading.suite().number.to_le_bytes());
-        for direction in [&self.reading, &self.writing] {
-            let (secret, sequence) = direction.parts();
-            out.extend_from_slice(&sequence.to_le_bytes());
-            out.extend_from_slice(secret);
-        }
-        out.extend_from_slice(&(self.record_bytes as u32).to_le_bytes());
-        out.extend_from_slice(&info.group.unwrap_or(0).to_le_bytes());
-        out.extend_from_slice(&info.signature_scheme.unwrap_or(0).to_le_bytes());
-        out.extend_from_slice(&info.client_signature_scheme.unwrap_or(0).to_le_bytes());
-        out.push(u8::from(info.is_resumed));
-        let default = ClientHello::default();
-        let hello = info.hello.as_deref().unwrap_or(&default);
-        let mut fits = true;
-        let mut vector = |bytes: &[u8]| {
-            fits &= out.len() + 2 + bytes.len() <= TLS_BYTES_MAX;
-            if fits {
-                out.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
-                out.extend_from_slice(bytes);
-            }
-        };
-        let numbers = |list: &[u16]| list.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>();
-        vector(&info.protocol);
-        vector(hello.server_name.as_bytes());
-        vector(&hello.protocols);
-        vector(&hello.session_id);
-        for list in [&hello.cipher_suites, &hello.groups, &hello.signature_schemes, &hello.versions] {
-            vector(&numbers(list));
-        }
-        for certificate in info.peer_chain.iter() {
-            vector(certificate);
-        }
-        (fits && info.peer_chain.len() <= CERTIFICATES_MAX).then_some(out)
+        write((&self.reading, &self.writing), &self.info, self.record_bytes)
     }
 
     /// `None` unless the bytes are what [`Moved::to_bytes`] writes.
@@ -143,4 +108,48 @@ impl Moved {
         };
         Some(Self { reading, writing, info: Rc::new(info), record_bytes })
     }
+}
+
+/// Writes the state of a connection as [`Moved::to_bytes`] has it: the keys of both directions, the result of the
+/// handshake, and the size of records. `None`: it is longer than [`TLS_BYTES_MAX`].
+pub fn write(
+    (reading, writing): (&Direction, &Direction),
+    info: &Info,
+    record_bytes: usize,
+) -> Option<Zeroizing<Vec<u8>>> {
+    let mut out = Zeroizing::new(Vec::with_capacity(TLS_BYTES_MAX)); // no copy of a secret is left behind
+    out.push(VERSION);
+    out.extend_from_slice(&reading.suite().number.to_le_bytes());
+    for direction in [reading, writing] {
+        let (secret, sequence) = direction.parts();
+        out.extend_from_slice(&sequence.to_le_bytes());
+        out.extend_from_slice(secret);
+    }
+    out.extend_from_slice(&(record_bytes as u32).to_le_bytes());
+    out.extend_from_slice(&info.group.unwrap_or(0).to_le_bytes());
+    out.extend_from_slice(&info.signature_scheme.unwrap_or(0).to_le_bytes());
+    out.extend_from_slice(&info.client_signature_scheme.unwrap_or(0).to_le_bytes());
+    out.push(u8::from(info.is_resumed));
+    let default = ClientHello::default();
+    let hello = info.hello.as_deref().unwrap_or(&default);
+    let mut fits = true;
+    let mut vector = |bytes: &[u8]| {
+        fits &= out.len() + 2 + bytes.len() <= TLS_BYTES_MAX;
+        if fits {
+            out.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
+            out.extend_from_slice(bytes);
+        }
+    };
+    let numbers = |list: &[u16]| list.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>();
+    vector(&info.protocol);
+    vector(hello.server_name.as_bytes());
+    vector(&hello.protocols);
+    vector(&hello.session_id);
+    for list in [&hello.cipher_suites, &hello.groups, &hello.signature_schemes, &hello.versions] {
+        vector(&numbers(list));
+    }
+    for certificate in info.peer_chain.iter() {
+        vector(certificate);
+    }
+    (fits && info.peer_chain.len() <= CERTIFICATES_MAX).then_some(out)
 }

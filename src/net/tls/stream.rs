@@ -7,6 +7,7 @@
 //! Touches: the connection's socket. Truth: RFC 8446 §4.6, §5 and §6.
 
 mod early;
+mod moved;
 mod pass;
 mod writer;
 

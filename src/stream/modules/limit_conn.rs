@@ -31,7 +31,7 @@ settings! {
 pub struct State {
     outcome: Option<Outcome>,
     /// Given back when the session is dropped.
-    _held: Vec<Held>,
+    held: Vec<Held>,
 }
 
 /// The zones that sessions are counted in.
@@ -97,6 +97,31 @@ pub fn preaccess(session: &mut Session) -> Verdict {
     }
     let zones = &session.config().tables.limit_conn.0;
     let Some((outcome, held)) = conf.limits.hold(session, zones) else { return Verdict::Next };
-    session.states.limit_conn = State { outcome: Some(outcome), _held: held };
+    session.states.limit_conn = State { outcome: Some(outcome), held };
     if outcome == Outcome::Rejected { Verdict::Done(503) } else { Verdict::Next }
+}
+
+/// The word of `$limit_conn_status`, as a number for another process.
+pub fn save(session: &Session) -> u8 {
+    match session.states.limit_conn.outcome {
+        None => 0,
+        Some(Outcome::Passed) => 1,
+        Some(Outcome::Rejected) => 2,
+        Some(Outcome::RejectedDryRun) => 3,
+    }
+}
+
+/// Counts a session that another process has admitted.
+pub fn admit_again(session: &mut Session, saved: u8) {
+    session.states.limit_conn.outcome = match saved {
+        1 => Some(Outcome::Passed),
+        2 => Some(Outcome::Rejected),
+        3 => Some(Outcome::RejectedDryRun),
+        _ => None,
+    };
+    let conf: &'static Conf = &session.server.confs.limit_conn;
+    if !conf.limits.is_empty() {
+        let held = conf.limits.hold_again(session, &session.config().tables.limit_conn.0);
+        session.states.limit_conn.held = held;
+    }
 }

@@ -64,6 +64,16 @@ pub fn preread(session: &mut Session) -> Verdict {
     chosen
 }
 
+/// The message of the client, for another process.
+pub fn hello_of(session: &Session) -> Option<&ClientHello> {
+    session.states.ssl_preread.hello.as_deref()
+}
+
+/// Goes on with a session whose client another process has listened to.
+pub fn restore(session: &mut Session, hello: Option<ClientHello>) {
+    session.states.ssl_preread = State { hello: hello.map(Box::new), is_read: true };
+}
+
 fn hello(session: &Session, value: impl FnOnce(&ClientHello) -> String, out: &mut Vec<u8>) -> bool {
     let Some(hello) = session.states.ssl_preread.hello.as_deref() else { return false };
     out.extend_from_slice(value(hello).as_bytes());

@@ -28,13 +28,30 @@ use crate::upstream::trace::Action;
 use crate::upstream::{self, GroupState, Peer};
 
 /// A connection to the peer that serves a session.
+#[derive(Debug)]
 pub struct Upstream {
     pub transport: Transport,
     pub place: Place,
-    /// The session's course through its group: it counts the connection, and hears how long it took.
-    pub course: upstream::Session,
+    /// The session's course through its group: it counts the connection, and hears how long it took. `None`: the group
+    /// of a session that has come from another process is not configured any more.
+    pub course: Option<upstream::Session>,
     /// Peers are compared by the time to connect.
     by_connect: bool,
+}
+
+impl Upstream {
+    /// A connection that another process has made.
+    pub fn resumed(
+        session: &Session,
+        transport: Transport,
+        place: Place,
+        course: Option<upstream::Session>,
+        group: Option<&GroupState>,
+    ) -> Self {
+        let selection = group.and_then(|group| session.config().tables.upstream.selection(&group.group));
+        let by_connect = selection.is_some_and(|selection| selection.by_connect);
+        Self { transport, place, course, by_connect }
+    }
 }
 
 /// The search for a peer that serves a session.
@@ -55,7 +72,7 @@ pub async fn connect(session: &mut Session, client: &Transport) -> Result<Box<Up
     let mut search = Search::begin(session, Some(client)).await?;
     let (transport, place) = search.connect(session).await?;
     let Search { course, by_connect, .. } = search;
-    Ok(Box::new(Upstream { transport, place, course, by_connect }))
+    Ok(Box::new(Upstream { transport, place, course: Some(course), by_connect }))
 }
 
 impl Search {

@@ -3,66 +3,163 @@
 //! One future, which holds no buffer while nothing flows. Touches: both sockets.
 //! Behaviour: nginx.org, ngx_stream_proxy_module (`proxy_timeout`, `proxy_half_close`, rates).
 
-use std::future::poll_fn;
-use std::task::Poll;
-
 use crate::log;
+use crate::net::Transport;
+use crate::net::handover::TunnelOf;
+use crate::net::open::Guard;
+use crate::net::transport::Probe;
 use crate::net::tunnel::Tunneling;
-use crate::net::{Transport, drain};
+use crate::net::tunnel::moved::{Ended, Leaving, release};
 use crate::runtime;
 use crate::runtime::relay::{Cause, RelayError, Side};
 use crate::script::Scope;
 use crate::stream::modules::proxy::Conf;
-use crate::stream::pipeline::Plain;
+use crate::stream::moved;
+use crate::stream::pipeline::{self, Plain};
 use crate::stream::proxy::Upstream;
+use crate::stream::service::Service;
 use crate::stream::session::Session;
+use crate::upstream;
+
+/// A session that relays.
+#[derive(Debug)]
+pub struct Relaying {
+    service: Service,
+    session: Box<Session>,
+    client: Transport,
+    upstream: Upstream,
+    tunneling: Box<Tunneling>,
+    open: Guard,
+}
+
+impl Relaying {
+    /// Begins to relay.
+    pub fn begin(
+        service: Service,
+        mut session: Box<Session>,
+        client: Transport,
+        upstream: Upstream,
+        open: Guard,
+    ) -> Self {
+        let conf: &'static Conf = &session.server.confs.proxy;
+        let tunneling = begin(&mut session, conf);
+        Self { service, session, client, upstream, tunneling, open }
+    }
+
+    /// Goes on with a session that another process has begun.
+    pub fn resume(
+        service: Service,
+        session: Box<Session>,
+        (client, upstream): (Transport, Upstream),
+        tunneling: Box<Tunneling>,
+        open: Guard,
+    ) -> Self {
+        Self { service, session, client, upstream, tunneling, open }
+    }
+
+    /// The number of the client's socket.
+    pub fn descriptor(&self) -> Option<i32> {
+        self.client.probe().map(Probe::descriptor)
+    }
+
+    /// Relays until something ends it, or it may move to another process.
+    async fn relay(&mut self) -> Ended {
+        let Upstream { transport, course, by_connect, .. } = &mut self.upstream;
+        let started_us = self.session.upstream.last().started_us;
+        let (tunneling, client) = (&mut self.tunneling, &self.client);
+        let mut course = course.as_mut().filter(|course| {
+            let is_told = tunneling.answered_us().is_some();
+            course.is_timed() && !*by_connect && !is_told
+        });
+        tunneling
+            .run_with(client, transport, |tunneling| {
+                if let Some(answered_us) = tunneling.answered_us()
+                    && let Some(course) = course.take()
+                {
+                    course.note_head(answered_us.saturating_sub(started_us), runtime::now_ms());
+                }
+            })
+            .await
+    }
+
+    /// Gives the session to a worker of the new generation. Returns it if it cannot move now.
+    fn hand_over(mut self) -> Option<Self> {
+        let Self { service, session, client, upstream, tunneling, .. } = &mut self;
+        let leaving = Leaving {
+            of: TunnelOf::Stream,
+            listen: service.listen_index(session.listen),
+            client,
+            upstream: &upstream.transport,
+            group: upstream.course.as_ref().map_or("", upstream::Session::group_name),
+            peer: session.upstream.peer_name().unwrap_or_default(),
+        };
+        let Some((tunnel, memory)) = leaving.pack(tunneling, |out| moved::save(session, out)) else {
+            return Some(self);
+        };
+        let Self { service, mut session, client, upstream, open, .. } = self;
+        let Upstream { transport, place, course, .. } = upstream;
+        session.is_moved = true;
+        let fds = release([client, transport], memory);
+        // Count it down here before another process can count it.
+        drop((session, place, course, open));
+        service.hand_over(tunnel, fds);
+        None
+    }
+
+    /// Logs, and closes both connections.
+    fn end(self, outcome: Option<Result<(u64, u64), RelayError>>) {
+        let Self { mut session, client, upstream, tunneling, open, .. } = self;
+        let Upstream { transport, place, mut course, by_connect } = upstream;
+        count(&mut session, &tunneling);
+        tell(&session, &outcome, &tunneling);
+        session.status = 200;
+        if let Some(Err(RelayError { side, cause: Cause::Io(error), .. })) = &outcome
+            && error.raw_os_error() == Some(nix::libc::ECONNRESET)
+        {
+            // A reset is passed on: the other side must not take what it has got for all there was.
+            match side {
+                Side::Source => transport.reset_on_close(),
+                Side::Target => client.reset_on_close(),
+            }
+        } else {
+            [&client, &transport].into_iter().filter(|side| side.tls().is_some()).for_each(|side| {
+                let _ = side.shutdown();
+            });
+        }
+        if let Some(course) = course.as_mut().filter(|course| course.is_timed()) {
+            let attempt = session.upstream.last();
+            let first_us = if by_connect { attempt.connect_us } else { attempt.header_us };
+            if let Some(first_us) = first_us {
+                course.note_end(first_us, attempt.response_us());
+            }
+        }
+        session.upstream.end();
+        drop((place, course));
+        // Before the connections are closed.
+        pipeline::end(session);
+        drop((client, transport, open));
+    }
+}
 
 /// Relays until the session is over: both sides have ended (or one, without `proxy_half_close`), neither has sent
-/// anything for `proxy_timeout`, or the worker must leave.
-pub async fn run(session: &mut Session, client: Transport, upstream: Upstream) {
-    let Upstream { transport, place, mut course, by_connect } = upstream;
-    let conf: &'static Conf = &session.server.confs.proxy;
-    let mut tunneling = begin(session, conf);
-    let mut waits = course.is_timed() && !by_connect;
-    let started_us = session.upstream.last().started_us;
-    let outcome = poll_fn(|cx| {
-        let polled = tunneling.poll(&client, &transport, cx);
-        if waits && let Some(answered_us) = tunneling.answered_us() {
-            waits = false;
-            course.note_head(answered_us.saturating_sub(started_us), runtime::now_ms());
-        }
-        match polled {
-            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
-            Poll::Pending if drain::mode() >= drain::Mode::Now => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await;
-    count(session, &tunneling);
-    tell(session, &outcome, &tunneling);
-    session.status = 200;
-    if let Some(Err(RelayError { side, cause: Cause::Io(error), .. })) = &outcome
-        && error.raw_os_error() == Some(nix::libc::ECONNRESET)
-    {
-        // A reset is passed on: the other side must not take what it has got for all there was.
-        match side {
-            Side::Source => transport.reset_on_close(),
-            Side::Target => client.reset_on_close(),
-        }
-    } else {
-        [&client, &transport].into_iter().filter(|side| side.tls().is_some()).for_each(|side| {
-            let _ = side.shutdown();
-        });
+/// anything for `proxy_timeout`, or the worker must leave. If a newer generation runs, the session moves there.
+///
+/// An `async` block, not an `async fn`: the future of the latter would keep its argument twice.
+#[allow(clippy::manual_async_fn)]
+pub fn run(mut relaying: Relaying) -> impl Future<Output = ()> {
+    async move {
+        let outcome = loop {
+            match relaying.relay().await {
+                Ended::Over(outcome) => break Some(outcome),
+                Ended::Leaves => break None,
+                Ended::MayMove => match relaying.hand_over() {
+                    Some(kept) => relaying = kept,
+                    None => return,
+                },
+            }
+        };
+        relaying.end(outcome);
     }
-    if course.is_timed() {
-        let attempt = session.upstream.last();
-        let first_us = if by_connect { attempt.connect_us } else { attempt.header_us };
-        if let Some(first_us) = first_us {
-            course.note_end(first_us, attempt.response_us());
-        }
-    }
-    session.upstream.end();
-    drop((place, course));
 }
 
 /// The tunnel of a session, with the bytes that were read ahead.

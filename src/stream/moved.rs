@@ -1,0 +1,95 @@
+//! A session on its way to another worker: what the log and the limits need of it.
+//!
+//! Its connections and the bytes between them are the tunnel's (`net/tunnel/moved.rs`). The new worker finds the server
+//! as the old one did, by the listener and the name that the client asked for; time limits and rates stay those with
+//! which the session began. The old worker may be hostile: it can make its own sessions look different in the log, and
+//! nothing else. Touches: the session.
+
+use std::rc::Rc;
+
+use crate::base::frame::{Fields, put_vector16, put_vector32};
+use crate::net::handover::TunnelState;
+use crate::net::proxy_header;
+use crate::net::tunnel::moved::Arrived;
+use crate::runtime;
+use crate::script::Scope;
+use crate::script::registry::{restore_slots, save_slots};
+use crate::shared::tls::handshakes::judge;
+use crate::stream::Listen;
+use crate::stream::modules::{limit_conn, realip, ssl_preread};
+use crate::stream::proxy::Upstream;
+use crate::stream::proxy::relay::Relaying;
+use crate::stream::service::Service;
+use crate::stream::session::Session;
+use crate::sys::address::SockAddr;
+use crate::upstream::{self, Trace};
+
+/// Appends a session.
+pub fn save(session: &Session, out: &mut Vec<u8>) {
+    let ago_us = runtime::now_us().saturating_sub(session.started_us);
+    for number in [ago_us, session.received, session.sent] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    out.extend_from_slice(&[session.hops, limit_conn::save(session)]);
+    let proxy = session.proxy.as_deref().map(proxy_header::for_handover).unwrap_or_default();
+    put_vector32(out, &proxy);
+    let hello = ssl_preread::hello_of(session);
+    out.push(u8::from(hello.is_some()));
+    if let Some(hello) = hello {
+        hello.save(out);
+    }
+    let local = match session.local.inet() {
+        Some(inet) => inet.to_string(),
+        None => String::new(),
+    };
+    put_vector16(out, local.as_bytes());
+    save_slots(session.variables(), session.values.slots(), out);
+    session.upstream.save(out);
+}
+
+/// Makes the session of a tunnel that has arrived. `None`: its state is damaged.
+pub fn resume(service: Service, arrived: Arrived, listen: &'static Listen) -> Option<Relaying> {
+    let Arrived { client, upstream, tunneling, group, peer, own: TunnelState(own), open, place } = arrived;
+    let mut fields = Fields(&own);
+    let worker = service.worker();
+    let (ago_us, received, sent) = (fields.u64()?, fields.count()?, fields.count()?);
+    let (hops, limited) = (fields.u8()?, fields.u8()?);
+    let proxy = proxy_header::of_handover(fields.vector32()?).ok()?;
+    let hello = match fields.flag()? {
+        true => Some(crate::proto::client_hello::ClientHello::restore(&mut fields)?),
+        false => None,
+    };
+    let local = std::str::from_utf8(fields.vector16()?).ok()?;
+    let local = local.parse().map_or_else(|_| listen.address.clone(), SockAddr::Inet);
+    let from = client.peer_addr().unwrap_or_else(|| SockAddr::Unix(std::path::PathBuf::new()));
+    let mut session = Box::new(Session::new(worker, listen, open.client().number(), from, local));
+    session.is_moved = true; // until it is complete
+    session.started_us = runtime::now_us().saturating_sub(ago_us);
+    (session.received, session.sent, session.hops) = (received, sent, hops);
+    session.probe = client.probe();
+    session.proxy = proxy.map(Box::new);
+    realip::find(&mut session);
+    session.tls = client.tls().map(Rc::clone);
+    let name = session.tls.as_deref().map(|tls| tls.server_name().to_owned());
+    let name = name.or_else(|| hello.as_ref().map(|hello| hello.server_name.to_string()));
+    if let Some(name) = name {
+        session.choose(name.as_bytes());
+    }
+    if let (Some(info), Some(tls)) = (session.tls.clone(), &session.server.tls) {
+        judge(&info, tls);
+    }
+    ssl_preread::restore(&mut session, hello);
+    session.values.set_slots(restore_slots(session.variables(), &mut fields)?);
+    limit_conn::admit_again(&mut session, limited);
+    let group = worker.upstreams.named(&group);
+    session.upstream = Trace::restore(&mut fields, group.as_deref())?;
+    if !fields.0.is_empty() {
+        return None;
+    }
+    session.action = "proxying connection";
+    session.is_moved = false;
+    let now_ms = runtime::now_ms();
+    let course = group.as_deref().and_then(|group| upstream::Session::resume(group, &peer, now_ms));
+    let upstream = Upstream::resumed(&session, upstream, place, course, group.as_deref());
+    Some(Relaying::resume(service, session, (client, upstream), tunneling, open))
+}
