@@ -80,6 +80,9 @@ pub fn exposed(config: &Config, tree: &Tree) -> Vec<String> {
     look(&tree.nodes, &mut |node| {
         let path = match &*node.name.text {
             "error_log" | "access_log" | "pid" | "control_state" => node.arg(0),
+            "keyval_zone" => {
+                node.args.iter().find_map(|word| word.text.strip_prefix("state=")).unwrap_or_default()
+            }
             name if name.ends_with("_temp_path") => node.arg(0),
             "listen" | "control" => node.arg(0).strip_prefix("unix:").unwrap_or_default(),
             _ => return,

@@ -150,6 +150,19 @@ fn the_test_warns_of_folders_that_belong_to_the_workers() {
 }
 
 #[test]
+fn a_state_file_of_key_values_in_a_folder_of_the_workers_is_warned_of() {
+    let Some(uid) = nobody() else { return };
+    let conf = "user nobody;\nhttp {\n    keyval_zone zone=k:1m state=%%DIR%%/theirs/k;\n    \
+                server { listen 127.0.0.1:%%PORT_0%%; return 200 here; }\n}\n";
+    let daemon = setup(conf, uid).start();
+    let warned =
+        |daemon: &Daemon| String::from_utf8_lossy(&daemon.run(&["-t"]).stderr).contains("theirs/k\"");
+    assert!(warned(&daemon));
+    daemon.rewrite(|text| text.replace("theirs/k", "k"));
+    assert!(!warned(&daemon));
+}
+
+#[test]
 fn a_start_and_the_test_name_the_limit_that_is_too_small_for_shared_memory() {
     if is_stand_in() {
         return;
