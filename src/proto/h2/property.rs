@@ -5,11 +5,14 @@
 use std::collections::BTreeMap;
 use std::task::Waker;
 
-use crate::proto::h2::connection::{CONNECTION_WINDOW_BYTES, OUTPUT_BYTES_MAX};
+use crate::proto::h2::connection::{
+    CONNECTION_WINDOW_BYTES, OUTPUT_BYTES_MAX, Opening, RESPONSE_WINDOW_BYTES,
+};
 use crate::proto::h2::frame::{self, Code, HEAD_BYTES, Head, PREFACE, WINDOW_DEFAULT, flag, kind, setting};
 use crate::proto::h2::hpack::{self, Decoder, Sink};
 use crate::proto::h2::huffman;
 use crate::proto::h2::request::Stop;
+use crate::proto::h2::stream::Reset;
 use crate::proto::h2::{Connection, Event, Limits};
 use crate::proto::header::Id;
 
@@ -100,6 +103,60 @@ fn fed(data: &[u8], pieces: &mut dyn Iterator<Item = usize>) -> Fed {
         }
     }
     (connection.output().to_vec(), requests, connection.failure().is_some())
+}
+
+/// Gives `data` of a server to a client with requests in progress, whole and in pieces of the lengths `cuts`: the result
+/// must be the same, and within its bounds.
+pub fn takes_server_bytes(data: &[u8], cuts: &[u8]) {
+    let whole = answered(data, &mut std::iter::repeat(data.len().max(1)));
+    let split = answered(data, &mut cuts.iter().map(|cut| usize::from(*cut)).chain(std::iter::repeat(7)));
+    assert_eq!(whole, split);
+}
+
+/// What came of a request: its heads as text, its data, its trailers, and whether it has ended or failed.
+type Answered = (Vec<Vec<u8>>, Vec<u8>, Vec<u8>, bool, Option<Reset>);
+
+fn answered(data: &[u8], pieces: &mut dyn Iterator<Item = usize>) -> (Vec<u8>, Vec<Answered>, bool) {
+    const HEAD_BYTES_MAX: usize = 512;
+    let limits =
+        Limits { abuse_max: 50, streams_max: 4, stream_window: RESPONSE_WINDOW_BYTES, ..Limits::default() };
+    let mut client = Connection::client(limits);
+    for count in 0..4 {
+        let opening = Opening { ends: count > 1, head_bytes_max: HEAD_BYTES_MAX, is_of_head: count == 3 };
+        client.open_stream(&[0x82, 0x86, 0x84], opening).expect("four are permitted");
+    }
+    client.sent(client.output().len());
+    let (mut held, mut at) = (Vec::new(), 0);
+    while at < data.len() {
+        let end = data.len().min(at + pieces.next().unwrap_or(1).max(1));
+        held.extend_from_slice(&data[at..end]);
+        at = end;
+        let used = client.handle(&held, 0);
+        held.drain(..used);
+        assert!(held.len() < HEAD_BYTES + 64 * 6, "what is not a whole frame is short");
+    }
+    let answers = [1, 3, 5, 7].map(|id| {
+        let stream = client.stream(id).expect("its task has not closed it");
+        let (mut heads, trailers) = (Vec::new(), stream.take_trailers());
+        while let Some(response) = stream.take_head() {
+            assert!(response.text.len() <= HEAD_BYTES_MAX && heads.len() <= 33);
+            let text = response.text.strip_suffix(b"\r\n\r\n").expect("an end");
+            assert!(text.starts_with(b"HTTP/2.0 ") && !text.contains(&0));
+            assert!(
+                text.iter().filter(|byte| **byte == b'\r').count()
+                    == memchr::memmem::find_iter(text, b"\r\n").count()
+            );
+            for field in response.head.fields.iter() {
+                assert!(!field.name(&response.text).contains(&b':'));
+            }
+            heads.push(response.text);
+        }
+        let (has_ended, reset) = (stream.is_remote_closed(), stream.reset());
+        let body = client.take_data(id);
+        assert!(body.len() <= RESPONSE_WINDOW_BYTES as usize);
+        (heads, body, trailers, has_ended, reset)
+    });
+    (client.output().to_vec(), answers.into(), client.failure().is_some())
 }
 
 /// The text of a request must be one head, whoever reads it.
@@ -310,6 +367,7 @@ mod tests {
                 }
             }
             takes_bytes(&data, &bytes(seed + 1, 20));
+            takes_server_bytes(&data, &bytes(seed + 1, 20));
             takes_bytes(&bytes(seed, 200), &[1]);
         }
     }
