@@ -1,5 +1,6 @@
 //! gRPC, and HTTP/2 to upstreams underneath it.
 
 mod calls;
+mod health;
 mod hostile;
 mod sharing;

@@ -12,7 +12,7 @@ use super::place::shipped;
 
 /// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "balanced behind-proxy canary compression container control discovery django dns drupal failover files \
-                      health-checks json-log laravel legacy-pages limits maintenance memcached nextcloud overload \
+                      grpc health-checks json-log laravel legacy-pages limits maintenance memcached nextcloud overload \
                       phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal tls-modern \
                       tls-passthrough uploads vhosts websocket wordpress";
 
@@ -909,4 +909,42 @@ fn sticky() {
         assert_eq!(ask("/backoffice/", "Cookie: JSESSIONID=s1").text(), made);
         assert_eq!(ask("/devices/", "X-New: 1").text(), device);
     }
+}
+
+#[test]
+fn grpc() {
+    use crate::support::h2::{self, DATA, END_STREAM, H2};
+    let serve = |name: &'static str| {
+        Origin::start(move |peer| {
+            let Some(mut server) = crate::support::H2Server::begin(peer, &[]) else { return };
+            while let Some(call) = server.whole_request() {
+                let is_check = call.path() == "/grpc.health.v1.Health/Check";
+                let body = if is_check { &b"\0\0\0\0\x02\x08\x01"[..] } else { name.as_bytes() };
+                server.answer(call.stream, &[], body, &[("grpc-status", "0")]);
+            }
+        })
+    };
+    let (one, two) = (serve("one"), serve("two"));
+    let changes = [
+        ("127.0.0.1:50051", &*one.address()),
+        ("127.0.0.1:50052", &*two.address()),
+        ("127.0.0.1:50061", "127.0.0.1:1"),
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+        ("worker_processes auto", "worker_processes 1"),
+    ];
+    let daemon = example("grpc.conf", &changes).start();
+    let mut client = H2::connect(daemon.port(0));
+    let mut call = |path: &str| {
+        let stream = client.open("POST", path, &[("te", "trailers")], 0);
+        client.send(DATA, END_STREAM, stream, b"\0\0\0\0\0");
+        let answer = client.answer(stream);
+        (answer.text(), h2::fields(answer.blocks.last().expect("a block")))
+    };
+    let answers: Vec<String> = (0..4).map(|_| call("/helloworld.Greeter/SayHello").0).collect();
+    assert!(
+        answers.iter().any(|name| name == "one") && answers.iter().any(|name| name == "two"),
+        "{answers:?}"
+    );
+    let (_, fields) = call("/billing.Billing/Pay");
+    assert!(fields.contains(&"grpc-status: 14".to_owned()), "{fields:?}");
 }

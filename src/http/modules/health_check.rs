@@ -15,7 +15,9 @@ use crate::http::config::server::Server;
 use crate::http::modules::proxy_pass::Pass;
 use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::scope::Variable;
+use crate::http::upstream::grpc_check::{self, Call};
 use crate::http::upstream::matching::Match;
+use crate::http::upstream::protocol::Protocol;
 use crate::upstream::check::Rules;
 
 settings! {
@@ -38,6 +40,8 @@ pub struct Check {
     /// The age up to which a connection is kept for the next probe; 0: none is kept.
     pub keepalive_ms: u64,
     pub kind: Kind,
+    /// The call of one with `type=grpc`.
+    pub call: Call,
     matching: Option<(Box<str>, Span)>,
     span: Span,
 }
@@ -48,6 +52,8 @@ pub enum Kind {
     Http,
     /// It connects, and talks as its `match` says.
     Tcp,
+    /// It calls the health service of a gRPC server.
+    Grpc,
 }
 
 /// An `agent_check`.
@@ -117,8 +123,9 @@ impl ModuleTable for Table {
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("health_check", Context::LOCATION.or(Context::UPSTREAM), Arity::at_least(0), health_check,
         "Checks the servers of the group that the location passes to, or of the upstream block that it stands in, and leaves unhealthy ones out: \
-         interval=, jitter=, fails=, passes=, uri=, port=, match=, keepalive_time=, type=http or tcp, mandatory, persistent. One process checks for all \
-         workers. Requests of a location's check have the location's settings (proxy_set_header, proxy_ssl_*, timeouts), others those of the http block."),
+         interval=, jitter=, fails=, passes=, uri=, port=, match=, keepalive_time=, type=http, tcp or grpc, mandatory, persistent. A gRPC server \
+         must say that it serves grpc_service=, or answer with grpc_status= (12: it has no health service). One process checks for all workers. \
+         Requests of a location's check have the location's settings (proxy_set_header, proxy_ssl_*, timeouts), others those of the http block."),
     custom("agent_check", Context::UPSTREAM, Arity::at_least(1), agent_check,
         "Asks an agent on each server of the group at port=, every interval= (5s), after send=, for a line that says how the server is: up, down, ready, \
          drain, maint, or 50% of its weight; methods that choose by key take no notice of the percentage, except with bounded=. While an agent does not \
@@ -167,6 +174,10 @@ pub fn tell_groups(servers: &[Server], cx: &mut Cx) {
     for location in servers.iter().flat_map(Server::locations) {
         let Some(check) = location.confs.health_check.check() else { continue };
         match location.confs.proxy_pass.pass() {
+            Some(Pass::Fixed { .. }) if check.kind == Kind::Grpc && location.protocol != Protocol::Grpc => {
+                let message = "\"health_check\" with \"type=grpc\" requires \"grpc_pass\"";
+                cx.diagnostics.push(Diagnostic::error(check.span, message));
+            }
             Some(Pass::Fixed { group, .. }) => cx.upstreams.check(*group, &check.rules),
             Some(Pass::Script(_)) => {
                 let message = "\"health_check\" cannot be used with \"proxy_pass\" directive with variables";
@@ -191,6 +202,8 @@ const PARAMETERS: &[&str] = &[
     "match=",
     "keepalive_time=",
     "type=",
+    "grpc_service=",
+    "grpc_status=",
     "mandatory",
     "persistent",
 ];
@@ -204,6 +217,7 @@ fn health_check(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnos
         uri: "/".into(),
         keepalive_ms: 0,
         kind: Kind::Http,
+        call: Call::default(),
         matching: None,
         span: node.span,
     };
@@ -226,12 +240,27 @@ fn health_check(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnos
             "keepalive_time" => check.keepalive_ms = number::parse_millis(value).ok_or_else(invalid)?,
             "type" if value == "http" => check.kind = Kind::Http,
             "type" if value == "tcp" => check.kind = Kind::Tcp,
-            "type" if value == "grpc" => {
-                let message = "health checks of \"type=grpc\" are not available yet";
-                return Err(Diagnostic::error(word.span, message).help("\"type=http\" is the default"));
+            "type" if value == "grpc" => check.kind = Kind::Grpc,
+            "grpc_service" => check.call.service = value.into(),
+            "grpc_status" => {
+                let code = number::parse_u64(value.as_bytes()).filter(|code| *code <= u64::from(u16::MAX));
+                check.call.status = code.ok_or_else(invalid)?;
             }
             _ => return Err(invalid()),
         }
+    }
+    if check.kind != Kind::Grpc && check.call != Call::default() {
+        let message = "\"grpc_service\" and \"grpc_status\" require \"type=grpc\"";
+        return Err(Diagnostic::error(node.span, message));
+    }
+    if check.kind == Kind::Grpc {
+        if &*check.uri != "/" || check.matching.is_some() {
+            let message = "a check of \"type=grpc\" has neither \"uri\" nor \"match\"";
+            return Err(
+                Diagnostic::error(node.span, message).help("\"grpc_service\" names what is asked for")
+            );
+        }
+        check.uri = grpc_check::PATH.into();
     }
     if check.rules.is_persistent && !check.rules.is_mandatory {
         let message = "\"persistent\" requires \"mandatory\" parameter";

@@ -242,6 +242,13 @@ impl Body {
         Self::new(BodyLength::None, Reader::Nothing, limits)
     }
 
+    /// A body that no client has sent, in memory.
+    pub fn of(bytes: Vec<u8>) -> Self {
+        let length = bytes.len() as u64;
+        let declared = BodyLength::Length(length);
+        Self { declared, received: length, kept: Some(bytes), ..Self::none() }
+    }
+
     /// A body that has been read already: the kept part of another one, in memory or in a file that both then
     /// share.
     pub fn copy(other: &Self) -> Self {

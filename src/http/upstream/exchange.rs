@@ -156,6 +156,8 @@ impl Pass<'_, '_> {
         }
         let connection = *connection(self.request, peer, (group, terms)).await?;
         let Connection { transport, place, peer, tag, terms, is_single, .. } = connection;
+        // what is not shared from the start does not wait for others afterwards: a probe leaves nothing behind
+        let is_single = is_single || !shares;
         let stream = group.links.add(Opened { transport, place, peer, tag, terms, is_single }, &group.group);
         drop(announced);
         Ok(stream.into())

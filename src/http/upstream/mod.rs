@@ -12,6 +12,7 @@ pub mod conf;
 pub mod exchange;
 pub mod failover;
 pub mod fastcgi;
+pub mod grpc_check;
 pub mod h1;
 pub mod h2;
 mod handshake;

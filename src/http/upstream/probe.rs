@@ -27,6 +27,7 @@ use crate::http::upstream::exchange::{Answer, Stop};
 use crate::http::upstream::h1::HostLine;
 use crate::http::upstream::matching::{BODY_BYTES_MAX, Match, judge_status};
 use crate::http::upstream::outgoing::Outgoing;
+use crate::http::upstream::protocol::Protocol;
 use crate::http::upstream::target::Goal;
 use crate::http::{Config, Worker};
 use crate::proto::head::RequestHead;
@@ -147,12 +148,17 @@ fn plans(worker: &'static Worker) -> Vec<(usize, Plan)> {
     });
     let of_blocks = config.servers.first().into_iter().flat_map(|server| {
         table.of_groups().filter_map(move |(index, check)| {
-            let url = format!("http://{}", config.upstreams.get(index)?.name);
-            let target: &'static _ = Box::leak(Box::new(proxy_pass::Target::parse(&url).ok()?));
+            let is_grpc = check.kind == health_check::Kind::Grpc;
+            let (protocol, scheme) =
+                if is_grpc { (Protocol::Grpc, "grpc") } else { (Protocol::Http, "http") };
+            let url = format!("{scheme}://{}", config.upstreams.get(index)?.name);
+            let target: &'static _ =
+                Box::leak(Box::new(proxy_pass::Target::parse_value(&url, protocol).ok()?));
             let host_line = Box::leak(Box::new(HostLine::of(target)));
             let place = (Kind::Server, "", server.span);
-            let location =
+            let mut location =
                 Location::new(LocationId::default(), place, config.root.clone(), Locations::default());
+            location.protocol = protocol;
             plan(index, check, (server, &*Box::leak(Box::new(location))), target, host_line)
         })
     });
@@ -215,13 +221,15 @@ impl Plan {
 
     /// A request that no client has sent. `None`: there is no server that it could be for.
     fn request(&self) -> Option<Box<Request>> {
+        let is_grpc = self.check.kind == health_check::Kind::Grpc;
         let uri = self.check.uri.as_bytes();
         let mut input = Buffer::take(uri.len() + 64);
-        [b"GET ", uri, b" HTTP/1.1\r\n"].into_iter().for_each(|part| input.extend(part));
+        let (method, name) = if is_grpc { (Method::Post, &b"POST"[..]) } else { (Method::Get, &b"GET"[..]) };
+        [name, b" ", uri, b" HTTP/1.1\r\n"].into_iter().for_each(|part| input.extend(part));
         let head = RequestHead {
-            method: Method::Get,
-            method_range: 0..3,
-            target: 4..4 + uri.len(),
+            method,
+            method_range: 0..name.len(),
+            target: name.len() + 1..name.len() + 1 + uri.len(),
             version: Version::Http11,
             ..RequestHead::default()
         };
@@ -239,12 +247,20 @@ impl Plan {
             is_pipelined: false,
         };
         let head = Box::new(head);
-        let mut request = Request::new(self.worker, self.server, connection, input, head, Body::none);
+        let body = || if is_grpc { Body::of(self.check.call.message()) } else { Body::none() };
+        let mut request = Request::new(self.worker, self.server, connection, input, head, body);
         request.location = self.location;
         if let Ok(parsed) = normalize_uri(uri, true, &mut request.uri) {
             request.args = parsed.args.and_then(|args| uri.get(args)).unwrap_or(b"").to_vec();
         }
-        request.set_field(|name| name.eq_ignore_ascii_case(b"user-agent"), b"User-Agent", AGENT, false);
+        let mut set = |field: &[u8], value| {
+            request.set_field(|name| name.eq_ignore_ascii_case(field), field, value, false);
+        };
+        set(b"User-Agent", AGENT);
+        if is_grpc {
+            set(b"Content-Type", b"application/grpc");
+            set(b"TE", b"trailers");
+        }
         Some(request)
     }
 
@@ -286,20 +302,21 @@ impl Plan {
     async fn judge(&self, request: &mut Request, answer: Answer, target: &prober::Target) -> Outcome {
         let Answer { mut carrier, head, head_length } = answer;
         request.proxied.set_head(Rc::clone(&head));
-        let reads_body = self.conditions.is_some_and(Match::reads_body);
+        let is_grpc = self.check.kind == health_check::Kind::Grpc;
+        let reads_body = is_grpc || self.conditions.is_some_and(Match::reads_body);
         let wanted = match (reads_body, self.check.keepalive_ms) {
             (true, _) => BODY_BYTES_MAX,
             (false, 0) => 0,
             (false, _) => SKIPPED_BYTES_MAX,
         };
-        let mut body = Vec::new();
+        let (mut body, mut trailers) = (Vec::new(), Vec::new());
         if wanted > 0 {
             request.upstream.action = Some(crate::upstream::trace::Action::ReadingBody);
             let data = head.buffer.data();
             let begun = carrier.decoder().begin_body(&head.head, data, request.method);
             let rest = data.get(head_length..).unwrap_or(b"");
             let read = match begun {
-                Ok(_) => read_body(&mut carrier, rest, wanted, &mut body).await,
+                Ok(_) => read_body(&mut carrier, rest, wanted, &mut body, &mut trailers).await,
                 Err(kind) => Err(Failure::from(kind).to_string()),
             };
             if let Err(why) = read {
@@ -307,6 +324,12 @@ impl Plan {
             }
         }
         let judged = match self.conditions {
+            _ if is_grpc => judge_status(head.head.status).and_then(|()| {
+                let of_head = head.head.fields.pairs(head.buffer.data());
+                let of_head = of_head.filter(|(name, _)| name.eq_ignore_ascii_case(GRPC_STATUS));
+                let status = last_value(&trailers, GRPC_STATUS).or(of_head.map(|(_, value)| value).last());
+                self.check.call.judge(status, &body)
+            }),
             Some(conditions) => conditions.judge(request, &head, &body),
             None => judge_status(head.head.status),
         };
@@ -320,19 +343,32 @@ impl Plan {
     }
 }
 
+/// The field in which a gRPC server tells how a call has ended.
+const GRPC_STATUS: &[u8] = b"grpc-status";
+
+/// The value of a field in lines that end with CRLF.
+fn last_value<'a>(lines: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let mut fields = lines.split(|byte| *byte == b'\n').filter_map(|line| {
+        let colon = memchr::memchr(b':', line)?;
+        line[..colon].eq_ignore_ascii_case(name).then_some(line[colon + 1..].trim_ascii())
+    });
+    fields.next_back()
+}
+
 /// Reads a body until it ends, or has as many bytes as are wanted. Errors: it breaks off, or has no proper end.
 async fn read_body(
     carrier: &mut Carrier,
     arrived: &[u8],
     wanted: usize,
     body: &mut Vec<u8>,
+    trailers: &mut Vec<u8>,
 ) -> Result<(), String> {
     let mut held = None;
     let mut pending = Buffer::take(arrived.len().max(1));
     pending.extend(arrived);
     loop {
         let mut pieces = Pieces::new();
-        let used = carrier.decoder().body(pending.data(), &mut pieces, &mut Vec::new());
+        let used = carrier.decoder().body(pending.data(), &mut pieces, trailers);
         let used = used.map_err(|kind| Failure::from(kind).to_string())?;
         for piece in pieces {
             let piece = pending.data().get(piece).unwrap_or(b"");
@@ -343,8 +379,12 @@ async fn read_body(
             return Ok(());
         }
         let count = poll_fn(|cx| carrier.poll_read(cx, &mut held, READ_BYTES)).await;
-        if count.map_err(|error| error.to_string())? == 0 {
-            return carrier.decoder().closed(&mut Vec::new()).map_err(|kind| Failure::from(kind).to_string());
+        let told = |error: std::io::Error| match carrier.trouble() {
+            Some(kind) => Failure::from(kind).to_string(),
+            None => error.to_string(),
+        };
+        if count.map_err(told)? == 0 {
+            return carrier.decoder().closed(trailers).map_err(|kind| Failure::from(kind).to_string());
         }
         if let Some(buffer) = held.take() {
             pending.extend(buffer.data());
