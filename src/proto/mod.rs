@@ -11,6 +11,8 @@ pub mod head;
 pub mod header;
 pub mod memcached;
 pub mod message;
+pub mod mqtt;
+pub mod postgres;
 #[cfg(any(test, feature = "property"))]
 pub mod property;
 pub mod proxy_protocol;

@@ -23,7 +23,9 @@ pub mod geo;
 pub mod keyval;
 pub mod limit_conn;
 pub mod map;
+pub mod mqtt_preread;
 pub mod pass;
+pub mod postgres_preread;
 pub mod proxy;
 pub mod realip;
 pub mod resolver;
@@ -184,6 +186,8 @@ modules! {
     access      => [Access access];
     ssl         => [] draft Loaded table Table;
     ssl_preread => [Preread preread] state State;
+    mqtt_preread => [Preread preread] state State;
+    postgres_preread => [Preread preread] state State;
     upstream    => [] draft Selections table Table;
     proxy       => [];
     return_text => [];

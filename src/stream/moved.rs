@@ -16,7 +16,7 @@ use crate::script::Scope;
 use crate::script::registry::{restore_slots, save_slots};
 use crate::shared::tls::handshakes::judge;
 use crate::stream::Listen;
-use crate::stream::modules::{limit_conn, realip, ssl_preread};
+use crate::stream::modules::{limit_conn, mqtt_preread, postgres_preread, realip, ssl_preread};
 use crate::stream::proxy::Upstream;
 use crate::stream::proxy::relay::Relaying;
 use crate::stream::service::Service;
@@ -38,6 +38,8 @@ pub fn save(session: &Session, out: &mut Vec<u8>) {
     if let Some(hello) = hello {
         hello.save(out);
     }
+    mqtt_preread::save(session, out);
+    postgres_preread::save(session, out);
     let local = match session.local.inet() {
         Some(inet) => inet.to_string(),
         None => String::new(),
@@ -59,11 +61,14 @@ pub fn resume(service: Service, arrived: Arrived, listen: &'static Listen) -> Op
         true => Some(crate::proto::client_hello::ClientHello::restore(&mut fields)?),
         false => None,
     };
-    let local = std::str::from_utf8(fields.vector16()?).ok()?;
-    let local = local.parse().map_or_else(|_| listen.address.clone(), SockAddr::Inet);
     let from = client.peer_addr().unwrap_or_else(|| SockAddr::Unix(std::path::PathBuf::new()));
-    let mut session = Box::new(Session::new(worker, listen, open.client().number(), from, local));
+    let number = open.client().number();
+    let mut session = Box::new(Session::new(worker, listen, number, from, listen.address.clone()));
     session.is_moved = true; // until it is complete
+    mqtt_preread::restore(&mut session, &mut fields)?;
+    postgres_preread::restore(&mut session, &mut fields)?;
+    let local = std::str::from_utf8(fields.vector16()?).ok()?;
+    session.local = local.parse().map_or_else(|_| listen.address.clone(), SockAddr::Inet);
     session.started_us = runtime::now_us().saturating_sub(ago_us);
     (session.received, session.sent, session.hops) = (received, sent, hops);
     session.probe = client.probe();

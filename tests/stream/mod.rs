@@ -3,6 +3,7 @@
 mod balance;
 mod modules;
 mod pass;
+mod preread;
 mod proxy;
 mod proxy_protocol;
 mod reload;

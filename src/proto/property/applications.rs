@@ -11,6 +11,7 @@ use crate::proto::memcached::{self, Reply};
 use crate::proto::property::CUTS_MAX;
 use crate::proto::scgi::Headers;
 use crate::proto::uwsgi::Variables;
+use crate::proto::{mqtt, postgres};
 
 /// What the records of a response contain.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -256,6 +257,21 @@ pub fn reads_memcached_reply(data: &[u8], key: &[u8]) {
     }
 }
 
+/// Parses `data` as the first message of a client of MQTT and of PostgreSQL: one that is cut needs more bytes, or is refused
+/// as the whole one is, or is read alike.
+///
+/// # Panics
+/// If that does not hold.
+pub fn reads_first_messages(data: &[u8]) {
+    let (mqtt, postgres) = (mqtt::parse(data), postgres::parse(data));
+    for cut in (0..data.len()).step_by(data.len() / CUTS_MAX + 1) {
+        let part = mqtt::parse(&data[..cut]);
+        assert!(part == Ok(None) || part == mqtt, "MQTT cut at {cut}");
+        let part = postgres::parse(&data[..cut]);
+        assert!(part == Ok(None) || part == postgres, "PostgreSQL cut at {cut}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,6 +310,26 @@ mod tests {
         bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| {
             writes_pairs(&joined(PARTS, bytes));
             writes_pairs(bytes);
+        });
+    }
+
+    #[test]
+    fn any_bytes_as_first_messages() {
+        const PARTS: &[&[u8]] = &[
+            b"\x10\x20\0\x04MQTT\x05\xc6\0\x3c",
+            b"\x10\x20\0\x06MQIsdp\x03\xc2\0\x3c",
+            b"\0\0\0\x1a\0\x03\0\0",
+            b"\0\0\0\x08\x04\xd2\x16\x2f",
+            b"user\0",
+            b"database\0",
+            b"\0\x02",
+            b"\0",
+            b"x",
+            b"\x80",
+        ];
+        bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| {
+            reads_first_messages(&joined(PARTS, bytes));
+            reads_first_messages(bytes);
         });
     }
 
