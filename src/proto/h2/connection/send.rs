@@ -35,7 +35,11 @@ pub struct Sent {
 impl Connection {
     /// Adds a header block to the output. `ends`: nothing follows it.
     pub fn send_block(&mut self, id: u32, block: &[u8], ends: bool) -> Result<(), Gone> {
-        let payload_max = self.peer_payload_max.min(frame::PAYLOAD_BYTES_MAX);
+        // a client that asks for longer frames gets its head in one, as from nginx; servers need not be asked
+        let payload_max = match self.client {
+            Some(_) => self.peer_payload_max.min(frame::PAYLOAD_BYTES_MAX),
+            None => self.peer_payload_max,
+        };
         let stream = self.stream(id).ok_or(Gone)?;
         if stream.reset.is_some() || stream.is_local_closed {
             return Err(Gone);
