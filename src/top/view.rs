@@ -141,7 +141,8 @@ fn processes(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         let turn = worker.map_or_else(String::new, |worker| time(number(worker, "loop_turn_max_seconds")));
         let is_leaving = process["exiting"] == true;
         let name = text(process, "name").replace(" process", "");
-        let name = if is_leaving { format!("{name} (leaving)") } else { name };
+        // There is no room for both in 80 columns.
+        let name = if is_leaving { "leaving".to_owned() } else { name };
         let style = if is_leaving { Style::new().fg(Color::Yellow) } else { Style::new() };
         let cells = [
             process["pid"].to_string(),
@@ -304,7 +305,7 @@ mod tests {
                 "1.0ms",
                 "1.50s",
                 "77",
-                "(leaving)",
+                "leaving",
                 "si?te (server)",
                 "10.0.0.1:80",
                 "down",

@@ -78,7 +78,8 @@ fn add(request: &Request, counts: &mut Pending) {
     let request_us = runtime::now_us().saturating_sub(request.started_us);
     let location = request.location.confs.status_zone.of_location();
     let zones = [request.server.slot, location];
-    for slot in zones.into_iter().flatten() {
+    for slot in &zones {
+        let Some(slot) = *slot else { continue };
         let others = [(Word::BytesIn, request.length()), (Word::BytesOut, request.bytes_sent)];
         counts.count(slot, status, &others);
         counts.count_facts(slot, facts);
