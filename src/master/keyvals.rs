@@ -218,7 +218,7 @@ impl Clocks {
         (self.wall_ms + at_ms).saturating_sub(self.monotonic_ms)
     }
 
-    /// What is over is at 0.
+    /// A time that has passed becomes 0.
     fn to_monotonic(self, at_ms: u64) -> u64 {
         let left_ms = at_ms.saturating_sub(self.wall_ms);
         if left_ms == 0 { 0 } else { self.monotonic_ms.saturating_add(left_ms) }

@@ -106,7 +106,7 @@ impl Change {
     }
 }
 
-/// What all processes learn about a zone, by its number.
+/// News of a zone, by its number, for all processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct News {
     pub zone: u32,

@@ -55,7 +55,7 @@ pub struct Zone<S, T, D = ()> {
     pub slot: Option<Slot>,
 }
 
-/// What became of a scope at a limit.
+/// The outcome for a scope at a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Passed,
@@ -65,7 +65,7 @@ pub enum Fate {
     RejectedDryRun,
 }
 
-/// What is shown of a zone.
+/// A zone as status pages show it.
 #[derive(Clone, Debug)]
 pub struct Shown {
     pub name: Box<str>,

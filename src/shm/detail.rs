@@ -117,7 +117,7 @@ static TABLE: Table = Table { capacity: DETAILS, used: Header::DetailsUsed, name
 static INDEX: LazyLock<Mutex<Index>> = LazyLock::new(|| Mutex::new(Index::new(&TABLE)));
 
 fn clear(area: &Area, index: usize) {
-    // What is left if the kernel cannot punch holes is counted on.
+    // If the kernel cannot punch holes, the old counts stay and are added to.
     let _: io::Result<()> = area.clear_detail(index);
 }
 

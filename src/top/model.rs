@@ -17,7 +17,7 @@ pub struct Sample {
     pub processes: Value,
 }
 
-/// What is shown.
+/// The figures on the screen.
 #[derive(Debug)]
 pub struct Model {
     pub socket: PathBuf,

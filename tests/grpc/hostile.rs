@@ -9,7 +9,7 @@ use crate::support::{H2Server, wait_for};
 
 type Script = fn(&mut H2Server<'_>, u32);
 
-/// What a server does with a request, and the words of the error log. The client gets 502.
+/// Misbehaviour of a server, and the words of the error log for it. The client gets 502.
 const STREAMS: &[(&str, Script, &str)] = &[
     (
         "no-status",
@@ -136,7 +136,7 @@ fn a_response_that_breaks_a_rule_ends_its_stream_only() {
     assert_eq!(origin.accepted(), 1, "the connection went on");
 }
 
-/// What ends a response that has begun: it never looks complete.
+/// Faults that end a response that has begun: it never looks complete.
 #[test]
 fn a_response_that_breaks_off_is_cut_off() {
     const CUTS: &[(&str, Script)] = &[
@@ -181,7 +181,7 @@ fn a_response_that_breaks_off_is_cut_off() {
     assert_eq!(origin.accepted(), 1);
 }
 
-/// What ends a connection: its requests get 502, the next one a new connection.
+/// Faults that end a connection: its requests get 502, the next one a new connection.
 #[test]
 fn a_connection_that_breaks_a_rule_is_replaced() {
     const BREAKS: &[(&str, Script, &str)] = &[

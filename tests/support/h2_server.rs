@@ -47,7 +47,7 @@ pub struct H2Server<'a> {
     new: Vec<u32>,
     /// Room for data that the daemon has given: on the connection, and on streams.
     pub windows: HashMap<u32, i64>,
-    /// What a stream may be sent at first.
+    /// The initial window of a stream.
     pub initial_window: i64,
     /// Gives the daemon room for all data that comes.
     pub is_generous: bool,

@@ -54,7 +54,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("grpc_", Conf, upstre
 pub static VARIABLES: &[Variable] = &[];
 
 impl Conf {
-    /// What `grpc_set_header` says of the fields of requests.
+    /// The request fields set by `grpc_set_header`.
     pub fn sent(&self) -> &Sent {
         self.sent.as_deref().unwrap_or_else(|| &DEFAULT)
     }

@@ -59,7 +59,7 @@ impl states::State for State {
 pub struct Table(Vec<limit_req::Zone<Request>>);
 
 impl Table {
-    /// What is shown of the zones.
+    /// The zones as status pages show them.
     pub fn shown(&self) -> impl Iterator<Item = zone::Shown> {
         self.0.iter().map(zone::Zone::shown)
     }

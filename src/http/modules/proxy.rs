@@ -108,7 +108,7 @@ impl Conf {
         self.http_version.get()
     }
 
-    /// What `proxy_set_header` says of the fields of requests.
+    /// The request fields set by `proxy_set_header`.
     pub fn sent(&self) -> &Sent {
         &self.frozen().sent
     }

@@ -288,7 +288,7 @@ impl Exchange {
         self.stream.ask(|proto, id| proto.stream(id).is_some_and(|stream| stream.is_stopped()))
     }
 
-    /// What is wrong with the exchange; `None`: nothing.
+    /// The fault that ended the exchange; `None`: there is none.
     pub fn trouble(&self) -> Option<Kind> {
         let kind = self.stream.ask(|proto, id| {
             let Some(stream) = proto.stream(id) else { return Some(Kind::Unprocessed) };

@@ -47,7 +47,7 @@ pub struct Settings {
     pub prefix: &'static str,
 }
 
-/// What connections to upstreams have in common: one set of settings, with one certificate, which a newer one may replace.
+/// The common part of connections to upstreams: one set of settings, with one certificate, which a newer one may replace.
 pub struct Client {
     own: RwLock<Own>,
     sessions: Option<ClientSessions>,

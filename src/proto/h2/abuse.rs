@@ -45,7 +45,7 @@ impl Act {
 }
 
 impl Act {
-    /// What a peer makes too many of.
+    /// The kind of frame or event of which a peer sends too many.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Reset => "streams that it resets",

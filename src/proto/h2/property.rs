@@ -113,7 +113,7 @@ pub fn takes_server_bytes(data: &[u8], cuts: &[u8]) {
     assert_eq!(whole, split);
 }
 
-/// What came of a request: its heads as text, its data, its trailers, and whether it has ended or failed.
+/// The outcome of a request: its heads as text, its data, its trailers, and whether it has ended or failed.
 type Answered = (Vec<Vec<u8>>, Vec<u8>, Vec<u8>, bool, Option<Reset>);
 
 fn answered(data: &[u8], pieces: &mut dyn Iterator<Item = usize>) -> (Vec<u8>, Vec<Answered>, bool) {

@@ -20,7 +20,7 @@ pub struct Choices<'a> {
 }
 
 impl<'a> Choices<'a> {
-    /// What is to be offered; reports words without effect. `None`: an error was reported.
+    /// The selection to offer; reports words without effect. `None`: an error was reported.
     pub fn select(self, cx: &mut impl Secured) -> Option<Selected> {
         let mut selected = Selected::default();
         if let Some(words) = self.protocols.as_ref() {

@@ -20,7 +20,7 @@ const OPEN_REFUND: u32 = 16;
 /// The payload of a PING that asks whether the server is alive.
 const HEALTH_PING: &[u8; 8] = b"alive?\0\0";
 
-/// What a client keeps besides.
+/// The state that only a client has.
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// SETTINGS_MAX_CONCURRENT_STREAMS of the server; `None`: it has set no limit.
