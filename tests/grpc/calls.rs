@@ -390,7 +390,10 @@ fn a_reload_lets_calls_finish() {
     let stream = client.open("POST", "/chat", CALL, 0);
     client.read_until("a head", |client| client.answers.contains_key(&stream));
     daemon.signal(Signal::SIGHUP);
-    daemon.wait_log("generation 2 serves");
+    // An old worker would send the second call over the connection of the first, which our server has not ended.
+    wait_for("the old workers to leave", || {
+        (daemon.log_count("gracefully shutting down") >= old.len()).then_some(())
+    });
     let mut other = H2::connect(daemon.port(0));
     let second = other.open("POST", "/chat", CALL, 0);
     other.send(DATA, END_STREAM, second, b"new");
