@@ -19,10 +19,6 @@ use crate::script::value::Script;
 use crate::script::{Compile, Scope, nested};
 use crate::sys::clock;
 
-/// The parts of the language that have zones.
-pub const HTTP: &str = "http";
-pub const STREAM: &str = "stream";
-
 /// nginx's least size of a zone: eight pages.
 const BYTES_MIN: u64 = 32 * 1024;
 

@@ -11,6 +11,7 @@ pub mod bind;
 pub mod connection;
 pub mod control;
 pub mod error_log;
+pub mod keyval_rows;
 pub mod keyvals;
 pub mod limit_conn;
 pub mod limit_req;
