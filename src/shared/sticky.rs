@@ -7,7 +7,8 @@ use std::collections::HashMap;
 
 use crate::base::number::parse_millis;
 use crate::config::{Diagnostic, Node, Span, Word, params};
-use crate::shared::zone;
+use crate::log;
+use crate::shared::{Environment, zone};
 use crate::sys::address::SockAddr;
 use crate::upstream::sticky::{Bindings, Prefixes};
 
@@ -74,6 +75,18 @@ impl<'a> TableWords<'a> {
     pub fn bindings(&self, part: &'static str, node: &Node) -> Result<Bindings, Diagnostic> {
         let (zone, bytes) = self.zone.ok_or_else(|| missing(node, "zone"))?;
         Ok(Bindings::new(part, zone, bytes, self.timeout_ms.unwrap_or(TIMEOUT_MS)))
+    }
+}
+
+/// Maps the tables of a configuration that is complete; not with `-t`. Each comes with the place of its directive.
+pub fn open<'a>(tables: impl Iterator<Item = (&'a Bindings, Span)>, cx: &mut impl Environment) {
+    if cx.is_test() || cx.diagnostics().has_errors() {
+        return;
+    }
+    for (bindings, span) in tables {
+        let Err(error) = bindings.open() else { continue };
+        let message = format!("no memory for \"sticky\" {}", log::Cause(&error));
+        cx.diagnostics().push(Diagnostic::error(span, message));
     }
 }
 

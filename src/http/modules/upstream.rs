@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use crate::config::directive::{block as opens, custom, millis, number};
-use crate::config::{Arity, Context, Diagnostic, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::Request;
@@ -14,11 +14,9 @@ use crate::http::response::headers::trailer;
 use crate::http::scope::Variable;
 use crate::http::upstream::selection::Selection;
 use crate::http::upstream::sticky::Sticky;
-use crate::log;
 use crate::script::variable::{Argument, prefix, variable};
-use crate::shared::Environment;
 use crate::shared::balance_key::Key;
-use crate::shared::sticky::Zones;
+use crate::shared::sticky::{self, Zones};
 use crate::shared::upstream_rows::{self as rows, Draft};
 use crate::upstream::balance::{Time, Times};
 use crate::upstream::sticky::Bindings;
@@ -77,24 +75,20 @@ impl Table {
 impl ModuleTable for Table {
     fn open(cx: &mut Cx) -> Self {
         let table = Self(std::mem::take(&mut cx.drafts.upstream).groups);
-        if !cx.is_test() && !cx.diagnostics.has_errors() {
-            for sticky in table.stickies() {
-                let Err(error) = sticky.bindings().map_or(Ok(()), Bindings::open) else { continue };
-                let message = format!("no memory for \"sticky\" {}", log::Cause(&error));
-                cx.diagnostics.push(Diagnostic::error(sticky.span, message));
-            }
-        }
+        sticky::open(table.bindings(), cx);
         table
     }
 
     fn add_zones(&self, zones: &mut Vec<u64>) {
-        zones.extend(self.stickies().filter_map(Sticky::bindings).map(Bindings::memory));
+        zones.extend(self.bindings().map(|(bindings, _)| bindings.memory()));
     }
 }
 
 impl Table {
-    fn stickies(&self) -> impl Iterator<Item = &Sticky> {
-        self.0.values().filter_map(|selection| selection.sticky.as_ref())
+    /// The tables of `sticky`, each with the place of its directive.
+    fn bindings(&self) -> impl Iterator<Item = (&Bindings, Span)> {
+        let stickies = self.0.values().filter_map(|selection| selection.sticky.as_ref());
+        stickies.filter_map(|sticky| Some((sticky.bindings()?, sticky.span)))
     }
 }
 

@@ -7,17 +7,16 @@ use std::collections::HashMap;
 
 use crate::config::directive::{block as opens, custom};
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span};
-use crate::log;
 use crate::script::variable::variable;
-use crate::shared::Environment;
 use crate::shared::balance_key::Key;
-use crate::shared::sticky::{Source, Zones};
+use crate::shared::sticky::{self, Source, Zones};
 use crate::shared::upstream_rows::{self as rows, Draft};
 use crate::stream::config::compile::Cx;
 use crate::stream::modules::{BlockConf, Directive, ModuleTable};
 use crate::stream::scope::Variable;
 use crate::stream::session::Session;
 use crate::upstream::balance::{Time, Times};
+use crate::upstream::sticky::Bindings;
 use crate::upstream::trace::Attempt;
 use crate::upstream::{Block, Group};
 
@@ -90,24 +89,20 @@ impl Table {
 impl ModuleTable for Table {
     fn open(cx: &mut Cx) -> Self {
         let table = Self(std::mem::take(&mut cx.drafts.upstream).groups);
-        if !cx.is_test() && !cx.diagnostics.has_errors() {
-            for sticky in table.stickies() {
-                let Err(error) = sticky.source.bindings.open() else { continue };
-                let message = format!("no memory for \"sticky\" {}", log::Cause(&error));
-                cx.diagnostics.push(Diagnostic::error(sticky.span, message));
-            }
-        }
+        sticky::open(table.bindings(), cx);
         table
     }
 
     fn add_zones(&self, zones: &mut Vec<u64>) {
-        zones.extend(self.stickies().map(|sticky| sticky.source.bindings.memory()));
+        zones.extend(self.bindings().map(|(bindings, _)| bindings.memory()));
     }
 }
 
 impl Table {
-    fn stickies(&self) -> impl Iterator<Item = &Sticky> {
-        self.0.values().filter_map(|selection| selection.sticky.as_ref())
+    /// The tables of `sticky`, each with the place of its directive.
+    fn bindings(&self) -> impl Iterator<Item = (&Bindings, Span)> {
+        let stickies = self.0.values().filter_map(|selection| selection.sticky.as_ref());
+        stickies.map(|sticky| (&sticky.source.bindings, sticky.span))
     }
 }
 
