@@ -19,6 +19,8 @@ use crate::net::tls::client::Client;
 use crate::net::tls::key_log::KeyLogFile;
 use crate::net::tls::pem::Passwords;
 use crate::net::tls::settings::{self as selection, Choice};
+use crate::net::tls::watch::Files;
+use crate::script::value;
 use crate::shared::tls::Secured;
 
 /// The largest file of certificates, keys or passwords that is read.
@@ -117,6 +119,23 @@ pub fn load_pair(
             None
         }
     }
+}
+
+/// The files of a certificate and its key, to be watched for changes. `None`: not all of it is in files whose names are known.
+pub fn watched_files(
+    folder: &Path,
+    (certificate, key): (Name<'_>, Name<'_>),
+    passwords: Option<&str>,
+) -> Option<Files> {
+    let is_file = |name: &str| !name.starts_with("data:") && !value::has_variables(name);
+    let path = |name: &str| folder.join(name);
+    let names = [Some(certificate.name), Some(key.name), passwords];
+    names.into_iter().flatten().all(is_file).then(|| Files {
+        certificate: path(certificate.name),
+        key: path(key.name),
+        passwords: passwords.map(path),
+        ocsp: None,
+    })
 }
 
 /// The passwords of `ssl_password_file` and similar directives; none without a file.

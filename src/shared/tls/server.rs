@@ -31,7 +31,7 @@ use crate::script::value::{self, Script};
 use crate::script::{Compile, Scope};
 use crate::shared::tls::choices::Choices;
 use crate::shared::tls::files::{
-    Name, Words, add_words, key_log_file, load_pair, passwords, read, reported, shown,
+    Name, Words, add_words, key_log_file, load_pair, passwords, read, reported, shown, watched_files,
 };
 use crate::shared::tls::{Secured, dynamic, status};
 
@@ -214,11 +214,11 @@ impl<S: Scope> Conf<S> {
         protocols: Vec<Vec<u8>>,
         cx: &mut impl Secured<Scope = S>,
     ) -> Option<Server> {
-        let folder = cx.folder().to_owned();
-        let files = self.files(&self.named(cx)?, &folder);
+        let named = self.named(cx)?;
+        let files = self.files(&named, cx.folder());
         let pairs: Vec<_> =
             files.into_iter().map(|(files, span)| (files.map(|files| cx.pairs().add(files)), span)).collect();
-        let server = self.server(names, protocols, cx);
+        let server = self.server(names, protocols, &named, cx);
         for (position, (pair, span)) in pairs.into_iter().enumerate() {
             let place = Use { server: index, position };
             pair.into_iter().for_each(|pair| cx.pairs().add_use(pair, place, span));
@@ -228,14 +228,14 @@ impl<S: Scope> Conf<S> {
 
     /// Makes the server's side of TLS from these settings, for these protocols of ALPN. `None`: it has no certificate, or an error was
     /// reported.
-    pub fn server(
+    fn server(
         &self,
         names: &[Box<str>],
         protocols: Vec<Vec<u8>>,
+        named: &[(Name<'_>, Name<'_>)],
         cx: &mut impl Secured<Scope = S>,
     ) -> Option<Server> {
-        let named = self.named(cx)?;
-        let certificates = if self.is_dynamic() { Vec::new() } else { self.load(&named, cx)? };
+        let certificates = if self.is_dynamic() { Vec::new() } else { self.load(named, cx)? };
         let selected = self.choices().select(cx)?;
         let compresses = selected.certificate_compression.unwrap_or(self.certificate_compression.get());
         let (clients, trusted) = self.clients(cx)?;
@@ -422,18 +422,12 @@ impl<S: Scope> Conf<S> {
 
     /// The files of each certificate, in their order, each with its directive; `None`: it is not in files.
     fn files(&self, named: &[(Name<'_>, Name<'_>)], folder: &Path) -> Vec<(Option<Files>, Span)> {
-        let path = |name: &str| folder.join(name);
-        let passwords = self.password_file.as_ref().map(|name| path(name));
-        let ocsp = self.stapled_file().map(path);
-        let is_file = |name: &Name<'_>| !name.name.starts_with("data:") && !value::has_variables(name.name);
-        let of = |(index, (certificate, key)): (usize, &(Name<'_>, Name<'_>))| {
-            let files = (is_file(certificate) && is_file(key)).then(|| Files {
-                certificate: path(certificate.name),
-                key: path(key.name),
-                passwords: passwords.clone(),
-                ocsp: ocsp.clone().filter(|_| index == self.stapled_position(named.len())),
-            });
-            (files, certificate.span)
+        let passwords = self.password_file.as_ref().map(|name| &**name);
+        let ocsp = self.stapled_file().map(|name| folder.join(name));
+        let of = |(index, pair): (usize, &(Name<'_>, Name<'_>))| {
+            let ocsp = ocsp.clone().filter(|_| index == self.stapled_position(named.len()));
+            let files = watched_files(folder, *pair, passwords);
+            (files.map(|files| Files { ocsp, ..files }), pair.0.span)
         };
         named.iter().enumerate().map(of).collect()
     }

@@ -16,14 +16,13 @@ use crate::net::tls::client::{self, Client, Terms};
 use crate::net::tls::pem;
 use crate::net::tls::settings as selection;
 use crate::net::tls::verify::{Purpose, Trust};
-use crate::net::tls::watch::Files;
 use crate::script::value::{self, Script};
 use crate::script::{Compile, Scope};
 use crate::shared::name::Prefix;
 use crate::shared::tls::Secured;
 use crate::shared::tls::certificates::Certificates;
 use crate::shared::tls::choices::Choices;
-use crate::shared::tls::files::{self, Cache, Words, load_pair, reported};
+use crate::shared::tls::files::{self, Cache, Words, load_pair, reported, watched_files};
 
 settings! {
     /// The values of the directives.
@@ -231,15 +230,8 @@ impl<S: Scope> Settings<S> {
         let Some((certificate, key)) = self.choices().certificates(cx)?.last().copied().or(own) else {
             return Some((None, None));
         };
-        let folder = cx.folder();
-        let path = |name: &str| (!name.starts_with("data:")).then(|| folder.join(name));
-        let passwords = self.password_file.as_ref().and_then(|name| path(name));
-        let files = path(certificate.name).zip(path(key.name)).map(|(certificate, key)| Files {
-            certificate,
-            key,
-            passwords,
-            ocsp: None,
-        });
+        let passwords = self.password_file.as_ref().map(|name| &**name);
+        let files = watched_files(cx.folder(), (certificate, key), passwords);
         let watched = files.map(|files| (cx.pairs().add(files), certificate.span));
         let passwords = self.passwords(cx)?;
         Some((Some(load_pair(certificate, key, &passwords, cx)?), watched))
