@@ -102,7 +102,12 @@ fn server_addr<S: Connected>(scope: &mut S, _: &Argument, out: Out) -> bool {
 }
 
 fn remote_addr<S: Connected>(scope: &mut S, _: &Argument, out: Out) -> bool {
-    match scope.peer().ip() {
+    client_address(scope.peer(), out)
+}
+
+/// The address of a client: `unix:` for all unix sockets.
+pub fn client_address(client: &SockAddr, out: Out) -> bool {
+    match client.ip() {
         Some(ip) => address(ip, out),
         None => text(b"unix:", out),
     }
@@ -120,7 +125,7 @@ type Pick = fn((SocketAddr, SocketAddr)) -> SocketAddr;
 
 fn proxy_address<S: Connected>(scope: &S, which: Pick, out: Out) -> bool {
     let both = scope.proxy_header().and_then(|header| header.addresses);
-    both.is_some_and(|both| write!(out, "{}", which(both).ip()).is_ok())
+    both.is_some_and(|both| address(which(both).ip(), out))
 }
 
 fn proxy_port<S: Connected>(scope: &S, which: Pick, out: Out) -> bool {

@@ -8,7 +8,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::base::network;
 use crate::config::directive::custom;
 use crate::config::inherit::{duplicate, own};
 use crate::config::{Arity, Context, Diagnostic, Node, Span, Word, settings};
@@ -27,6 +26,7 @@ use crate::net::address::{self, Host};
 use crate::proto::header::Id;
 use crate::script::value;
 use crate::script::variable::variable;
+use crate::shared::connection::client_address;
 
 settings! {
     /// The directive of one block.
@@ -393,10 +393,7 @@ fn add_x_forwarded_for(request: &Request, out: &mut Vec<u8>) {
             out.extend_from_slice(b", ");
         }
     }
-    match request.connection.peer.ip() {
-        Some(ip) => network::write_ip(ip, out),
-        None => out.extend_from_slice(b"unix:"),
-    }
+    client_address(&request.connection.peer, out);
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::http::request::Request;
 use crate::http::scope::Variable;
 use crate::http::verdict::Verdict;
 use crate::script::variable::variable;
+use crate::shared::connection::client_address;
 use crate::shared::realip::Trusted;
 use crate::sys::address::SockAddr;
 
@@ -47,7 +48,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("realip_remote_addr", |r, _, out| match socket_peer(r).ip() { Some(ip) => write!(out, "{ip}").is_ok(), None => write!(out, "unix:").is_ok(), },
+    variable("realip_remote_addr", |r, _, out| client_address(socket_peer(r), out),
         "The address from which the connection came, before set_real_ip_from replaced it."),
     variable("realip_remote_port", |r, _, out| match socket_peer(r).port() { Some(port) => write!(out, "{port}").is_ok(), None => true, },
         "The port from which the connection came, before set_real_ip_from replaced it."),

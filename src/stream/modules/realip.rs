@@ -8,6 +8,7 @@ use std::io::Write;
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Node, settings};
 use crate::script::variable::variable;
+use crate::shared::connection::client_address;
 use crate::shared::realip::Trusted;
 use crate::stream::config::compile::Cx;
 use crate::stream::modules::{BlockConf, Directive};
@@ -32,7 +33,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("realip_remote_addr", |s, _, out| match s.socket_peer().ip() { Some(ip) => write!(out, "{ip}").is_ok(), None => write!(out, "unix:").is_ok(), },
+    variable("realip_remote_addr", |s, _, out| client_address(s.socket_peer(), out),
         "The address from which the connection came, before set_real_ip_from replaced it."),
     variable("realip_remote_port", |s, _, out| match s.socket_peer().port() { Some(port) => write!(out, "{port}").is_ok(), None => true, },
         "The port from which the connection came, before set_real_ip_from replaced it."),
