@@ -132,19 +132,15 @@ impl Service {
         (self.0.hooks.hand_over)(fd, handover)
     }
 
-    /// Goes on with a tunnel of an older worker, at the listener `config.listens[listen]`.
-    pub fn adopt_tunnel(self, arrived: Arrived, listen: usize) {
+    /// Goes on with a tunnel of an older worker, at the listener `config.listens[listen]`. False: its state is damaged.
+    pub fn adopt_tunnel(self, arrived: Arrived, listen: usize) -> bool {
         let number = arrived.client.probe().map(Probe::descriptor);
-        match tunnel::resume(self, arrived, &self.config().listens[listen]) {
-            Some(tunnel) => {
-                runtime::spawn(tunnel::run(tunnel));
-                number.into_iter().for_each(room::client_has_come);
-            }
-            None => {
-                let what = "a tunnel of an older worker could not be taken over: its state is damaged";
-                log::error!(log::process(), &(), "{what}");
-            }
-        }
+        let Some(tunnel) = tunnel::resume(self, arrived, &self.config().listens[listen]) else {
+            return false;
+        };
+        runtime::spawn(tunnel::run(tunnel));
+        number.into_iter().for_each(room::client_has_come);
+        true
     }
 
     /// Gives a tunnel away.

@@ -130,20 +130,14 @@ impl Service {
         runtime::spawn(datagram::receive(self, fd, listen, stop));
     }
 
-    /// Goes on with a session of an older worker, at the listener `config.listens[listen]`.
-    pub fn adopt(self, arrived: Arrived, listen: usize) {
+    /// Goes on with a session of an older worker, at the listener `config.listens[listen]`. False: its state is damaged.
+    pub fn adopt(self, arrived: Arrived, listen: usize) -> bool {
         let listen: &'static Listen = &self.config().listens[listen];
-        match moved::resume(self, arrived, listen) {
-            Some(relaying) => {
-                let number = relaying.descriptor();
-                runtime::spawn(relay::run(relaying));
-                number.into_iter().for_each(room::client_has_come);
-            }
-            None => {
-                let what = "a session of an older worker could not be taken over: its state is damaged";
-                log::error!(log::process(), &(), "{what}");
-            }
-        }
+        let Some(relaying) = moved::resume(self, arrived, listen) else { return false };
+        let number = relaying.descriptor();
+        runtime::spawn(relay::run(relaying));
+        number.into_iter().for_each(room::client_has_come);
+        true
     }
 
     /// Gives a session away.

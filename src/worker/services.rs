@@ -317,11 +317,13 @@ impl Services {
             log::error!(log::process(), &(), "{what}: its state is damaged, or descriptors are short");
             return;
         };
-        match (tunnel.of, listener, self.http, self.stream) {
+        let (name, is_adopted) = match (tunnel.of, listener, self.http, self.stream) {
             (TunnelOf::Stream, Some(Serves::Stream(listen)), _, Some(stream)) => {
-                stream.adopt(arrived, listen)
+                ("session", stream.adopt(arrived, listen))
             }
-            (TunnelOf::Http, Some(Serves::Http(listen)), Some(http), _) => http.adopt_tunnel(arrived, listen),
+            (TunnelOf::Http, Some(Serves::Http(listen)), Some(http), _) => {
+                ("tunnel", http.adopt_tunnel(arrived, listen))
+            }
             _ => {
                 let upstreams = match tunnel.of {
                     TunnelOf::Stream => self.stream_upstreams,
@@ -333,7 +335,12 @@ impl Services {
                     arrived.run_alone(give.0, tunnel.of).await;
                     drop(course);
                 });
+                return;
             }
+        };
+        if !is_adopted {
+            let what = format!("a {name} of an older worker could not be taken over");
+            log::error!(log::process(), &(), "{what}: its state is damaged");
         }
     }
 }
