@@ -67,6 +67,7 @@ impl Master {
                     far_end,
                     ledger,
                     sent: 0,
+                    unsent: Default::default(),
                     news: BTreeSet::new(),
                     edited: BTreeSet::new(),
                     keyvals: Default::default(),

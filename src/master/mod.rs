@@ -271,6 +271,7 @@ impl Master {
             self.hear_names();
             self.renew_certificates();
             self.happen(Event::Tick);
+            self.workers.iter_mut().for_each(|worker| _ = worker.send_orders());
             self.deliver();
             self.send_names();
             self.carry_out_orders();
@@ -297,8 +298,9 @@ impl Master {
             Action::Prepare => self.prepare(),
             Action::Fork { worker, place, generation } => return Some(self.fork(worker, place, generation)),
             Action::Send(worker, message) => {
-                // A worker whose socket is full or gone is noticed by its silence, or by its end.
-                let _ = self.worker_mut(worker).map(|worker| worker.send(&message));
+                if let Some(worker) = self.worker_mut(worker) {
+                    worker.order(message);
+                }
             }
             Action::Ping(id) => {
                 let is_sent = self.worker_mut(id).is_some_and(Worker::ping);
@@ -376,6 +378,7 @@ impl Master {
             Some(self.supervisor.due_ms(now_ms)),
             (!self.pending.is_empty()).then_some(now_ms + 5),
             self.has_unsent_names().then_some(now_ms + 5),
+            self.workers.iter().any(|worker| !worker.unsent.is_empty()).then_some(now_ms + 5),
             self.orders.has_unsent(&self.workers).then_some(now_ms + 5),
             self.orders.questions.due_ms(),
             (!self.removed.is_empty()).then_some(now_ms + SHUT_LOOK_MS),

@@ -1,7 +1,7 @@
 //! The master's view of one worker: its process, its socket, and the listeners and names of its
 //! configuration.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
@@ -125,6 +125,8 @@ pub struct Worker {
     pub ledger: Ledger,
     /// The sequence number of the last message that was sent to it.
     pub sent: u32,
+    /// The orders for which its socket had no room, in their order. Nothing else is sent before them.
+    pub unsent: VecDeque<ToWorker>,
     /// The names about which there is news for it.
     pub news: BTreeSet<(u32, u32)>,
     /// The positions of upstream groups whose servers were changed, and it does not know yet.
@@ -137,6 +139,27 @@ impl Worker {
     /// Sends a message; false if its socket is full or gone.
     pub fn send(&mut self, message: &ToWorker) -> bool {
         self.send_with(message, &[])
+    }
+
+    /// Sends an order that must not be lost. If the socket is full it follows as soon as there is room
+    /// ([`Worker::send_orders`]); an order that waits already is not added again, so that few can wait.
+    pub fn order(&mut self, message: ToWorker) {
+        if !self.unsent.contains(&message) {
+            self.unsent.push_back(message);
+        }
+        self.send_orders();
+    }
+
+    /// Sends the orders that wait; false if there is no room yet.
+    pub fn send_orders(&mut self) -> bool {
+        while let Some(message) = self.unsent.front() {
+            match send(&self.control, &mut self.sent, message, &[]) {
+                Err(nix::Error::EAGAIN) => return false,
+                // Its socket is gone: its end will be noticed.
+                Ok(()) | Err(_) => self.unsent.pop_front(),
+            };
+        }
+        true
     }
 
     /// Sends a connection; false if its socket is full or gone.
@@ -168,13 +191,7 @@ impl Worker {
     }
 
     fn send_with(&mut self, message: &ToWorker, fds: &[OwnedFd]) -> bool {
-        let sequence = self.sent.wrapping_add(1);
-        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        let is_sent = msg::send(self.control.as_fd(), &message.to_bytes(sequence), &fds).is_ok();
-        if is_sent {
-            self.sent = sequence;
-        }
-        is_sent
+        self.send_orders() && send(&self.control, &mut self.sent, message, fds).is_ok()
     }
 
     /// Reads and judges the next message. `None`: there is none. `Ok(None)`: it cannot be used.
@@ -273,6 +290,15 @@ impl Worker {
     }
 }
 
+/// Sends one message under the next sequence number.
+fn send(control: &OwnedFd, sent: &mut u32, message: &ToWorker, fds: &[OwnedFd]) -> nix::Result<()> {
+    let sequence = sent.wrapping_add(1);
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    msg::send(control.as_fd(), &message.to_bytes(sequence), &fds)?;
+    *sent = sequence;
+    Ok(())
+}
+
 /// The facts that travel with a connection.
 #[derive(Debug)]
 pub enum Cargo {
@@ -332,6 +358,57 @@ mod tests {
         let roster = roster.with_dual_stack([80, 81].into_iter());
         let of = |text| roster.listener_of(&inet(text));
         assert_eq!((of("127.0.0.1:81"), of("127.0.0.1:80"), of("[::1]:80")), (Some(2), Some(1), None));
+    }
+
+    /// A process that does not run, with a small socket, and what it would read.
+    fn worker() -> Worker {
+        let (control, far_end) = msg::pair().expect("a pair");
+        Worker {
+            id: 1,
+            pid: 0,
+            role: Role::Worker,
+            roster: Rc::default(),
+            lane: Lane::of_number(1).expect("a lane"),
+            control,
+            far_end,
+            ledger: Ledger::default(),
+            sent: 0,
+            unsent: VecDeque::new(),
+            news: BTreeSet::new(),
+            edited: BTreeSet::new(),
+            keyvals: Untold::default(),
+        }
+    }
+
+    fn next_of(worker: &Worker) -> Option<(u32, ToWorker)> {
+        let mut buffer = [0; BYTES_MAX];
+        let message = msg::receive(worker.far_end.as_fd(), &mut buffer).ok()?;
+        ToWorker::from_bytes(&buffer[..message.length])
+    }
+
+    #[test]
+    fn an_order_waits_for_room_and_goes_first() {
+        let mut worker = worker();
+        let filled = (0..1_000_000).take_while(|_| worker.ping()).count();
+        worker.order(ToWorker::Reopen);
+        worker.order(ToWorker::Reopen);
+        worker.order(ToWorker::Drain);
+        assert_eq!(worker.unsent, [ToWorker::Reopen, ToWorker::Drain]);
+        for _ in 0..filled {
+            assert!(matches!(next_of(&worker), Some((_, ToWorker::Ping))));
+        }
+        assert!(worker.ping());
+        let rest: Vec<_> = std::iter::from_fn(|| next_of(&worker)).map(|(_, message)| message).collect();
+        assert_eq!(rest, [ToWorker::Reopen, ToWorker::Drain, ToWorker::Ping]);
+        assert_eq!(worker.sent as usize, filled + 3);
+    }
+
+    #[test]
+    fn an_order_to_a_worker_that_is_gone_is_dropped() {
+        let mut worker = worker();
+        worker.far_end = tempfile::tempfile().expect("a file").into();
+        worker.order(ToWorker::Drain);
+        assert!(worker.unsent.is_empty() && worker.send_orders() && !worker.ping());
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Master {
             log::emerg!(log::process(), &(), "{error}");
         }
         for worker in &mut self.workers {
-            worker.send(&ToWorker::Reopen);
+            worker.order(ToWorker::Reopen);
         }
     }
 }
