@@ -13,8 +13,9 @@ use crate::net::handover::{Handover, MovedTunnel, NO_LISTENER, STATE_BYTES_MAX};
 use crate::shm::lanes::Lane;
 use crate::sys::address::SockAddr;
 use crate::sys::msg;
+use crate::sys::nature::{self, Nature};
 use crate::sys::sealed;
-use crate::sys::socket::{self, Nature};
+use crate::sys::socket;
 use crate::worker::messages::{BYTES_MAX, ToMaster, ToWorker};
 
 /// The parts of a generation's configuration that message indexes refer to; shared by all of its workers.
@@ -224,9 +225,9 @@ impl Worker {
         let Some(listener) = self.roster.addresses.get(handover.listen as usize) else {
             return Err(Fault::UnknownListener(handover.listen));
         };
-        match socket::nature(fd.as_fd()) {
+        match nature::of(fd.as_fd()) {
             Nature::Other(what) => Err(Fault::NoConnection(what)),
-            Nature::Unconnected => Ok(None),
+            Nature::Unconnected | Nature::Ended(_) => Ok(None),
             Nature::Connected(local) if accepts(listener, &local) => {
                 Ok(Connection::new(handover, listener.clone(), fd, false))
             }
@@ -234,7 +235,8 @@ impl Worker {
         }
     }
 
-    /// Takes over a tunnel. `Ok(None)`: one of its ends is gone.
+    /// Takes over a tunnel. `Ok(None)`: one of its ends is gone. An end that is closed in both directions is not: the
+    /// last bytes of its peer may wait to be read.
     ///
     /// The upstream's connection may lead anywhere: the worker that sends it has made it.
     pub fn receive_tunnel(
@@ -250,10 +252,10 @@ impl Worker {
             }
         };
         let [client, upstream, memory @ ..] = &fds[..] else { return Ok(None) };
-        match (socket::nature(client.as_fd()), socket::nature(upstream.as_fd())) {
+        match (nature::of(client.as_fd()), nature::of(upstream.as_fd())) {
             (Nature::Other(what), _) | (_, Nature::Other(what)) => return Err(Fault::NoConnection(what)),
             (Nature::Unconnected, _) | (_, Nature::Unconnected) => return Ok(None),
-            (Nature::Connected(local), Nature::Connected(_)) => {
+            (Nature::Connected(local) | Nature::Ended(local), _) => {
                 if listener.is_some_and(|listener| !accepts(listener, &local)) {
                     return Err(Fault::OtherAddress);
                 }

@@ -16,10 +16,10 @@ use crate::master::{Master, PENDING_MAX, inherit, notify};
 use crate::net::handover::{Handover, MovedTunnel, NO_LISTENER, STATE_BYTES_MAX};
 use crate::shm::lanes::{LANES, Lane};
 use crate::sys::msg;
+use crate::sys::nature::{self, Nature};
 use crate::sys::process::{self, Forked, ProcessFd};
 use crate::sys::sealed;
 use crate::sys::signal::Blocked;
-use crate::sys::socket::{self, Nature};
 
 /// A new master that this one has started.
 #[derive(Debug)]
@@ -189,7 +189,7 @@ impl Master {
     /// Takes over a connection. The other master's indexes mean nothing here, since its configuration
     /// differs: the listener is that of the connection's own address. Without one the connection closes.
     fn take_over_connection(&mut self, handover: Handover, fd: OwnedFd) {
-        let Nature::Connected(local) = socket::nature(fd.as_fd()) else { return };
+        let Nature::Connected(local) = nature::of(fd.as_fd()) else { return };
         let Some(listen) = self.roster.listener_of(&local) else { return };
         let address = self.roster.addresses[listen as usize].clone();
         self.pending.extend(Connection::new(handover, address, fd, true));
@@ -200,7 +200,10 @@ impl Master {
         let [client, _, memory @ ..] = &fds[..] else { return };
         let is_whole = fds.len() == tunnel.fd_count()
             && memory.iter().all(|memory| sealed::is_sealed(memory.as_fd(), STATE_BYTES_MAX));
-        let (Nature::Connected(local), true) = (socket::nature(client.as_fd()), is_whole) else { return };
+        let local = match nature::of(client.as_fd()) {
+            Nature::Connected(local) | Nature::Ended(local) if is_whole => local,
+            _ => return,
+        };
         let listen = self.roster.listener_of(&local).filter(|_| tunnel.listen != NO_LISTENER);
         let address = listen.map(|listen| self.roster.addresses[listen as usize].clone());
         self.pending.extend(Connection::of_tunnel(tunnel, address, fds, true));

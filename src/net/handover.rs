@@ -8,6 +8,9 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+use crate::base::frame::{Fields, put_vector16};
+use crate::sys::address::SockAddr;
+
 /// The longest PROXY protocol header that is handed over; a connection with kilobytes of TLVs is closed
 /// instead.
 pub const PROXY_BYTES_MAX: usize = 3000;
@@ -83,4 +86,19 @@ impl MovedTunnel {
     pub fn fd_count(&self) -> usize {
         if self.state.0.is_empty() { 3 } else { 2 }
     }
+}
+
+/// Appends an address of a connection. Internet addresses only: of a unix socket's client there is nothing to tell.
+pub fn save_address(address: Option<&SockAddr>, out: &mut Vec<u8>) {
+    let text = address.and_then(SockAddr::inet).map(ToString::to_string).unwrap_or_default();
+    put_vector16(out, text.as_bytes());
+}
+
+/// Reads what [`save_address`] has written. `None`: it is damaged. `Some(None)`: there was none.
+pub fn load_address(fields: &mut Fields<'_>) -> Option<Option<SockAddr>> {
+    let text = std::str::from_utf8(fields.vector16()?).ok()?;
+    if text.is_empty() {
+        return Some(None);
+    }
+    Some(Some(SockAddr::Inet(text.parse().ok()?)))
 }

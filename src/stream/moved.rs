@@ -5,10 +5,11 @@
 //! which the session began. The old worker may be hostile: it can make its own sessions look different in the log, and
 //! nothing else. Touches: the session.
 
+use std::path::PathBuf;
 use std::rc::Rc;
 
-use crate::base::frame::{Fields, put_vector16, put_vector32};
-use crate::net::handover::TunnelState;
+use crate::base::frame::{Fields, put_vector32};
+use crate::net::handover::{TunnelState, load_address, save_address};
 use crate::net::proxy_header;
 use crate::net::tunnel::moved::Arrived;
 use crate::runtime;
@@ -31,6 +32,9 @@ pub fn save(session: &Session, out: &mut Vec<u8>) {
         out.extend_from_slice(&number.to_le_bytes());
     }
     out.extend_from_slice(&[session.hops, limit_conn::save(session)]);
+    // A connection that has ended in both directions cannot be asked for its peer any more.
+    save_address(Some(session.socket_peer()), out);
+    save_address(Some(&session.local), out);
     let proxy = session.proxy.as_deref().map(proxy_header::for_handover).unwrap_or_default();
     put_vector32(out, &proxy);
     let hello = ssl_preread::hello_of(session);
@@ -40,11 +44,6 @@ pub fn save(session: &Session, out: &mut Vec<u8>) {
     }
     mqtt_preread::save(session, out);
     postgres_preread::save(session, out);
-    let local = match session.local.inet() {
-        Some(inet) => inet.to_string(),
-        None => String::new(),
-    };
-    put_vector16(out, local.as_bytes());
     save_slots(session.variables(), session.values.slots(), out);
     session.upstream.save(out);
 }
@@ -56,19 +55,19 @@ pub fn resume(service: Service, arrived: Arrived, listen: &'static Listen) -> Op
     let worker = service.worker();
     let (ago_us, received, sent) = (fields.u64()?, fields.count()?, fields.count()?);
     let (hops, limited) = (fields.u8()?, fields.u8()?);
+    let from = load_address(&mut fields)?.unwrap_or_else(|| SockAddr::Unix(PathBuf::new()));
+    let local = load_address(&mut fields)?;
     let proxy = proxy_header::of_handover(fields.vector32()?).ok()?;
     let hello = match fields.flag()? {
         true => Some(crate::proto::client_hello::ClientHello::restore(&mut fields)?),
         false => None,
     };
-    let from = client.peer_addr().unwrap_or_else(|| SockAddr::Unix(std::path::PathBuf::new()));
     let number = open.client().number();
     let mut session = Box::new(Session::new(worker, listen, number, from, listen.address.clone()));
     session.is_moved = true; // until it is complete
     mqtt_preread::restore(&mut session, &mut fields)?;
     postgres_preread::restore(&mut session, &mut fields)?;
-    let local = std::str::from_utf8(fields.vector16()?).ok()?;
-    session.local = local.parse().map_or_else(|_| listen.address.clone(), SockAddr::Inet);
+    session.local = local.unwrap_or_else(|| listen.address.clone());
     session.started_us = runtime::now_us().saturating_sub(ago_us);
     (session.received, session.sent, session.hops) = (received, sent, hops);
     session.probe = client.probe();

@@ -13,6 +13,7 @@ pub mod lookup;
 pub mod mmap;
 pub mod msg;
 pub mod names;
+pub mod nature;
 pub mod pair;
 pub mod process;
 pub mod random;

@@ -486,13 +486,13 @@ fn disconnect(fd: BorrowedFd<'_>) {
     }
 }
 
-/// The process and the user at the other end of a unix socket; `None` for other sockets.
 /// Calls `ask` with a descriptor that is known by its number; `None` if the number cannot be one.
 pub fn with_number<T>(fd: RawFd, ask: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
     // SAFETY: the descriptor is only asked, and a number that is not open is an error.
     (fd >= 0).then(|| ask(unsafe { BorrowedFd::borrow_raw(fd) }))
 }
 
+/// The process and the user at the other end of a unix socket; `None` for other sockets.
 pub fn peer_credentials(fd: RawFd) -> Option<(u32, u32)> {
     // SAFETY: the descriptor is only asked, and a number that is not open is an error.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -554,37 +554,6 @@ pub fn peer_addr(fd: impl AsFd) -> io::Result<SockAddr> {
 /// may share.
 pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&fd).set_nonblocking(true)
-}
-
-/// The kind of a descriptor that another process has sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Nature {
-    /// Not a client's connection. The words name it, with an article.
-    Other(&'static str),
-    /// A stream socket whose peer is gone, or that was never connected.
-    Unconnected,
-    /// A connected stream socket with this local address.
-    Connected(SockAddr),
-}
-
-/// Determines the kind of a descriptor. Never waits, and changes nothing.
-pub fn nature(fd: BorrowedFd<'_>) -> Nature {
-    let socket = SockRef::from(&fd);
-    let is_stream = match socket.r#type() {
-        Ok(kind) => kind == Type::STREAM,
-        Err(_) => return Nature::Other("a descriptor that is not a socket"),
-    };
-    let is_family = socket.domain().is_ok_and(|it| [Domain::IPV4, Domain::IPV6, Domain::UNIX].contains(&it));
-    if !is_stream || !is_family {
-        return Nature::Other("a socket of another kind");
-    }
-    if socket.is_listener().unwrap_or(true) {
-        return Nature::Other("a listening socket");
-    }
-    match (socket.peer_addr(), local_addr(fd)) {
-        (Ok(_), Ok(local)) => Nature::Connected(local),
-        _ => Nature::Unconnected,
-    }
 }
 
 /// Number of connections in a listener's queue (`tcpi_unacked` of a listening socket, tcp(7)).

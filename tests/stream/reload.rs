@@ -182,6 +182,31 @@ fn a_direction_that_has_ended_stays_ended() {
     assert_eq!(client.rest(), (b"answer".to_vec(), End::Closed));
 }
 
+/// The origin has closed, and both connections are closed in one direction at least, with bytes that nobody has read.
+#[test]
+fn an_answer_outlives_its_connection() {
+    const LENGTH: usize = 40_000;
+    let origin = Origin::start(|peer| {
+        assert_eq!(peer.rest().0, b"question");
+        peer.send(pattern(LENGTH));
+    });
+    let conf = "stream {
+        log_format ends '$remote_addr $status $bytes_sent';
+        access_log %%DIR%%/session.log ends;
+        server { listen 127.0.0.1:%%PORT_0%%; proxy_pass %%ORIGIN%%; proxy_half_close on;
+            proxy_download_rate 20k; proxy_buffer_size 1k; }
+    }";
+    let daemon = Setup::new(conf).set("ORIGIN", origin.address()).level("info").start();
+    let mut client = Client::connect(daemon.port(0));
+    client.send("question").half_close();
+    origin.wait_ended(1);
+    daemon.reload();
+    let (bytes, end) = client.rest();
+    assert!(bytes == pattern(LENGTH), "{} of {LENGTH} bytes arrived", bytes.len());
+    assert_eq!(end, End::Closed);
+    assert_eq!(daemon.wait_line("session.log", "200"), format!("127.0.0.1 200 {LENGTH}"));
+}
+
 #[test]
 fn a_session_goes_on_although_its_listener_is_gone() {
     let origin = echo();

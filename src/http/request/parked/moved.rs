@@ -13,6 +13,7 @@ use crate::http::config::location::{Found, Kind, Location};
 use crate::http::config::server::{Listen, Server};
 use crate::http::request::route::Rewriting;
 use crate::http::request::{Connection, Request};
+use crate::net::handover::{load_address, save_address};
 use crate::net::proxy_header;
 use crate::net::tls::Info;
 use crate::net::transport::Probe;
@@ -230,19 +231,4 @@ impl Inner {
         inner.location = place(inner.server, location, inner.text(super::URI));
         Some((inner, limited))
     }
-}
-
-/// Internet addresses only: of a unix socket's client there is nothing to tell.
-fn save_address(address: Option<&SockAddr>, out: &mut Vec<u8>) {
-    let text = address.and_then(SockAddr::inet).map(ToString::to_string).unwrap_or_default();
-    put_vector16(out, text.as_bytes());
-}
-
-/// `Some(None)`: there was none.
-fn load_address(fields: &mut Fields<'_>) -> Option<Option<SockAddr>> {
-    let text = std::str::from_utf8(fields.vector16()?).ok()?;
-    if text.is_empty() {
-        return Some(None);
-    }
-    Some(Some(SockAddr::Inet(text.parse().ok()?)))
 }
