@@ -5,6 +5,7 @@
 //! (`sys/names.rs`); only [`Host::resolve`], for workers, asks the system's resolver itself. Forms and
 //! messages: nginx.org, `listen` of ngx_http_core_module and `server` of ngx_http_upstream_module.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -56,6 +57,14 @@ pub enum Host {
 }
 
 impl Host {
+    /// The name or address without a port, or the path of a unix socket.
+    pub fn name(&self) -> Cow<'_, str> {
+        match self {
+            Self::Inet { name, .. } => Cow::Borrowed(name),
+            Self::Unix(path) => path.to_string_lossy(),
+        }
+    }
+
     /// The address, if it can be had without a lookup.
     pub fn literal(&self) -> Option<Address> {
         match self {

@@ -12,6 +12,8 @@ pub enum Fault {
     Timeout,
     /// An empty or malformed response head.
     InvalidHeader,
+    /// The configuration does not permit a connection to it (`proxy_allow_upstream`).
+    Denied,
     /// A whole response head with this status.
     Status(u16),
 }
@@ -20,7 +22,7 @@ impl Fault {
     /// The status for the client if no other peer is tried.
     pub fn status(self) -> u16 {
         match self {
-            Self::Error | Self::InvalidHeader | Self::Status(502) => 502,
+            Self::Error | Self::InvalidHeader | Self::Denied | Self::Status(502) => 502,
             Self::Timeout => 504,
             Self::Status(status) => status,
         }
@@ -43,6 +45,7 @@ impl Fault {
             Self::Status(403) => 1 << 7,
             Self::Status(404) => 1 << 8,
             Self::Status(429) => 1 << 9,
+            Self::Denied => 1 << 11,
             Self::Status(_) => 0,
         }
     }
@@ -63,6 +66,7 @@ const WORDS: &[(&str, u16)] = &[
     ("http_404", 1 << 8),
     ("http_429", 1 << 9),
     ("non_idempotent", NON_IDEMPOTENT),
+    ("denied", 1 << 11),
 ];
 
 /// A compiled `proxy_next_upstream`.

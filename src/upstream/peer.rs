@@ -129,6 +129,8 @@ pub struct Peer {
     pub address: Address,
     /// The address as nginx prints it, for logs and `$upstream_addr`.
     pub name: Box<str>,
+    /// The name of its server, without a port, or the path of its socket, for `$upstream_last_server_name`.
+    pub server_name: Box<str>,
     /// Index of its line in [`crate::upstream::Group::servers`].
     pub server: usize,
     /// Equal for the peers of a group that have the same address.
@@ -191,6 +193,7 @@ impl Peer {
         let seat = Seat { loads: Rc::new(Loads::new([load].into_iter())), index: 0 };
         Self {
             name: address.to_string().into(),
+            server_name: server.host.name().into(),
             address,
             server: index,
             address_id: 0,

@@ -71,6 +71,11 @@ impl Attempt {
         }
     }
 
+    /// The name of the peer's server in the configuration, without a port.
+    pub fn server_name(&self) -> Option<&str> {
+        self.peer.as_ref().map(|peer| &*peer.server_name)
+    }
+
     /// Adds the turn to its peer's counters.
     fn count(&self) {
         let Some(slot) = self.peer.as_ref().and_then(|peer| peer.shared.slot) else { return };

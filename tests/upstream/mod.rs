@@ -3,6 +3,7 @@
 mod balance;
 mod balancers;
 mod buffering;
+mod chosen;
 mod disconnect;
 mod discovery;
 mod fail;

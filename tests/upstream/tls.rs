@@ -51,6 +51,7 @@ fn proxy(server: &str, ports: &[u16], files: &[(&str, &str)]) -> Daemon {
     let mut setup = Setup::new(&text).level("info");
     for (index, port) in ports.iter().enumerate() {
         setup = setup.set(&format!("UP_{index}"), format!("127.0.0.1:{port}"));
+        setup = setup.set(&format!("UP_PORT_{index}"), port.to_string());
     }
     for (name, content) in files {
         setup = setup.file(name, content);
@@ -158,11 +159,14 @@ fn the_name_is_sent_only_if_that_is_on() {
     let upstream = nginx(&[&self_signed("up.test")], SAY);
     let daemon = proxy(
         "upstream named.test { server %%UP_0%%; keepalive 4; }
+         upstream chosen { server localhost:%%UP_PORT_0%%; }
          server { listen 127.0.0.1:%%PORT_0%%;
             location /off { proxy_pass https://named.test; }
             location /on { proxy_pass https://named.test; proxy_ssl_server_name on; }
             location /own { proxy_pass https://named.test; proxy_ssl_server_name on; proxy_ssl_name $arg_n; }
             location /address { proxy_pass https://%%UP_0%%; proxy_ssl_server_name on; }
+            location /chosen { proxy_pass https://chosen; proxy_ssl_server_name on;
+                proxy_ssl_name $upstream_last_server_name; }
             location /alpn { proxy_pass https://named.test; proxy_ssl_alpn h3 http/1.1; }
             location /asked { proxy_pass https://named.test; proxy_ssl_alpn $arg_one $arg_two; proxy_http_version 1.1;
                 proxy_set_header Connection \"\"; }
@@ -180,6 +184,7 @@ fn the_name_is_sent_only_if_that_is_on() {
         ("/own?n=with_underscore", "with_underscore"),
         ("/address", ""),
         ("/script?up=named.test", "named.test"),
+        ("/chosen", "localhost"),
         (&*address, ""),
     ] {
         assert_eq!(said(&get(daemon.port(0), path), 0), name, "{path}");

@@ -112,6 +112,8 @@ pub enum Kind {
     Caught,
     /// More interim responses than a peer may send before the final one.
     TooManyInterim,
+    /// `proxy_allow_upstream` does not permit a connection to the peer.
+    Denied,
     /// 101 for a request that did not ask for another protocol.
     UnaskedSwitch,
     /// 101 for a subrequest.
@@ -165,6 +167,7 @@ impl Kind {
             | Self::BadChunks(_)
             | Self::BadBody(_)
             | Self::LongChunks => Fault::InvalidHeader,
+            Self::Denied => Fault::Denied,
             Self::Gone
             | Self::Lost(_)
             | Self::Cut
@@ -203,6 +206,7 @@ impl Kind {
                 write!(out, "{who} reported an error that \"fastcgi_catch_stderr\" names")
             }
             Self::TooManyInterim => write!(out, "{who} sent too many 1xx"),
+            Self::Denied => write!(out, "connection to {who} denied"),
             Self::UnaskedSwitch => write!(out, "{who} sent 101 without being asked to switch protocols"),
             Self::SwitchInSubrequest => {
                 write!(out, "{who} sent 101 to a subrequest, which cannot switch protocols")
@@ -471,6 +475,7 @@ mod tests {
             (Kind::HeadTooBig, invalid, "upstream sent too big header"),
             (Kind::BadHead("invalid status line"), invalid, "upstream sent invalid status line"),
             (Kind::TooManyInterim, invalid, "upstream sent too many 1xx"),
+            (Kind::Denied, Fault::Denied, "connection to upstream denied"),
             (Kind::UnaskedSwitch, invalid, "upstream sent 101 without being asked to switch protocols"),
             (
                 Kind::SwitchInSubrequest,

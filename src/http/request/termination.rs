@@ -91,6 +91,9 @@ impl Termination {
             Kind::Status(_) => None,
             Kind::TimedOut | Kind::Late => Some(upstream(How::Timeout).by(timeout(phase, family))),
             Kind::HeadTooBig => Some(upstream(How::Limit).by(Limit::UpstreamHeadSize.directive(family))),
+            Kind::Denied => {
+                Some(Self::new(Who::Proxy, How::Error, phase).by(family.directive("allow_upstream")))
+            }
             Kind::Cut | Kind::Failed(..) if phase != Phase::Connect => Some(upstream(How::Abort)),
             _ => Some(upstream(How::Error)),
         }
@@ -253,6 +256,7 @@ mod tests {
             (Kind::HeadTooBig, reading, "upstream_limit/response_head/proxy_buffer_size"),
             (Kind::BadHead("invalid status line"), reading, "upstream_error/response_head"),
             (Kind::TooManyInterim, reading, "upstream_error/response_head"),
+            (Kind::Denied, connecting, "proxy_error/connect/proxy_allow_upstream"),
             (Kind::Status(503), reading, ""),
         ];
         for (kind, action, expected) in cases {

@@ -128,6 +128,10 @@ settings! {
         pub next_tries: Setting<u64> = 0,
         pub next_timeout: Setting<u64> = 0,
         bind: Inherit<Bind<Request>>,
+        pub bind_dynamic: Setting<bool> = false,
+        pub request_dynamic: Setting<bool> = false,
+        /// A connection is permitted if all of them are neither empty nor 0.
+        pub allow: Vec<Script> => replace,
         pub timeout_total: Setting<u64> = 0,
         /// 0: never.
         pub hedge_after: Setting<u64> = 0,
@@ -176,6 +180,8 @@ struct Frozen {
     /// Fields of the upstream that have no effect.
     ignored: Names,
     connect: connect::Options,
+    /// Something of a request depends on the peer that was chosen for it (`suit.rs`).
+    depends_on_peer: bool,
 }
 
 /// A set of field names, known ones by id.
@@ -319,9 +325,31 @@ impl Conf {
     }
 
     /// The connect options of one request if `proxy_bind` has variables.
-    pub fn own_options(&self, request: &mut Request) -> connect::Options {
+    #[inline]
+    pub fn own_options(&self, request: &mut Request) -> Option<Box<connect::Options>> {
+        self.has_own_local().then(|| self.evaluate_local(request))
+    }
+
+    #[cold]
+    fn evaluate_local(&self, request: &mut Request) -> Box<connect::Options> {
         let own = self.set.bind.as_ref().and_then(|bind| bind.evaluate(request));
-        connect::Options { bind: own, ..self.connect_options().clone() }
+        Box::new(connect::Options { bind: own, ..self.connect_options().clone() })
+    }
+
+    /// True if something of a request depends on the peer that was chosen for it.
+    #[inline]
+    pub fn depends_on_peer(&self) -> bool {
+        self.frozen().depends_on_peer
+    }
+
+    /// True if the name for TLS has variables, which may be those of the peer that was chosen.
+    pub fn names_depend_on_peer(&self) -> bool {
+        self.set.tls.name.as_ref().is_some_and(|name| name.as_text().is_none())
+    }
+
+    /// True if a connection to the peer that was chosen last is permitted.
+    pub fn allows(&self, request: &mut Request) -> bool {
+        self.set.allow.iter().all(|condition| !matches!(&*condition.to_vec(request), b"" | b"0"))
     }
 
     pub fn next(&self) -> Faults {
@@ -488,7 +516,10 @@ fn freeze(conf: &Conf) -> Frozen {
     let (bind, is_transparent) = conf.set.bind.as_ref().map_or((None, false), Bind::fixed);
     let probes = conf.set.socket_keepalive.get();
     let connect = connect::Options { bind, is_transparent, probes, is_datagram: false };
-    Frozen { hidden, omits, ignored, connect }
+    let is_rebound = conf.set.bind_dynamic.get() && conf.has_own_local();
+    let is_made_anew = conf.set.request_dynamic.get() || conf.names_depend_on_peer();
+    let depends_on_peer = is_rebound || is_made_anew || !conf.set.allow.is_empty();
+    Frozen { hidden, omits, ignored, connect, depends_on_peer }
 }
 
 /// Adds a field's name to a list.
@@ -542,6 +573,14 @@ pub fn bind(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic>
     let bind = Bind::read(node, cx)?;
     cx.is_transparent |= bind.is_transparent();
     conf.set.bind.put(bind, node)
+}
+
+/// The conditions for a connection to a peer.
+pub fn allow(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    for word in &node.args {
+        conf.set.allow.push(Script::compile(word, cx)?);
+    }
+    Ok(())
 }
 
 pub fn temp_path(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

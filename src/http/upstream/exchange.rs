@@ -63,19 +63,19 @@ fn tag(request: &Request) -> Tag {
     Tag::new(request.location.id.0, request.location.protocol as u8)
 }
 
-/// Opens a connection to `peer`, encrypted if there are terms for that.
+/// Opens a connection to `peer`, encrypted if there are terms for that; `local`: with options of its own.
 async fn connection(
     request: &mut Request,
     peer: &Rc<Peer>,
     (group, terms): (&GroupState, Option<&Arc<Terms>>),
+    local: Option<&connect::Options>,
 ) -> Result<Box<Connection>, Stop> {
     let conf = request.passes();
     let tag = tag(request);
-    let local = conf.has_own_local().then(|| Box::new(conf.own_options(request)));
     let is_single = local.is_some();
     request.upstream.action = Some(Action::Connecting);
     let started_us = runtime::now_us();
-    let options = local.as_deref().unwrap_or(conf.connect_options());
+    let options = local.unwrap_or(conf.connect_options());
     let opened = connect::open(&peer.address, options, conf.connect_timeout_ms()).await;
     let (mut transport, place) = opened.map_err(refused)?;
     if let Some(terms) = terms {
@@ -117,7 +117,7 @@ impl Pass<'_, '_> {
         if self.request.passes().has_own_local() {
             return None;
         }
-        let (tag, terms) = (tag(self.request), self.goal.terms.as_ref());
+        let (tag, terms) = (tag(self.request), self.terms.as_ref());
         if self.outgoing.encoder().has_streams() {
             let stream = self.goal.group.links.take(peer, tag, terms)?;
             self.request.upstream.last().connect_us = Some(0);
@@ -133,14 +133,15 @@ impl Pass<'_, '_> {
         if self.outgoing.encoder().has_streams() {
             return Box::pin(self.open_link(peer, shares)).await;
         }
-        let connection = connection(self.request, peer, (&self.goal.group, self.goal.terms.as_ref())).await?;
+        let (goal, local) = ((&*self.goal.group, self.terms.as_ref()), self.local.as_deref());
+        let connection = connection(self.request, peer, goal, local).await?;
         Ok(Carrier::Own { connection, decoder: self.outgoing.decoder() })
     }
 
     /// Opens a connection to `peer` that further requests may share, or waits for one that is being opened.
     async fn open_link(&mut self, peer: &Rc<Peer>, shares: bool) -> Result<Carrier, Stop> {
         let group = &self.goal.group;
-        let (tag, terms, rules) = (tag(self.request), self.goal.terms.as_ref(), &group.group.keepalive);
+        let (tag, terms, rules) = (tag(self.request), self.terms.as_ref(), &group.group.keepalive);
         let mut announced = None;
         if shares && rules.idle_max > 0 && !self.request.passes().has_own_local() {
             let started_us = runtime::now_us();
@@ -154,7 +155,7 @@ impl Pass<'_, '_> {
                 return Ok(stream.into());
             }
         }
-        let connection = *connection(self.request, peer, (group, terms)).await?;
+        let connection = *connection(self.request, peer, (group, terms), self.local.as_deref()).await?;
         let Connection { transport, place, peer, tag, terms, is_single, .. } = connection;
         // what is not shared from the start does not wait for others afterwards: a probe leaves nothing behind
         let is_single = is_single || !shares;

@@ -48,6 +48,7 @@ impl Pass<'_, '_> {
             && self.binding.is_none() // a sticky group: only one server knows the client
             && self.outgoing.has_no_body()
             && self.session.tries_left() > 1
+            && !self.depends_on_peer()
     }
 
     /// One turn of `peer`, and after `after_ms` of another peer too. On return the session's current peer is the one
@@ -61,6 +62,8 @@ impl Pass<'_, '_> {
             client: &mut nobody,
             goal: self.goal,
             outgoing: self.outgoing.copy(),
+            terms: self.terms.clone(),
+            local: self.local.clone(),
             session: self.session.beside(),
             binding: None,
             started_ms: self.started_ms,

@@ -35,6 +35,7 @@ pub mod selection;
 pub mod set_header;
 pub mod sticky;
 pub mod store;
+mod suit;
 pub mod switched;
 mod target;
 pub mod tls;
@@ -43,6 +44,7 @@ pub mod uwsgi;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use crate::http::client::Client;
@@ -53,6 +55,8 @@ use crate::http::request::termination::{self, How, Phase, Termination, Who};
 use crate::http::response::Response;
 use crate::http::verdict::Reply;
 use crate::log;
+use crate::net::connect;
+use crate::net::tls::client::Terms;
 use crate::runtime::{self, Timer};
 pub use crate::shared::name;
 use crate::upstream::session::Ejection;
@@ -78,7 +82,12 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
     request.termination = None;
     let goal =
         Goal::find(request, client.downstream()).await.map_err(|error| noted(request, client, error))?;
+    let slots = request.passes().set.request_dynamic.get().then(|| request.values.slots().clone());
     let outgoing = Outgoing::prepare(request, client.downstream(), &goal).await;
+    if let Some(slots) = slots {
+        // It is made anew for each server, so no variable keeps the value that it had before one was chosen.
+        request.values.set_slots(slots);
+    }
     let outgoing = outgoing.map_err(|error| noted(request, client, error))?;
     if std::mem::take(&mut request.values.gave_up) {
         outgoing.give_back(&mut request.body);
@@ -94,7 +103,10 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
         deadline.set(runtime::now_ms() + total_ms);
     }
     let started_ms = runtime::now_ms();
-    let mut pass = Pass { request, client, goal: &goal, outgoing, session, binding, started_ms };
+    let terms = goal.terms.clone();
+    let local = request.passes().own_options(request);
+    let mut pass =
+        Pass { request, client, goal: &goal, outgoing, terms, local, session, binding, started_ms };
     // Awaited in one place, timed or not, so that it is inlined into this future.
     let outcome = {
         let mut responding = pin!(pass.respond());
@@ -142,6 +154,10 @@ pub struct Pass<'a, 'c> {
     client: &'a mut Client<'c>,
     goal: &'a Goal,
     outgoing: Box<Outgoing>,
+    /// The terms of its connections, for TLS.
+    terms: Option<Arc<Terms>>,
+    /// The options of its connections, if they are its own.
+    local: Option<Box<connect::Options>>,
     session: Session,
     /// For a sticky group.
     binding: Option<Box<Binding>>,
@@ -232,6 +248,7 @@ impl Pass<'_, '_> {
             }
             self.request.upstream.begin(Some(peer.clone()), &self.goal.group);
             let turn = match self.hedge_after_ms() {
+                None if self.depends_on_peer() => Box::pin(self.suited_turn(&peer)).await,
                 None => self.turn(&peer).await,
                 Some(after_ms) => Box::pin(self.hedged_turn(&peer, after_ms)).await,
             };

@@ -281,7 +281,12 @@ impl Outgoing {
 
     /// Returns the part of the client's body that was read, for another location.
     pub fn give_back(mut self, body: &mut Body) {
-        let Some(kept) = self.kept else { return };
+        self.return_body(body);
+    }
+
+    /// Returns the same, for a request that is made anew.
+    pub fn return_body(&mut self, body: &mut Body) {
+        let Some(kept) = self.kept.take() else { return };
         body.keep((!self.is_spent).then(|| {
             self.bytes.truncate(kept.end);
             self.encoder.payload(self.bytes.split_off(kept.start))

@@ -277,6 +277,7 @@ impl Plan {
         };
         let mut client = Client::nobody();
         let session = Session::new(&goal.group, 0);
+        let local = request.passes().own_options(request);
         let started_ms = runtime::now_ms();
         request.upstream.begin_pass();
         request.upstream.begin(Some(Rc::clone(&target.peer)), &goal.group);
@@ -285,6 +286,8 @@ impl Plan {
             client: &mut client,
             goal: &goal,
             outgoing,
+            terms: goal.terms.clone(),
+            local,
             session,
             started_ms,
             binding: None,

@@ -25,6 +25,14 @@ macro_rules! upstream_rows {
             custom(concat!($prefix, "bind"), ANY, Arity::between(1, 2), |c: &mut $conf, cx, node| conf::bind(&mut c.$field, cx, node),
                 "Sets the local address of connections to upstreams, with an optional port. With transparent it may be any address, such as \
                  $remote_addr.").default("off"),
+            flag(concat!($prefix, "bind_dynamic"), ANY, |c| &mut c.$field.set.bind_dynamic,
+                concat!("Evaluates the variables of ", $prefix, "bind for each server that is tried, instead of once for a request.")),
+            flag(concat!($prefix, "request_dynamic"), ANY, |c| &mut c.$field.set.request_dynamic,
+                "Makes the request anew for each server that is tried, so that it may depend on the server: $upstream_last_addr, \
+                 $upstream_last_server_name."),
+            custom(concat!($prefix, "allow_upstream"), ANY, MANY, |c: &mut $conf, cx, node| conf::allow(&mut c.$field, cx, node),
+                concat!("Permits a connection to the server that was chosen only if all the strings are neither empty nor 0. A server that is denied \
+                 counts as failed; another one is tried if ", $prefix, "next_upstream has denied.")),
             size(concat!($prefix, "buffer_size"), ANY, |c| &mut c.$field.set.buffer_size, "Limits the size of a response head."),
             millis(concat!($prefix, "connect_timeout"), ANY, |c| &mut c.$field.set.connect_timeout, "Limits the time for connecting to an upstream."),
             millis(concat!($prefix, "send_timeout"), ANY, |c| &mut c.$field.set.send_timeout, "Limits the time between two writes to the upstream."),

@@ -92,6 +92,11 @@ impl Goal {
         Ok(Self { group, target, is_evaluated: false, terms })
     }
 
+    /// The terms of a further connection: names with variables may depend on the peer that was chosen for it.
+    pub fn terms_again(&self, request: &mut Request) -> Result<Option<Arc<Terms>>, Error> {
+        if self.terms.is_none() { Ok(None) } else { terms(request, self.target()).map(Some) }
+    }
+
     /// The value of `$proxy_host`.
     pub fn write_host(&self, out: &mut Vec<u8>) {
         self.target().write_host(out);

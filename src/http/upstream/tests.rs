@@ -113,6 +113,8 @@ pub(super) async fn pass(
         client: &mut client,
         goal: &goal,
         outgoing,
+        terms: None,
+        local: None,
         session,
         binding: None,
         started_ms,
