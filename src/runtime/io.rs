@@ -254,6 +254,35 @@ impl Io {
         }
     }
 
+    /// Runs a system call that receives up to `max` datagrams and returns their number: fewer, or EAGAIN, clear the cached
+    /// readiness. After an error event it stays, since the error may have come with the last datagram.
+    pub fn try_receive_many(
+        &self,
+        max: usize,
+        call: impl FnMut(BorrowedFd<'_>) -> nix::Result<usize>,
+    ) -> io::Result<usize> {
+        let count = self.try_receive(call)?;
+        if count < max && !self.is_hung_up() {
+            self.clear(READ);
+        }
+        Ok(count)
+    }
+
+    /// Runs a system call that sends datagrams; EAGAIN clears the cached readiness.
+    pub fn try_send<T>(&self, mut call: impl FnMut(BorrowedFd<'_>) -> nix::Result<T>) -> io::Result<T> {
+        if !self.has(WRITE) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        match call(self.as_fd()) {
+            Ok(value) => Ok(value),
+            Err(nix::Error::EAGAIN) => {
+                self.clear(WRITE);
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_budget(cx));
         match self.try_read(buffer) {

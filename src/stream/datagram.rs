@@ -3,22 +3,26 @@
 //! A session is found by the client's address and the address that it sent to. Touches: the listening socket, with which
 //! answers are sent too. Behaviour: nginx.org, `listen … udp`, `proxy_requests`, `proxy_responses`.
 
+mod answers;
+mod inbox;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Poll, ready};
 
 use crate::log::{self, access};
 use crate::net::{clients, open, room};
+use crate::runtime;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::channel::{Receiver, Sender, queue};
-use crate::runtime::{self, Io};
 use crate::script::Scope;
 use crate::shm::counter::{self, Total};
 use crate::stream::config::server::Content;
+use crate::stream::datagram::answers::Answers;
+use crate::stream::datagram::inbox::{Full, Inbox};
 use crate::stream::modules::Phase;
 use crate::stream::pipeline::{self, Plain};
 use crate::stream::proxy;
@@ -27,26 +31,30 @@ use crate::stream::session::Session;
 use crate::stream::verdict::Verdict;
 use crate::stream::{Listen, modules};
 use crate::sys::address::SockAddr;
-use crate::sys::datagram;
-
-/// The largest datagram (RFC 768).
-pub const BYTES_MAX: usize = 65_535;
-
-/// Datagrams of one client that may wait for its session; more are dropped, as the kernel does.
-const WAITING_MAX: usize = 16;
+use crate::sys::datagrams::{MESSAGES_MAX, Receiver};
 
 /// The pause of receiving from a socket that was shut down.
 const SHUT_MS: u64 = 500;
 
-/// Datagrams that are received before other tasks get their turn.
-const TURN_MAX: usize = 64;
+/// Messages that are received before other tasks get their turn.
+const TURN_MAX: usize = 2 * MESSAGES_MAX;
+
+thread_local! {
+    /// One for all sockets of a worker: what it holds is used before the next call.
+    static RECEIVER: RefCell<Option<Box<Receiver>>> = const { RefCell::new(None) };
+}
+
+/// Calls `f` with the worker's space for messages.
+pub fn with_receiver<T>(f: impl FnOnce(&mut Receiver) -> T) -> T {
+    RECEIVER.with_borrow_mut(|receiver| f(receiver.get_or_insert_default()))
+}
 
 /// A client, as datagrams name it: its address, and the one it sent to.
 type Key = (SocketAddr, Option<IpAddr>);
 
 /// The sessions of one socket.
 struct Table {
-    io: Io,
+    answers: Rc<Answers>,
     sessions: RefCell<HashMap<Key, Entry>>,
     next: Cell<u64>,
     /// There was no room for a client, and the log says so.
@@ -55,7 +63,7 @@ struct Table {
 
 struct Entry {
     id: u64,
-    inbox: Sender<Box<[u8]>>,
+    inbox: Rc<Inbox>,
     /// Datagrams until the next one begins another session; `None`: no limit.
     left: Option<u64>,
 }
@@ -65,14 +73,15 @@ pub struct Client {
     table: Rc<Table>,
     key: Key,
     id: u64,
-    pub inbox: Receiver<Box<[u8]>>,
+    pub inbox: Rc<Inbox>,
 }
 
 impl Client {
-    /// Sends a datagram to the client. If the kernel has no room for it, it is lost, as it could be on its way.
-    pub fn send(&self, bytes: &[u8]) -> nix::Result<()> {
+    /// Sends a datagram to the client before this turn ends. If the kernel has no room for it, it is lost, as it could be
+    /// on its way.
+    pub fn send(&self, bytes: &[u8]) {
         let (to, from) = self.key;
-        datagram::send(self.table.io.as_fd(), bytes, to, from)
+        self.table.answers.push(bytes, to, from);
     }
 }
 
@@ -87,8 +96,8 @@ impl Drop for Client {
 
 /// Receives from a socket until `stop` says so, or until it is shut down.
 pub async fn receive(service: Service, fd: OwnedFd, listen: &'static Listen, stop: impl Fn() -> bool) {
-    let io = match Io::register(fd) {
-        Ok(io) => io,
+    let answers = match Answers::new(fd) {
+        Ok(answers) => answers,
         Err(error) => {
             log::alert!(
                 log::process(),
@@ -99,20 +108,25 @@ pub async fn receive(service: Service, fd: OwnedFd, listen: &'static Listen, sto
             return;
         }
     };
-    let table =
-        Rc::new(Table { io, sessions: RefCell::default(), next: Cell::new(0), is_full: Cell::new(false) });
+    let table = Rc::new(Table {
+        answers,
+        sessions: RefCell::default(),
+        next: Cell::new(0),
+        is_full: Cell::new(false),
+    });
+    let io = &table.answers.io;
     loop {
         let is_over = poll_fn(|cx| {
             if stop() {
                 return Poll::Ready(true);
             }
-            ready!(table.io.poll_budget(cx));
-            table.io.poll_readable(cx).map(|_| false)
+            ready!(io.poll_budget(cx));
+            io.poll_readable(cx).map(|_| false)
         });
         if is_over.await || take_some(service, &table, listen) {
             return;
         }
-        if table.io.is_hung_up() {
+        if io.is_hung_up() {
             // Another process has shut the socket down; the master puts that right.
             runtime::sleep(SHUT_MS).await;
         }
@@ -121,23 +135,38 @@ pub async fn receive(service: Service, fd: OwnedFd, listen: &'static Listen, sto
 
 /// Takes what has arrived. True: the socket was shut down.
 fn take_some(service: Service, table: &Rc<Table>, listen: &'static Listen) -> bool {
-    thread_local! {
-        static SPACE: RefCell<Vec<u8>> = RefCell::new(vec![0; BYTES_MAX]);
-    }
-    SPACE.with_borrow_mut(|space| {
-        for _ in 0..TURN_MAX {
-            match table.io.try_receive(|fd| datagram::receive(fd, space)) {
-                Ok(datagram::Received { length, from: Some(from), to }) => {
-                    dispatch(service, table, listen, (from, to), &space[..length]);
-                }
-                Ok(_) => return true,
+    with_receiver(|receiver| {
+        let mut taken = 0;
+        while taken < TURN_MAX {
+            let receive = |fd: BorrowedFd<'_>| receiver.receive(fd, MESSAGES_MAX);
+            let count = match table.answers.io.try_receive_many(MESSAGES_MAX, receive) {
+                Ok(count) => count,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    log::alert!(log::process(), &(), "recvmsg() failed {}", log::Cause(&error));
+                    log::alert!(log::process(), &(), "recvmmsg() failed {}", log::Cause(&error));
                     break;
                 }
+            };
+            for message in (0..count).map(|index| receiver.message(index)) {
+                let Some(from) = message.from else { return true };
+                if message.is_cut {
+                    log::info!(
+                        log::process(),
+                        &(),
+                        "a datagram of udp client {from} is too long: it is dropped"
+                    );
+                    continue;
+                }
+                for bytes in message.datagrams() {
+                    dispatch(service, table, listen, (from, message.to), bytes);
+                }
+            }
+            taken += count;
+            if count < MESSAGES_MAX {
+                break;
             }
         }
+        runtime::charge(taken as u32);
         false
     })
 }
@@ -146,7 +175,14 @@ fn take_some(service: Service, table: &Rc<Table>, listen: &'static Listen) -> bo
 fn dispatch(service: Service, table: &Rc<Table>, listen: &'static Listen, key: Key, bytes: &[u8]) {
     let mut sessions = table.sessions.borrow_mut();
     if let Some(entry) = sessions.get_mut(&key) {
-        let _ = entry.inbox.push(bytes.into());
+        if entry.inbox.push(bytes) == Err(Full::First) {
+            let (from, _) = key;
+            log::info!(
+                log::process(),
+                &(),
+                "datagrams of udp client {from} are dropped: its session is behind"
+            );
+        }
         entry.left = entry.left.map(|left| left - 1);
         if entry.left == Some(0) {
             sessions.remove(&key);
@@ -167,16 +203,17 @@ fn dispatch(service: Service, table: &Rc<Table>, listen: &'static Listen, key: K
         return;
     }
     table.is_full.set(false);
-    let (inbox, ahead) = queue(WAITING_MAX);
+    let inbox = Rc::new(Inbox::default());
     let id = table.next.get();
     table.next.set(id + 1);
     let server = &service.config().servers[listen.default];
     let requests = Some(server.confs.proxy.requests()).filter(|requests| *requests > 0);
     if requests != Some(1) {
-        sessions.insert(key, Entry { id, inbox, left: requests.map(|requests| requests - 1) });
+        sessions
+            .insert(key, Entry { id, inbox: Rc::clone(&inbox), left: requests.map(|requests| requests - 1) });
     }
     drop(sessions);
-    let client = Client { table: Rc::clone(table), key, id, inbox: ahead };
+    let client = Client { table: Rc::clone(table), key, id, inbox };
     let (from, to) = key;
     let local = match (to, listen.address.port()) {
         (Some(ip), Some(port)) => SockAddr::Datagram(Box::new((ip, port).into())),
@@ -232,12 +269,8 @@ async fn content(session: &mut Session, client: &mut Client) {
             let text = text.unwrap_or_default();
             session.status = 200;
             session.action = "sending text to client";
-            match client.send(&text) {
-                Ok(()) => session.sent += text.len() as u64,
-                Err(error) => {
-                    log::info!(session.logger(), &*session, "sendmsg() failed {}", log::Cause(&error.into()));
-                }
-            }
+            client.send(&text);
+            session.sent += text.len() as u64;
         }
         Some(Content::Pass) => {
             log::error!(session.logger(), &*session, "\"pass\" is not possible for datagrams");

@@ -6,6 +6,7 @@ pub mod alloc;
 pub mod clock;
 pub mod clock_local;
 pub mod datagram;
+pub mod datagrams;
 pub mod epoll;
 pub mod event;
 pub mod file;

@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 use socket2::{Domain, Protocol, SockAddr as RawAddr, SockRef, Socket, Type};
 
 use crate::sys::address::SockAddr;
-use crate::sys::{datagram, retire};
+use crate::sys::{datagram, datagrams, retire};
 
 /// The parameters of a listening socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -369,6 +369,9 @@ pub fn connect_nonblocking(
     let socket = Socket::new(domain, kind.nonblocking().cloexec(), None)?;
     if matches!(address, SockAddr::Inet(_)) {
         socket.set_tcp_nodelay(true)?;
+    }
+    if address.is_datagram() {
+        datagrams::gather(&SockRef::from(&socket));
     }
     if let Some(local) = bind {
         if is_transparent {

@@ -1,9 +1,12 @@
 //! `listen … udp`: datagrams of many clients, and the sessions that they belong to.
 
-use std::net::UdpSocket;
+use std::io::IoSlice;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 
 use crate::support::deadline::deadline;
 use crate::support::{Client, Daemon, Setup, process, wait_for};
@@ -220,6 +223,81 @@ fn a_graceful_stop_does_not_wait_for_silent_sessions() {
     let socket = client(("127.0.0.1", daemon.port(0)));
     assert_eq!(ask(&socket, b"1a"), b"a");
     assert!(daemon.stop(Signal::SIGQUIT).is_some_and(|status| status.success()));
+}
+
+/// A server that a test plays itself.
+fn own_server() -> (UdpSocket, u16) {
+    let server = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    server.set_read_timeout(Some(deadline())).expect("a timeout");
+    let port = port_of(&server);
+    (server, port)
+}
+
+/// Sends all bytes as one burst of datagrams of this length, of which the last one may be shorter.
+fn send_burst(socket: &UdpSocket, bytes: &[u8], length: u16, to: Option<SocketAddr>) {
+    let control = [ControlMessage::UdpGsoSegments(&length)];
+    let to = to.map(SockaddrStorage::from);
+    let slices = [IoSlice::new(bytes)];
+    sendmsg(socket.as_raw_fd(), &slices, &control, MsgFlags::empty(), to.as_ref()).expect("sent");
+}
+
+#[test]
+fn a_burst_passes_as_the_datagrams_that_it_consists_of() {
+    let (server, port) = own_server();
+    let more = format!(
+        "server {{ listen 127.0.0.1:%%PORT_1%% udp; proxy_pass 127.0.0.1:{port}; proxy_timeout 1s; }}"
+    );
+    let (daemon, _origin) = start(&more, "");
+    let socket = client(("127.0.0.1", daemon.port(1)));
+    let bytes: Vec<u8> = (0..1_050_u16).map(|index| index as u8).collect();
+    let mut buffer = [0; 2_000];
+    send_burst(&socket, &bytes, 100, None);
+    let mut from = None;
+    for part in bytes.chunks(100) {
+        let (length, sender) = server.recv_from(&mut buffer).expect("a datagram");
+        assert_eq!(&buffer[..length], part);
+        assert_eq!(*from.get_or_insert(sender), sender, "one session");
+    }
+    send_burst(&server, &bytes, 500, from);
+    for part in bytes.chunks(500) {
+        assert_eq!(answer(&socket), part);
+    }
+    daemon.wait_log("udp timed out, packets from/to client:11/3, bytes from/to client:1050/1050");
+}
+
+#[test]
+fn a_burst_is_divided_among_sessions_by_the_number_of_datagrams() {
+    let (daemon, _origin) = start("", "proxy_requests 4; proxy_responses 1;");
+    let socket = client(("127.0.0.1", daemon.port(0)));
+    send_burst(&socket, &b"1ab".repeat(10), 3, None);
+    (0..10).for_each(|_| assert_eq!(answer(&socket), b"ab"));
+    daemon.wait_line("session.log", "^UDP 200 12/8 12/8 ");
+    wait_for("two whole sessions", || {
+        (daemon.read("session.log").matches("UDP 200 12/8 12/8 ").count() == 2).then_some(())
+    });
+    // The third one waits for two more datagrams.
+    assert_eq!([ask(&socket, b"1x"), ask(&socket, b"1y")], [b"x", b"y"]);
+    daemon.wait_line("session.log", "^UDP 200 10/6 10/6 ");
+}
+
+#[test]
+fn a_flood_of_one_client_is_passed_on_whole_and_in_its_order() {
+    let (server, port) = own_server();
+    let more = format!("server {{ listen 127.0.0.1:%%PORT_1%% udp; proxy_pass 127.0.0.1:{port}; }}");
+    let (daemon, _origin) = start(&more, "");
+    let socket = client(("127.0.0.1", daemon.port(1)));
+    let mut buffer = [0; 2_000];
+    // Fewer at a time than a socket's buffer holds, which is about 270 small ones.
+    for round in 0..10_u8 {
+        (0..100_u8).for_each(|index| {
+            let length = 2 + usize::from(index % 7) * 11;
+            socket.send(&[&[round, index], &*vec![b'x'; length - 2]].concat()).map(drop).expect("sent");
+        });
+        for index in 0..100_u8 {
+            let (length, _) = server.recv_from(&mut buffer).expect("a datagram");
+            assert_eq!((&buffer[..2], length), (&[round, index][..], 2 + usize::from(index % 7) * 11));
+        }
+    }
 }
 
 #[test]

@@ -3,7 +3,6 @@
 //! One future. Touches: the upstream's socket, and the listening one.
 //! Behaviour: nginx.org, ngx_stream_proxy_module (`proxy_requests`, `proxy_responses`, `proxy_timeout`).
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
@@ -13,21 +12,32 @@ use crate::net::drain;
 use crate::net::pace::Pace;
 use crate::runtime::{self, Io, Timer};
 use crate::script::Scope;
-use crate::stream::datagram::{BYTES_MAX, Client};
+use crate::stream::datagram::{Client, with_receiver};
 use crate::stream::modules::proxy::Conf;
 use crate::stream::pipeline::Plain;
 use crate::stream::proxy::Search;
 use crate::stream::session::Session;
-use crate::sys::socket;
+use crate::sys::datagrams::BYTES_MAX;
 
 /// How long a worker that stops waits for another answer.
 const LEAVING_MS: u64 = 1_000;
 
+/// Messages of the peer that are received at once.
+const ANSWERS_MAX: usize = 8;
+
+/// Datagrams in one direction, and their bytes.
+#[derive(Clone, Copy, Default)]
+struct Passed {
+    count: u64,
+    bytes: u64,
+}
+
 /// What a session waits for.
 enum Event {
-    FromClient(Box<[u8]>),
-    /// The bytes of an answer were sent on to the client; so many.
-    FromUpstream(io::Result<usize>),
+    /// Datagrams of the client wait.
+    FromClient,
+    /// Answers are on their way to the client.
+    FromUpstream(io::Result<Passed>),
     TimedOut,
     /// The worker must leave.
     Leave,
@@ -43,6 +53,8 @@ struct Exchange<'a> {
     idle: Timer,
     requests: u64,
     responses: u64,
+    /// The longest datagrams that leave for the peer in bursts.
+    burst_max: usize,
     /// The worker stops.
     is_leaving: bool,
 }
@@ -65,16 +77,18 @@ pub async fn run(session: &mut Session, client: &mut Client) -> u16 {
         idle: Timer::default(),
         requests: 1,
         responses: 0,
+        burst_max: BYTES_MAX,
         is_leaving: false,
     };
-    pass(&mut exchange.upload, first.data().len());
+    pass(&mut exchange.upload, first.data().len() as u64);
     let (transport, place) = match search.connect(session).await {
         Ok(connected) => connected,
         Err(status) => return status,
     };
     let Some(io) = transport.plain() else { return 500 };
-    let status = match exchange.forward(session, io, first.data()) {
-        Ok(()) => {
+    let status = match lost_if_full(io.try_write(first.data())) {
+        Ok(sent) => {
+            session.upstream.last().sent += sent as u64;
             drop(first);
             exchange.run(session, io).await
         }
@@ -90,9 +104,17 @@ pub async fn run(session: &mut Session, client: &mut Client) -> u16 {
     status
 }
 
-fn pass(pace: &mut Option<Pace>, bytes: usize) {
+/// If the kernel has no room for a datagram, it is lost, as it could be on its way.
+fn lost_if_full(sent: io::Result<usize>) -> io::Result<usize> {
+    match sent {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        sent => sent,
+    }
+}
+
+fn pass(pace: &mut Option<Pace>, bytes: u64) {
     if let Some(pace) = pace {
-        pace.pass(bytes as u64);
+        pace.pass(bytes);
     }
 }
 
@@ -102,24 +124,21 @@ impl Exchange<'_> {
         self.idle.set(runtime::now_ms() + self.idle_ms());
         while !self.is_done() {
             match poll_fn(|cx| self.poll_event(io, cx)).await {
-                Event::FromClient(bytes) => {
-                    self.requests += 1;
-                    session.received += bytes.len() as u64;
-                    pass(&mut self.upload, bytes.len());
-                    if let Err(error) = self.forward(session, io, &bytes) {
+                Event::FromClient => {
+                    if let Err(error) = self.forward(session, io) {
                         return self.failed(session, "send", &error);
                     }
                 }
-                Event::FromUpstream(Ok(count)) => {
-                    self.responses += 1;
-                    pass(&mut self.download, count);
-                    session.sent += count as u64;
+                Event::FromUpstream(Ok(Passed { count, bytes })) => {
+                    self.responses += count;
+                    pass(&mut self.download, bytes);
+                    session.sent += bytes;
                     let attempt = session.upstream.last();
                     let started_us = attempt.started_us;
                     let spent_us = || runtime::now_us().saturating_sub(started_us);
                     attempt.header_us.get_or_insert_with(spent_us);
-                    attempt.received += count as u64;
-                    attempt.length += count as u64;
+                    attempt.received += bytes;
+                    attempt.length += bytes;
                 }
                 Event::FromUpstream(Err(error)) => return self.failed(session, "recv", &error),
                 Event::TimedOut => return self.timed_out(session),
@@ -141,21 +160,68 @@ impl Exchange<'_> {
         502
     }
 
-    /// Sends a datagram of the client to the peer.
-    fn forward(&self, session: &mut Session, io: &Io, bytes: &[u8]) -> io::Result<()> {
-        let sent = match io.try_write(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0, // lost, as it could be on its way
-            sent => sent?,
-        };
-        session.upstream.last().sent += sent as u64;
-        Ok(())
+    /// Sends the client's datagrams that wait to the peer; one of them if there is a rate.
+    fn forward(&mut self, session: &mut Session, io: &Io) -> io::Result<()> {
+        let Self { client, upload, requests, burst_max, .. } = self;
+        client.inbox.take(|waiting| {
+            while let Some((first, _)) = waiting.first() {
+                let sent = match upload {
+                    None => io.try_send(|fd| waiting.send(fd, burst_max)),
+                    Some(_) => io.try_write(first).map(|_| 1),
+                };
+                let (count, is_lost) = match sent {
+                    Ok(count) => (count, false),
+                    // No room: they are lost, as they could be on their way.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => (waiting.count(), true),
+                    Err(error) => return Err(error),
+                };
+                let bytes = waiting.datagrams().take(count).map(|bytes| bytes.len() as u64).sum();
+                *requests += count as u64;
+                session.received += bytes;
+                if !is_lost {
+                    session.upstream.last().sent += bytes;
+                }
+                waiting.skip(count, false);
+                if upload.is_some() {
+                    pass(upload, bytes);
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Receives datagrams of the peer and sends them to the client, up to the last one that is expected.
+    fn answer(&self, io: &Io) -> io::Result<Passed> {
+        let max = if self.download.is_some() { 1 } else { ANSWERS_MAX };
+        let wanted = self.answers_left().unwrap_or(u64::MAX);
+        with_receiver(|receiver| {
+            let count = io.try_receive_many(max, |fd| receiver.receive(fd, max))?;
+            let mut passed = Passed::default();
+            let messages = (0..count).map(|index| receiver.message(index)).filter(|message| !message.is_cut);
+            for bytes in messages.flat_map(|message| message.datagrams()) {
+                if passed.count == wanted {
+                    break;
+                }
+                self.client.send(bytes);
+                passed.count += 1;
+                passed.bytes += bytes.len() as u64;
+            }
+            Ok(passed)
+        })
+    }
+
+    /// The number of answers after which the session is over; `None`: none is the last one.
+    fn answers_left(&self) -> Option<u64> {
+        let responses = self.conf.responses()?;
+        let wanted = self.conf.requests();
+        let is_last = wanted == 0 || self.requests >= wanted;
+        is_last.then(|| responses.saturating_mul(self.requests).saturating_sub(self.responses))
     }
 
     /// True once all answers that are expected have come.
     fn is_done(&self) -> bool {
-        let Some(responses) = self.conf.responses() else { return false };
-        let wanted = self.conf.requests();
-        (wanted == 0 || self.requests >= wanted) && self.responses >= responses.saturating_mul(self.requests)
+        self.answers_left() == Some(0)
     }
 
     fn timed_out(&self, session: &Session) -> u16 {
@@ -193,7 +259,7 @@ impl Exchange<'_> {
             self.is_leaving = true;
             self.idle.set(runtime::now_ms() + self.idle_ms());
         }
-        let Self { client, upload, download, pause, idle, .. } = self;
+        let Self { client, upload, download, .. } = self;
         let mut wait_ms = None;
         let mut may_pass = |pace: &Option<Pace>| match pace.as_ref().map(Pace::allowance) {
             Some(Err(ms)) => {
@@ -203,35 +269,23 @@ impl Exchange<'_> {
             _ => true,
         };
         let (is_up, is_down) = (may_pass(upload), may_pass(download));
-        if is_up && let Poll::Ready(Some(bytes)) = client.inbox.poll_recv(cx) {
-            return Poll::Ready(Event::FromClient(bytes));
+        if is_up && client.inbox.poll_some(cx).is_ready() {
+            return Poll::Ready(Event::FromClient);
         }
         while is_down && io.poll_readable(cx).is_ready() {
-            match answer(io, client) {
+            match self.answer(io) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && !io.is_hung_up() => {}
                 outcome => return Poll::Ready(Event::FromUpstream(outcome)),
             }
         }
         if let Some(ms) = wait_ms {
             // While a direction is held back the session is not idle.
-            pause.set(runtime::now_ms() + ms);
-            if pause.poll_expired(cx).is_ready() {
+            self.pause.set(runtime::now_ms() + ms);
+            if self.pause.poll_expired(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
             return Poll::Pending;
         }
-        idle.poll_expired(cx).map(|()| Event::TimedOut)
+        self.idle.poll_expired(cx).map(|()| Event::TimedOut)
     }
-}
-
-/// Receives one datagram of the peer and sends it to the client.
-fn answer(io: &Io, client: &Client) -> io::Result<usize> {
-    thread_local! {
-        static SPACE: RefCell<Vec<u8>> = RefCell::new(vec![0; BYTES_MAX]);
-    }
-    SPACE.with_borrow_mut(|space| {
-        let count = io.try_receive(|fd| socket::receive(fd, space))?;
-        let _ = client.send(&space[..count]);
-        Ok(count)
-    })
 }
