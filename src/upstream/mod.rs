@@ -6,10 +6,11 @@
 //! configuration (plain data, made by the master)    block → groups → group
 //! one worker (made after the fork)                  worker → state → peer → load, timing; pool, links → link; follow, unresolved: names
 //! one request                                       session → balance; trace: its record
-//! the prober (one process for all workers)          prober: checks; check: their rules
+//! the prober (one process for all workers)          prober: checks; check: their rules; talk, agent: probes over plain connections
 //! all processes (words in shared memory)            shm/peers.rs, sticky → shm/affinity.rs
 //! ```
 
+pub mod agent;
 pub mod balance;
 pub mod block;
 pub mod budget;
@@ -30,7 +31,7 @@ pub mod prober;
 pub mod session;
 pub mod state;
 pub mod sticky;
-pub mod tcp_check;
+pub mod talk;
 pub mod timing;
 pub mod trace;
 pub mod unresolved;

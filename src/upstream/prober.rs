@@ -1,12 +1,12 @@
 //! Runs the active checks of groups, and tells all workers their results through shared memory.
 //!
 //! One process does this for the whole machine. It has a task for each check of each peer; a probe is what the
-//! protocol's room makes of it (`http/upstream/probe.rs`), and this room decides when one starts and what its
+//! protocol's room makes of it (`http/upstream/probe.rs`, `stream/probe.rs`), and this room decides when one starts and what its
 //! result means. At most [`AT_ONCE_MAX`] probes are in progress. Touches: the peers' words in shared memory, the
 //! error log. Behaviour: nginx.org, ngx_http_upstream_hc_module.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,6 +16,7 @@ use crate::log::{self, Logger};
 use crate::runtime::{self, sleep};
 use crate::shm::peers::{Advice, Health, Place, Word};
 use crate::sys::random;
+use crate::upstream::Upstreams;
 use crate::upstream::check::{Course, Rules, combined};
 use crate::upstream::peer::Peer;
 use crate::upstream::pool::Connection;
@@ -134,6 +135,39 @@ impl Drop for Permit<'_> {
         if let Some(waker) = next {
             waker.wake();
         }
+    }
+}
+
+/// The groups of one language part that have checks, by their index.
+pub struct Board(BTreeMap<usize, Rc<Watched>>);
+
+impl Board {
+    /// Starts to check the peers of groups; each check comes with the index of its group. All groups of a process share
+    /// `permits`.
+    pub fn new(
+        upstreams: &Upstreams,
+        checks: impl Iterator<Item = (usize, Check)>,
+        permits: &Rc<Permits>,
+    ) -> Self {
+        let mut groups: BTreeMap<usize, Vec<Check>> = BTreeMap::new();
+        checks.for_each(|(index, check)| groups.entry(index).or_default().push(check));
+        let watched = groups.into_iter().filter_map(|(index, checks)| {
+            let state = Rc::clone(upstreams.get(index)?);
+            Some((index, Watched::new(state, checks, Rc::clone(permits))))
+        });
+        let board = Self(watched.collect());
+        board.follow();
+        board
+    }
+
+    /// Starts to check peers that are new.
+    pub fn follow(&self) {
+        self.0.values().for_each(Watched::follow);
+    }
+
+    /// The same for one group.
+    pub fn follow_group(&self, index: usize) {
+        self.0.get(&index).into_iter().for_each(Watched::follow);
     }
 }
 

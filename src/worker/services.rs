@@ -26,6 +26,7 @@ use crate::sys::clock;
 use crate::upstream::follow::Tell;
 use crate::upstream::known::Spot;
 use crate::upstream::peer::{Server, Shared};
+use crate::upstream::prober::Permits;
 use crate::upstream::{Upstreams, block};
 use crate::worker::messages::{Edited, LISTED_MAX, Listed, ToMaster};
 
@@ -86,8 +87,9 @@ pub fn probe(config: &'static Config, tell: &Tell) -> Option<Prober> {
     let shared = Rc::clone(tell);
     let tell_of_stream: Tell =
         Rc::new(move |group, server, spots: &[Spot]| shared(first + group, server, spots));
-    let http = config.http.as_ref().map(|http| http::upstream::probe::start(http, tell));
-    let stream = config.stream.as_ref().map(|stream| stream::probe::start(stream, &tell_of_stream));
+    let permits = Rc::<Permits>::default();
+    let http = config.http.as_ref().map(|http| http::upstream::probe::start(http, &permits, tell));
+    let stream = config.stream.as_ref().map(|it| stream::probe::start(it, &tell_of_stream));
     (http.is_some() || stream.is_some()).then_some(Prober { http, stream, stream_groups: first })
 }
 

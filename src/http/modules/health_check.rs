@@ -18,6 +18,7 @@ use crate::http::scope::Variable;
 use crate::http::upstream::grpc_check::{self, Call};
 use crate::http::upstream::matching::Match;
 use crate::http::upstream::protocol::Protocol;
+use crate::shared::health_check::{self as shared, Agent, HasAgent, Matches};
 use crate::upstream::check::Rules;
 
 settings! {
@@ -42,7 +43,7 @@ pub struct Check {
     pub kind: Kind,
     /// The call of one with `type=grpc`.
     pub call: Call,
-    matching: Option<(Box<str>, Span)>,
+    matching: Option<Box<str>>,
     span: Span,
 }
 
@@ -56,28 +57,17 @@ pub enum Kind {
     Grpc,
 }
 
-/// An `agent_check`.
-#[derive(Debug)]
-pub struct Agent {
-    /// They have the port.
-    pub rules: Rules,
-    /// Sent before the agent answers.
-    pub send: Box<[u8]>,
-}
-
 impl Check {
     /// The name of its `match`.
     pub fn matching(&self) -> Option<&str> {
-        self.matching.as_ref().map(|(name, _)| &**name)
+        self.matching.as_deref()
     }
 }
 
 /// The checks of the whole block, while it is read.
 #[derive(Debug, Default)]
 pub struct Draft {
-    matches: HashMap<Box<str>, Match>,
-    /// The names that checks refer to.
-    used: Vec<(Box<str>, Span)>,
+    matches: Matches<Match>,
     /// The checks of `upstream` blocks, with the indexes of their groups.
     of_groups: Vec<(usize, Check)>,
     agents: Vec<(usize, Agent)>,
@@ -110,26 +100,22 @@ impl Table {
 
 impl ModuleTable for Table {
     fn open(cx: &mut Cx) -> Self {
-        let Draft { matches, used, of_groups, agents } = std::mem::take(&mut cx.drafts.health_check);
-        for (name, span) in used.iter().filter(|(name, _)| !matches.contains_key(name)) {
-            let message = format!("\"match\" block \"{name}\" is not defined");
-            cx.diagnostics.push(Diagnostic::error(*span, message));
-        }
+        let Draft { matches, of_groups, agents } = std::mem::take(&mut cx.drafts.health_check);
+        let matches = matches.finish(&mut cx.diagnostics);
         Self { matches, of_groups, agents }
     }
 }
 
+const UPSTREAM: Context = Context::UPSTREAM;
+
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("health_check", Context::LOCATION.or(Context::UPSTREAM), Arity::at_least(0), health_check,
+    custom("health_check", Context::LOCATION.or(UPSTREAM), Arity::at_least(0), health_check,
         "Checks the servers of the group that the location passes to, or of the upstream block that it stands in, and leaves unhealthy ones out: \
          interval=, jitter=, fails=, passes=, uri=, port=, match=, keepalive_time=, type=http, tcp or grpc, mandatory, persistent. A gRPC server \
          must say that it serves grpc_service=, or answer with grpc_status= (12: it has no health service). One process checks for all workers. \
          Requests of a location's check have the location's settings (proxy_set_header, proxy_ssl_*, timeouts), others those of the http block."),
-    custom("agent_check", Context::UPSTREAM, Arity::at_least(1), agent_check,
-        "Asks an agent on each server of the group at port=, every interval= (5s), after send=, for a line that says how the server is: up, down, ready, \
-         drain, maint, or 50% of its weight; methods that choose by key take no notice of the percentage, except with bounded=. While an agent does not \
-         answer, what it has said holds."),
+    shared::agent_check(UPSTREAM),
     block("match", Context::HTTP, Arity::exactly(1), matching, "Names the conditions that the response to a health check must meet; all must hold.")
         .opens(&[(Context::HTTP, Context::MATCH)]),
     custom("status", Context::MATCH, Arity::at_least(1), status, "Requires one of these status codes: 200, 200-399; with \"!\" before them, none of them."),
@@ -140,7 +126,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("send", Context::MATCH, Arity::exactly(1), send,
         "Sets what a check with type=tcp sends first. \\r, \\n, \\t, \\\\ and \\xHH are single bytes."),
     custom("expect", Context::MATCH, Arity::between(1, 2), expect,
-        "Requires that the answer to a check with type=tcp contains these bytes, or that its first 16 KB match a regular expression (~)."),
+        "Requires that the answer to a check with type=tcp contains these bytes, or that its first 16 KB match a regular expression (~, or \
+         ~* without regard to case)."),
     custom("require", Context::MATCH, Arity::at_least(1), require, "Requires that all these values are neither empty nor 0."),
 ];
 
@@ -148,6 +135,12 @@ pub static VARIABLES: &[Variable] = &[];
 
 impl BlockConf for Conf {
     const INHERITS: bool = false;
+}
+
+impl HasAgent for Conf {
+    fn agent(&mut self) -> &mut Option<Agent> {
+        &mut self.agent
+    }
 }
 
 impl Conf {
@@ -234,8 +227,8 @@ fn health_check(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnos
                     Some(value).filter(|uri| uri.starts_with('/') && is_plain).ok_or_else(invalid)?.into();
             }
             "match" => {
-                check.matching = Some((value.into(), word.span));
-                cx.drafts.health_check.used.push((value.into(), word.span));
+                check.matching = Some(value.into());
+                cx.drafts.health_check.matches.refer(value, word);
             }
             "keepalive_time" => check.keepalive_ms = number::parse_millis(value).ok_or_else(invalid)?,
             "type" if value == "http" => check.kind = Kind::Http,
@@ -262,51 +255,23 @@ fn health_check(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnos
         }
         check.uri = grpc_check::PATH.into();
     }
-    if check.rules.is_persistent && !check.rules.is_mandatory {
-        let message = "\"persistent\" requires \"mandatory\" parameter";
-        return Err(Diagnostic::error(node.span, message));
-    }
+    shared::demand_mandatory(&check.rules, node)?;
     conf.check = Some(check);
     Ok(())
 }
 
-fn agent_check(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    if conf.agent.is_some() {
-        return Err(duplicate(node));
-    }
-    let mut agent = Agent { rules: Rules::default(), send: Box::default() };
-    for word in &node.args {
-        let invalid = || params::invalid_parameter(word, &["port=", "interval=", "send="]);
-        let (name, value) = word.text.split_once('=').ok_or_else(invalid)?;
-        match name {
-            "port" | "interval" => drop(agent.rules.take(word)?),
-            "send" => agent.send = value.as_bytes().into(),
-            _ => return Err(invalid()),
-        }
-    }
-    if agent.rules.port.is_none() {
-        return Err(Diagnostic::error(node.span, "\"agent_check\" must have the \"port\" parameter"));
-    }
-    conf.agent = Some(agent);
-    Ok(())
-}
-
 fn send(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.conditions.set_send(node)
+    conf.conditions.conversation.set_send(node)
 }
 
 fn expect(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.conditions.set_expect(node, cx)
+    conf.conditions.conversation.set_expect(node, cx)
 }
 
 fn matching(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let name = node.arg(0);
     let partial = cx.block(node, Context::MATCH);
     let conditions = partial.health_check.map(|conf| conf.conditions).unwrap_or_default();
-    match cx.drafts.health_check.matches.insert(name.into(), conditions) {
-        None => Ok(()),
-        Some(_) => Err(Diagnostic::error(node.span, format!("duplicate match \"{name}\""))),
-    }
+    cx.drafts.health_check.matches.define(node, conditions)
 }
 
 fn status(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

@@ -11,6 +11,7 @@ use crate::http::request::Request;
 use crate::http::scope::Script;
 use crate::http::upstream::proxied::Head;
 use crate::script::regex::{Pattern, Regex};
+use crate::shared::conversation::Conversation;
 
 /// Maximum number of a body's bytes that are looked at, as in nginx.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -22,9 +23,8 @@ pub struct Match {
     fields: Vec<Field>,
     bodies: Vec<Test>,
     required: Vec<Script>,
-    /// For checks over plain connections: the bytes to send, and what must come.
-    send: Box<[u8]>,
-    expected: Option<Test>,
+    /// For checks over plain connections.
+    pub conversation: Conversation,
 }
 
 /// `status`: one of these, or none of them.
@@ -144,44 +144,6 @@ impl Match {
         Ok(())
     }
 
-    /// The bytes that a check over a plain connection sends.
-    pub fn sent(&self) -> &[u8] {
-        &self.send
-    }
-
-    /// True if a check over a plain connection waits for an answer.
-    pub fn expects(&self) -> bool {
-        self.expected.is_some()
-    }
-
-    /// True if these bytes are what is expected: they contain the text, or match the expression.
-    pub fn is_expected(&self, bytes: &[u8]) -> bool {
-        self.expected.as_ref().is_none_or(|test| match &test.pattern {
-            Wanted::Text(text) => memchr::memmem::find(bytes, text).is_some(),
-            Wanted::Regex(_) => test.admits(bytes),
-        })
-    }
-
-    /// `send "bytes"`, with `\xHH` for any byte.
-    pub fn set_send(&mut self, node: &Node) -> Result<(), Diagnostic> {
-        self.send = bytes(&node.args[0])?.into();
-        Ok(())
-    }
-
-    /// `expect "bytes"` or `expect ~ "expression"`
-    pub fn set_expect(&mut self, node: &Node, cx: &mut Cx) -> Result<(), Diagnostic> {
-        self.expected = Some(match &*node.args {
-            [value] => Test { is_negated: false, pattern: Wanted::Text(bytes(value)?.into()) },
-            [operator, value] if &*operator.text == "~" => Test::new(operator, value, cx)?,
-            _ => {
-                return Err(
-                    Diagnostic::error(node.span, "invalid operator").help("write expect ~ \"expression\"")
-                );
-            }
-        });
-        Ok(())
-    }
-
     /// `require $variable …`
     pub fn require(&mut self, node: &Node, cx: &mut Cx) -> Result<(), Diagnostic> {
         for word in &node.args {
@@ -189,34 +151,6 @@ impl Match {
         }
         Ok(())
     }
-}
-
-/// A text in which `\xHH` is the byte of that number, and `\r`, `\n` are line ends.
-fn bytes(word: &Word) -> Result<Vec<u8>, Diagnostic> {
-    let invalid = || Diagnostic::error(word.span, format!("invalid escape in \"{}\"", word.text));
-    let (mut out, mut rest) = (Vec::new(), word.text.as_bytes());
-    while let Some((byte, after)) = rest.split_first() {
-        rest = after;
-        if *byte != b'\\' {
-            out.push(*byte);
-            continue;
-        }
-        let (kind, after) = rest.split_first().ok_or_else(invalid)?;
-        rest = after;
-        out.push(match kind {
-            b'r' => b'\r',
-            b'n' => b'\n',
-            b't' => b'\t',
-            b'\\' => b'\\',
-            b'x' => {
-                let digits = rest.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-                rest = rest.get(2..).unwrap_or(b"");
-                digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or_else(invalid)?
-            }
-            _ => return Err(invalid()),
-        });
-    }
-    Ok(out)
 }
 
 /// Judges a response without a `match` block: its status must be one of success or a redirect.

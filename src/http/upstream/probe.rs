@@ -6,7 +6,6 @@
 //! `upstream/prober.rs`. Touches: the peer's socket. Bounded: the time by the location's timeouts, the head by its
 //! buffer, the body by [`BODY_BYTES_MAX`]. Behaviour: nginx.org, ngx_http_upstream_hc_module.
 
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 
@@ -15,7 +14,7 @@ use crate::http::client::Client;
 use crate::http::config::location::{Kind, Location, LocationId, Locations};
 use crate::http::config::server::Server;
 use crate::http::downstream::Downstream;
-use crate::http::modules::health_check::{self, Agent, Check};
+use crate::http::modules::health_check::{self, Check};
 use crate::http::modules::proxy_pass;
 use crate::http::request::body::Body;
 use crate::http::request::error::Failure;
@@ -30,6 +29,7 @@ use crate::http::upstream::outgoing::Outgoing;
 use crate::http::upstream::protocol::Protocol;
 use crate::http::upstream::target::Goal;
 use crate::http::{Config, Worker};
+use crate::net::Transport;
 use crate::proto::head::RequestHead;
 use crate::proto::message::{Method, Version};
 use crate::runtime::buffer::Buffer;
@@ -38,15 +38,12 @@ use crate::sys::address::SockAddr;
 use crate::upstream::Upstreams;
 use crate::upstream::follow::Tell;
 use crate::upstream::known::Spot;
-use crate::upstream::prober::{self, Outcome, Permits, Watched};
-use crate::upstream::tcp_check::{self, Talk};
+use crate::upstream::prober::{self, Board, Outcome, Permits};
+use crate::upstream::talk::{self, Talk};
 use crate::upstream::{GroupState, Session};
 
 /// The name under which requests of checks introduce themselves, unless `proxy_set_header` gives another.
 const AGENT: &[u8] = b"pronghorn (health check)";
-
-/// Minimum time that an agent has for its line.
-const AGENT_MS_MIN: u64 = 1_000;
 
 /// How much of a body is read at a time.
 const READ_BYTES: usize = 16 * 1024;
@@ -72,8 +69,7 @@ pub struct Prober(&'static Inner);
 
 struct Inner {
     worker: &'static Worker,
-    /// The groups with checks, by their index.
-    watched: BTreeMap<usize, Rc<Watched>>,
+    board: Board,
 }
 
 impl std::fmt::Debug for Prober {
@@ -90,39 +86,28 @@ impl Prober {
 
     /// Starts to check peers that are new.
     pub fn follow(self) {
-        self.0.watched.values().for_each(Watched::follow);
+        self.0.board.follow();
     }
 
     /// Takes over the addresses of a server's name, and starts to check those that are new.
     pub fn learn(self, group_index: usize, server_index: usize, spots: &[Spot]) {
         self.0.worker.upstreams.learn(group_index, server_index, spots);
-        if let Some(watched) = self.0.watched.get(&group_index) {
-            watched.follow();
-        }
+        self.0.board.follow_group(group_index);
     }
 }
 
 /// Starts all health checks and lookups of a configuration. Called once, inside the runtime of the process that makes
 /// them. `tell` is called with news about names; the same addresses come back by [`Prober::learn`].
-pub fn start(config: &'static Config, tell: &Tell) -> Prober {
+pub fn start(config: &'static Config, permits: &Rc<Permits>, tell: &Tell) -> Prober {
     let worker: &'static Worker = Box::leak(Box::new(Worker::new(config)));
     worker.upstreams.recall();
-    let mut groups: BTreeMap<usize, Vec<prober::Check>> = BTreeMap::new();
-    for (index, plan) in plans(worker) {
-        groups.entry(index).or_default().push(checker(plan));
-    }
-    for (index, agent) in config.tables.health_check.agents() {
-        groups.entry(index).or_default().push(asker(agent, config));
-    }
-    let permits = Rc::<Permits>::default();
-    let watched = groups.into_iter().filter_map(|(index, checks)| {
-        let state = Rc::clone(worker.upstreams.get(index)?);
-        Some((index, Watched::new(state, checks, Rc::clone(&permits))))
-    });
-    let watched: BTreeMap<_, _> = watched.collect();
-    watched.values().for_each(Watched::follow);
+    let log = config.root.http_core.log();
+    let agents = config.tables.health_check.agents();
+    let agents = agents.map(|(index, agent)| (index, agent.check(log)));
+    let checks = plans(worker).into_iter().map(|(index, plan)| (index, checker(plan))).chain(agents);
+    let board = Board::new(&worker.upstreams, checks, permits);
     worker.upstreams.follow(tell);
-    Prober(Box::leak(Box::new(Inner { worker, watched })))
+    Prober(Box::leak(Box::new(Inner { worker, board })))
 }
 
 /// The checks of locations, then those of `upstream` blocks, each with the index of its group.
@@ -175,19 +160,6 @@ fn checker(plan: Plan) -> prober::Check {
     prober::Check { rules: &plan.check.rules, name, log, is_agent: false, probe: Box::new(probe) }
 }
 
-/// Asks the agents of a group's peers.
-fn asker(agent: &'static Agent, config: &'static Config) -> prober::Check {
-    let limit_ms = agent.rules.interval_ms.max(AGENT_MS_MIN);
-    let probe = move |target: Rc<prober::Target>| -> std::pin::Pin<Box<dyn Future<Output = Outcome>>> {
-        Box::pin(async move {
-            let before = target.advice();
-            tcp_check::ask_agent(&target.peer.address, &agent.send, before, limit_ms).await
-        })
-    };
-    let log = config.root.http_core.log();
-    prober::Check { rules: &agent.rules, name: "", log, is_agent: true, probe: Box::new(probe) }
-}
-
 impl Plan {
     /// Probes a peer once.
     async fn probe(&'static self, target: &prober::Target) -> Outcome {
@@ -210,13 +182,9 @@ impl Plan {
     async fn talk(&self, target: &prober::Target) -> Outcome {
         let conf = self.location.passes();
         let limit_ms = conf.connect_timeout_ms().saturating_add(conf.read_timeout_ms());
-        let expected = |bytes: &[u8]| self.conditions.is_none_or(|conditions| conditions.is_expected(bytes));
-        let awaits = self.conditions.is_some_and(Match::expects);
-        let talk = Talk {
-            send: self.conditions.map_or(b"", Match::sent),
-            expect: awaits.then_some(&expected as &tcp_check::Expect<'_>),
-        };
-        tcp_check::check(&target.peer.address, conf.connect_options(), talk, limit_ms).await
+        let talk = self.conditions.map_or(Talk::default(), |conditions| conditions.conversation.talk(b""));
+        let is_ready = async |_: &mut Transport| Ok(());
+        talk::check(&target.peer.address, conf.connect_options(), is_ready, talk, limit_ms).await
     }
 
     /// A request that no client has sent. `None`: there is no server that it could be for.

@@ -1,96 +1,23 @@
-//! Checks over a plain connection: whether a peer accepts it, and whether it says what is expected; and the questions
-//! to agents, which tell in one line how their server is.
+//! The questions to agents, which tell in one line how their server is.
 //!
-//! Touches: the peer's socket. Bounded: each check by the limit of time that its caller gives, and by
-//! [`READ_BYTES_MAX`]. Behaviour: nginx.org, ngx_stream_upstream_hc_module; HAProxy's `agent-check`.
+//! Touches: the agent's socket. Bounded: each question by the limit of time that its caller gives, and by
+//! [`LINE_BYTES_MAX`]. Behaviour: HAProxy's `agent-check`.
 
-use std::future::poll_fn;
 use std::io;
 
 use crate::net::address::Address;
 use crate::net::connect::{Options, connect};
-use crate::net::{Transport, room};
+use crate::net::room;
 use crate::runtime::timeout;
 use crate::shm::peers::Advice;
 use crate::upstream::prober::Outcome;
-
-/// Maximum number of bytes that are read before what is expected must have come.
-const READ_BYTES_MAX: usize = 16 * 1024;
+use crate::upstream::talk::{CONNECTING, READING, SENDING, read};
 
 /// Maximum length of an agent's line.
 const LINE_BYTES_MAX: usize = 256;
 
-const CONNECTING: &str = "connecting to upstream";
-const SENDING: &str = "sending to upstream";
-const READING: &str = "reading from upstream";
-
-/// True for bytes that are what was expected.
-pub type Expect<'a> = dyn Fn(&[u8]) -> bool + 'a;
-
-/// A conversation with a peer.
-#[derive(Clone, Copy)]
-pub struct Talk<'a> {
-    /// Sent first; may be empty.
-    pub send: &'a [u8],
-    /// Judges the bytes that have come so far; `None`: nothing is awaited.
-    pub expect: Option<&'a Expect<'a>>,
-}
-
-/// Connects to a peer and talks to it, in `limit_ms`.
-pub async fn check(address: &Address, options: &Options, talk: Talk<'_>, limit_ms: u64) -> Outcome {
-    let mut doing = CONNECTING;
-    let outcome = timeout(limit_ms, converse(address, options, talk, &mut doing)).await;
-    match outcome {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(error)) if room::is_shortage(&error) => Outcome::Undecided(error.to_string()),
-        Ok(Err(error)) => Outcome::Failed { doing, why: error.to_string() },
-        Err(_) => Outcome::Failed { doing, why: format!("not done within {limit_ms} ms") },
-    }
-}
-
-async fn converse(
-    address: &Address,
-    options: &Options,
-    talk: Talk<'_>,
-    doing: &mut &'static str,
-) -> io::Result<Outcome> {
-    let Some(_place) = room::for_upstream().await else {
-        return Ok(Outcome::Undecided("worker_connections are not enough".into()));
-    };
-    let transport = connect(address, options).await?;
-    if !talk.send.is_empty() {
-        *doing = SENDING;
-        transport.write_all(talk.send).await?;
-    }
-    let Some(expect) = talk.expect else { return Ok(Outcome::Passed { doing }) };
-    *doing = READING;
-    let mut found = Vec::new();
-    loop {
-        let count = read(&transport, &mut found, READ_BYTES_MAX).await?;
-        if expect(&found) {
-            return Ok(Outcome::Passed { doing: READING });
-        }
-        if count == 0 {
-            let why = format!("what is expected is not among {} bytes", found.len());
-            return Ok(Outcome::Failed { doing: READING, why });
-        }
-    }
-}
-
-/// Appends what has arrived; 0 at the end, or if that is enough.
-async fn read(transport: &Transport, found: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
-    let mut buffer = [0; 1024];
-    let room = buffer.len().min(bytes_max.saturating_sub(found.len()));
-    if room == 0 {
-        return Ok(0);
-    }
-    let count = poll_fn(|cx| transport.poll_read(cx, &mut buffer[..room])).await?;
-    found.extend_from_slice(&buffer[..count.min(room)]);
-    Ok(count)
-}
-
 /// Asks an agent about its server. `before`: what it has said last.
-pub async fn ask_agent(address: &Address, send: &[u8], before: Advice, limit_ms: u64) -> Outcome {
+pub async fn ask(address: &Address, send: &[u8], before: Advice, limit_ms: u64) -> Outcome {
     let mut doing = CONNECTING;
     let asked = timeout(limit_ms, async {
         let Some(_place) = room::for_upstream().await else {
