@@ -31,6 +31,7 @@ impl Context {
     pub const STREAM: Self = Self(1 << 16);
     pub const STREAM_SERVER: Self = Self(1 << 17);
     pub const STREAM_UPSTREAM: Self = Self(1 << 18);
+    pub const STREAM_MATCH: Self = Self(1 << 19);
     /// stream and its servers: the contexts of most directives of that block.
     pub const IN_STREAM: Self = Self::STREAM.or(Self::STREAM_SERVER);
     /// http, server and location: the contexts of most directives.
@@ -46,7 +47,7 @@ impl Context {
 
     /// nginx's names of the contexts in this set, outermost first.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Context, &str); 13] = [
+        const NAMES: [(Context, &str); 14] = [
             (Context::MAIN, "main"),
             (Context::EVENTS, "events"),
             (Context::HTTP, "http"),
@@ -60,6 +61,7 @@ impl Context {
             (Context::STREAM, "stream"),
             (Context::STREAM_UPSTREAM, "upstream in stream"),
             (Context::STREAM_SERVER, "server in stream"),
+            (Context::STREAM_MATCH, "match in stream"),
         ];
         NAMES.into_iter().filter(move |(context, _)| self.contains(*context)).map(|(_, name)| name)
     }

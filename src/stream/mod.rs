@@ -45,6 +45,8 @@ pub struct Config {
     /// Every address, without duplicates.
     pub listens: Vec<Listen>,
     pub servers: Vec<Server>,
+    /// The settings of the block itself.
+    pub root: modules::Confs,
     pub variables: Variables<Session>,
     /// The modules' tables for the whole block.
     pub tables: modules::Tables,

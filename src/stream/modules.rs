@@ -20,6 +20,7 @@ pub mod access_log;
 pub mod core;
 pub mod counters;
 pub mod geo;
+pub mod health_check;
 pub mod keyval;
 pub mod limit_conn;
 pub mod map;
@@ -188,6 +189,7 @@ modules! {
     ssl_preread => [Preread preread] state State;
     mqtt_preread => [Preread preread] state State;
     postgres_preread => [Preread preread] state State;
+    health_check => [] draft Draft table Table;
     upstream    => [] draft Selections table Table;
     proxy       => [];
     return_text => [];

@@ -89,7 +89,7 @@ pub fn probe(config: &'static Config, tell: &Tell) -> Option<Prober> {
         Rc::new(move |group, server, spots: &[Spot]| shared(first + group, server, spots));
     let permits = Rc::<Permits>::default();
     let http = config.http.as_ref().map(|http| http::upstream::probe::start(http, &permits, tell));
-    let stream = config.stream.as_ref().map(|it| stream::probe::start(it, &tell_of_stream));
+    let stream = config.stream.as_ref().map(|it| stream::probe::start(it, &permits, &tell_of_stream));
     (http.is_some() || stream.is_some()).then_some(Prober { http, stream, stream_groups: first })
 }
 
@@ -100,6 +100,7 @@ impl Prober {
         let stream = self.stream.map(stream::probe::Prober::upstreams);
         let is_known = edit_in(http, stream, self.stream_groups, edited);
         self.http.iter().for_each(|http| http.follow());
+        self.stream.iter().for_each(|stream| stream.follow());
         is_known
     }
 

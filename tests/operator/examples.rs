@@ -214,13 +214,25 @@ fn health_checks() {
         })
     };
     let (ready, busy, api) = (says("ready"), says("busy"), echo("api"));
+    let redis = |answer: &'static str| {
+        Origin::start(move |peer| {
+            if peer.try_exactly(6).is_some_and(|question| question == b"PING\r\n") {
+                let _ = peer.try_send(answer.as_bytes());
+            }
+        })
+    };
+    let (loading, loaded) =
+        (redis("-LOADING Redis is loading the dataset in memory\r\n"), redis("+PONG\r\n"));
     let changes = [
         ("10.0.0.1:3000", &*ready.address()),
         ("10.0.0.2:3000", &*busy.address()),
         ("10.0.0.3:3000", "127.0.0.1:1"),
         ("10.0.1.1:5000", &*api.address()),
         ("10.0.1.2:5000", "127.0.0.1:1"),
+        ("10.0.2.1:6379", &*loading.address()),
+        ("10.0.2.2:6379", &*loaded.address()),
         ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+        ("listen 6379", "listen 127.0.0.1:%%PORT_1%%"),
     ];
     let daemon = example("health-checks.conf", &changes).start();
     busy.wait_requests(1);
@@ -235,6 +247,11 @@ fn health_checks() {
     assert_eq!(asked(), before, "it has failed its first check");
     wait_for("the other group", || get(daemon.port(0), "/api/").text().starts_with("api").then_some(()));
     assert!(get(daemon.port(0), "/reports/").text().starts_with("api /reports/"));
+    wait_for("the server that has loaded its data", || {
+        let mut client = Client::connect(daemon.port(1));
+        client.send("PING\r\n");
+        (client.some(64) == b"+PONG\r\n").then_some(())
+    });
 }
 
 #[test]

@@ -49,6 +49,7 @@ pub fn compile(stream: &Node, options: &CompileOptions, out: &mut Diagnostics) -
         resolver_timeout_ms: root.resolver.timeout_ms(),
         log: options.error_log,
     };
+    modules::health_check::complete(&servers, &root, &mut cx);
     let upstreams = std::mem::take(&mut cx.upstreams);
     let upstreams = upstreams.finish(&common, &options.names, &mut cx.diagnostics);
     let tables = Tables::open(&mut cx);
@@ -59,6 +60,7 @@ pub fn compile(stream: &Node, options: &CompileOptions, out: &mut Diagnostics) -
     Config {
         listens,
         handshakes_max: root.ssl.handshakes_max(),
+        root,
         servers,
         variables,
         tables,

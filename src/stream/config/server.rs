@@ -39,6 +39,19 @@ pub struct Server {
 }
 
 impl Server {
+    /// A server that listens nowhere and has these settings.
+    pub fn without_clients(confs: Confs) -> Self {
+        Self {
+            names: Box::default(),
+            address: Box::default(),
+            confs,
+            content: None,
+            tls: None,
+            slot: None,
+            span: Span::default(),
+        }
+    }
+
     /// `$server_name`: the first name; for `.example.org` without the dot.
     pub fn name(&self) -> &str {
         self.names.first().map_or("", |name| name.strip_prefix('.').unwrap_or(name))

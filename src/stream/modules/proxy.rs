@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::base::number::parse_size;
 use crate::config::directive::{custom, flag, millis, number, one_of, size};
 use crate::config::inherit::{duplicate, own};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, keywords, settings};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, Span, keywords, settings};
 use crate::net::address::{self, Host};
 use crate::net::connect;
 use crate::net::pace::Pace;
@@ -189,6 +189,16 @@ impl Conf {
 
     pub fn next_upstream(&self) -> bool {
         self.next_upstream.get()
+    }
+
+    /// `proxy_ssl`
+    pub fn is_encrypting(&self) -> bool {
+        self.ssl.get()
+    }
+
+    /// TLS to the servers of a group for connections that no server makes. `None`: an error was reported.
+    pub fn layer_of_group(&self, span: Span, cx: &mut Cx) -> Option<Arc<Layer>> {
+        self.tls.layer(PREFIX, (None, None), span, cx)
     }
 
     /// TLS to upstreams; `None`: connections are plain.

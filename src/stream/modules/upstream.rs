@@ -152,6 +152,7 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let before = cx.diagnostics.error_count();
     let partial = cx.block(node, UPSTREAM);
     let Conf { block, mut selection } = partial.upstream.map(|conf| *conf).unwrap_or_default();
+    let health_check = partial.health_check.map(|conf| *conf).unwrap_or_default();
     selection.by_connect = node.children().iter().any(|child| {
         let words = [&*child.name.text, child.arg(0), child.arg(1)];
         matches!(words, ["least_time", "connect", _] | ["random", _, "least_time=connect"])
@@ -159,6 +160,7 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     match block.into_group(node.arg(0), "stream") {
         Some(defined) => {
             let index = cx.upstreams.define(defined, node.arg_span(0))?;
+            health_check.add_to_group(index, cx);
             if let Some(sticky) = &selection.sticky {
                 cx.drafts.upstream.zones.claim(&sticky.source.bindings, sticky.span, node.arg(0))?;
             }

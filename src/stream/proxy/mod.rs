@@ -280,7 +280,7 @@ impl Search {
 }
 
 /// The header that names the client to a peer, in nginx's words.
-fn proxy_header(session: &Session, version: HeaderVersion) -> Vec<u8> {
+pub fn proxy_header(session: &Session, version: HeaderVersion) -> Vec<u8> {
     let addresses = session.peer.inet().copied().zip(session.local.inet().copied());
     let header = Header { addresses, tlvs: Box::default() };
     let mut out = Vec::new();
