@@ -17,7 +17,7 @@ http {
             proxy_http_version 1.1;
             proxy_set_header Upgrade $http_upgrade;
             proxy_set_header Connection "upgrade";
-            proxy_read_timeout 2s;
+            proxy_read_timeout %%IDLE%%;
         }
     }
 }
@@ -41,7 +41,12 @@ fn echo() -> Origin {
 }
 
 fn start(origin: &Origin) -> Daemon {
-    Setup::new(CONF).set("ORIGIN", origin.address()).level("info").start()
+    start_with(origin, "1m")
+}
+
+/// With this time for a tunnel without traffic.
+fn start_with(origin: &Origin, idle: &str) -> Daemon {
+    Setup::new(CONF).set("ORIGIN", origin.address()).set("IDLE", idle).level("info").start()
 }
 
 fn upgraded(daemon: &Daemon) -> Client {
@@ -100,7 +105,7 @@ fn the_end_of_one_side_ends_the_other() {
 #[test]
 fn an_idle_tunnel_ends_after_its_timeout() {
     let origin = echo();
-    let daemon = start(&origin);
+    let daemon = start_with(&origin, "2s");
     let mut client = upgraded(&daemon);
     assert!(client.is_silent(Duration::from_millis(500)), "not before");
     client.expect_end();
