@@ -150,18 +150,15 @@ impl Client {
         self.protocol.set(protocol);
     }
 
-    /// Notes a request, of which `parts` are the method and the target.
-    pub fn asks(&self, parts: [&[u8]; 2]) {
+    /// Notes a request, of which `line` is the request line up to the end of the target.
+    #[inline]
+    pub fn asks(&self, line: &[u8]) {
         self.requests.set(self.requests.get().wrapping_add(1));
         let fresh = || Box::new(Beginning { length: 0, bytes: [0; TEXT_BYTES_MAX] });
         let kept = self.request.take().or_else(|| SPARE.with_borrow_mut(Vec::pop));
         let mut beginning = kept.unwrap_or_else(fresh);
-        let mut length = 0;
-        for part in [parts[0], b" ", parts[1]] {
-            let part = &part[..part.len().min(TEXT_BYTES_MAX - length)];
-            beginning.bytes[length..length + part.len()].copy_from_slice(part);
-            length += part.len();
-        }
+        let length = line.len().min(TEXT_BYTES_MAX);
+        beginning.bytes[..length].copy_from_slice(&line[..length]);
         beginning.length = length as u8;
         self.request.set(Some(beginning));
     }
@@ -196,7 +193,10 @@ impl Client {
             text.as_bytes()[..text.len().min(TEXT_BYTES_MAX)].into()
         };
         let request = self.request.take();
-        let shown = request.as_ref().map(|request| request.bytes[..usize::from(request.length)].into());
+        let shown = request.as_ref().map(|request| {
+            let line = &request.bytes[..usize::from(request.length)];
+            line.trim_ascii_start().into() // a client may send empty lines first (RFC 9112 §2.2)
+        });
         self.request.set(request);
         let state = match self.gauge.get() {
             Total::Reading => 1,
@@ -260,7 +260,7 @@ mod tests {
             let guard = |number| Guard::new(Client::new(number, Protocol::Http1, None));
             let (one, mut two, three) = (guard(1), guard(2), guard(3));
             two.turn(Total::Writing);
-            two.client().asks([b"GET", b"/path"]);
+            two.client().asks(b"\r\nGET /path");
             assert_eq!(
                 listed(),
                 [(2, 2, "GET /path".to_owned()), (1, 0, String::new()), (3, 0, String::new())]
@@ -269,7 +269,7 @@ mod tests {
             two.turn(Total::Waiting);
             assert_eq!(listed().len(), 2);
             assert!(listed().iter().all(|(_, state, request)| *state == 0 && request.is_empty()));
-            two.client().asks([b"GET", &[b'x'; 500]]);
+            two.client().asks(&[b'x'; 500]);
             assert_eq!(rows(&list().1).iter().map(|row| row.request.len()).max(), Some(TEXT_BYTES_MAX));
             assert!(!end(2), "it has no socket");
             drop((two, three));

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 
+use super::alike::{Alike, Amounts, Parts, Shape};
 use super::counter::{Slot, Word};
 use super::detail::{Detail, Facts};
 use super::histogram::{self, Histogram};
@@ -40,6 +41,8 @@ pub struct Pending {
     sums: [Option<Sums>; PLACES],
     durations: [Option<Durations>; PLACES],
     repeated: [Option<Repeated>; PLACES],
+    /// The last requests, which were alike.
+    alike: Option<Alike>,
     /// One bit for each place of `sums` that has something to write.
     dirty_sums: u16,
     /// The same for `durations`.
@@ -54,6 +57,7 @@ thread_local! {
             sums: [None; PLACES],
             durations: [None; PLACES],
             repeated: [None; PLACES],
+            alike: None,
             dirty_sums: 0,
             dirty_durations: 0,
             dirty_repeated: 0,
@@ -70,8 +74,45 @@ pub fn add(add: impl FnOnce(&mut Pending)) {
 }
 
 impl Pending {
+    /// Counts a finished request in all its places. `parts`: the places, which are asked for only if it differs from the
+    /// last one.
+    #[inline]
+    pub fn finish(&mut self, shape: Shape, amounts: Amounts, parts: impl FnOnce() -> Parts) {
+        match &mut self.alike {
+            Some(alike) if alike.shape == shape => alike.add(amounts),
+            _ => {
+                self.settle();
+                self.alike = Some(Alike { shape, parts: parts(), count: 1, amounts });
+            }
+        }
+    }
+
+    /// Counts the requests that were added up.
+    fn settle(&mut self) {
+        let Some(Alike { shape, parts, count, amounts }) = self.alike.take() else { return };
+        let facts = shape.facts();
+        let bytes = [(Word::BytesIn, amounts.bytes_in), (Word::BytesOut, amounts.bytes_out)];
+        let response = [(Word::ResponseUs, amounts.us[2])];
+        let zones = parts.zones.into_iter().flatten().map(|slot| (slot, &bytes[..]));
+        for (slot, others) in zones.chain(parts.group.map(|slot| (slot, &response[..]))) {
+            self.count_several(slot, facts.status(), count, others);
+            self.count_facts_of(slot, facts, count);
+        }
+        for ((histograms, bucket), us) in parts.times.iter().zip(shape.buckets()).zip(amounts.us) {
+            let Some(bucket) = bucket else { continue };
+            for histogram in histograms.iter().flatten() {
+                self.record_in(*histogram, us, bucket, count);
+            }
+        }
+    }
+
     /// Counts a request that ended with `status`, and adds to other words of its slot.
     pub fn count(&mut self, slot: Slot, status: u16, others: &[(Word, u64)]) {
+        self.count_several(slot, status, 1, others);
+    }
+
+    #[inline]
+    fn count_several(&mut self, slot: Slot, status: u16, requests: u64, others: &[(Word, u64)]) {
         let at = slot.index() as usize % PLACES;
         self.dirty_sums |= 1 << at;
         let place = &mut self.sums[at];
@@ -79,9 +120,9 @@ impl Pending {
             place.take().iter_mut().for_each(write_sums);
         }
         let sums = place.get_or_insert_with(|| Sums { slot, words: [0; WORDS] });
-        sums.words[Word::Requests as usize] += 1;
+        sums.words[Word::Requests as usize] += requests;
         if let Some(word) = Word::of_status(status) {
-            sums.words[word as usize] += 1;
+            sums.words[word as usize] += requests;
         }
         for (word, count) in others {
             sums.words[*word as usize] += count;
@@ -91,19 +132,23 @@ impl Pending {
     /// Counts the facts about a request in the details of a slot, if it has any.
     #[inline]
     pub fn count_facts(&mut self, slot: Slot, facts: Facts) {
+        self.count_facts_of(slot, facts, 1);
+    }
+
+    fn count_facts_of(&mut self, slot: Slot, facts: Facts, count: u64) {
         let Some(detail) = slot.detail() else { return };
         let at = detail.index() as usize % PLACES;
         self.dirty_repeated |= 1 << at;
         match &mut self.repeated[at] {
             // Most requests of a turn are alike.
-            Some(there) if there.detail == detail && there.facts == facts => there.count += 1,
-            place => place.replace(Repeated { detail, facts, count: 1 }).iter().for_each(write_repeated),
+            Some(there) if there.detail == detail && there.facts == facts => there.count += count,
+            place => place.replace(Repeated { detail, facts, count }).iter().for_each(write_repeated),
         }
     }
 
     /// Counts a duration in microseconds.
     pub fn record(&mut self, histogram: Histogram, us: u64) {
-        self.record_in(histogram, us, histogram::bucket(us));
+        self.record_in(histogram, us, histogram::bucket(us), 1);
     }
 
     /// Counts one duration in several histograms.
@@ -113,26 +158,28 @@ impl Pending {
         // A plain loop: iterators over arrays of options cost more than the counting.
         for histogram in &histograms {
             let Some(histogram) = *histogram else { continue };
-            self.record_in(histogram, us, bucket);
+            self.record_in(histogram, us, bucket, 1);
         }
     }
 
-    fn record_in(&mut self, histogram: Histogram, us: u64, bucket: usize) {
+    /// `us`: the sum of `count` durations.
+    fn record_in(&mut self, histogram: Histogram, us: u64, bucket: usize, count: u64) {
         let at = histogram.index() % PLACES;
         self.dirty_durations |= 1 << at;
         match &mut self.durations[at] {
             Some(there) if there.histogram == histogram && there.bucket == bucket => {
-                there.count += 1;
+                there.count += count;
                 there.sum_us += us;
             }
             place => {
-                let next = Durations { histogram, bucket, count: 1, sum_us: us };
+                let next = Durations { histogram, bucket, count, sum_us: us };
                 place.replace(next).iter().for_each(write_durations);
             }
         }
     }
 
     fn flush(&mut self) {
+        self.settle();
         for at in bits(std::mem::take(&mut self.dirty_sums)) {
             // Leave the place to its slot, which will most likely be counted again in the next turn.
             self.sums[at].iter_mut().for_each(write_sums);
@@ -214,6 +261,45 @@ mod tests {
             let detail = slot.detail().expect("room");
             assert_eq!(detail.statuses().collect::<Vec<_>>(), [(200, 2), (404, 1)]);
         }
+    }
+
+    #[test]
+    fn requests_that_are_alike_count_like_single_ones() {
+        use crate::shm::detail::{End, Protocol};
+        let named_slot = |kind, name| slot(kind, name).expect("room");
+        let server = named_slot(Kind::Server, "alike.test");
+        let location = named_slot(Kind::Location, "alike.test /");
+        let group = named_slot(Kind::Upstream, "alike.test group");
+        let times =
+            ["alike request", "alike header", "alike response"].map(|name| named(name).expect("room"));
+        let detail = group.detail().expect("room");
+        let cases: [(u16, [Option<u64>; 3]); 5] = [
+            (200, [Some(70), Some(30), Some(60)]),
+            (200, [Some(70), Some(30), Some(60)]),
+            (200, [Some(70), Some(31), Some(60)]),
+            (404, [Some(70), Some(31), Some(60)]),
+            (404, [Some(70), None, None]),
+        ];
+        for (status, us) in cases {
+            let facts = Facts::new(status, Protocol::Http11, End::OK);
+            let of_group = us[1].map(|_| group);
+            let shape = Shape::new([Some(server), Some(location), of_group], facts, us);
+            let amounts = Amounts { bytes_in: 5, bytes_out: 7, us: us.map(Option::unwrap_or_default) };
+            let times = times.map(|histogram| [Some(histogram), None, None]);
+            let parts = || Parts { zones: [Some(server), Some(location)], group: of_group, times };
+            add(|counts| counts.finish(shape, amounts, parts));
+        }
+        flush();
+        for slot in [server, location] {
+            let words = [Word::Requests, Word::Status2xx, Word::Status4xx, Word::BytesIn, Word::BytesOut];
+            assert_eq!(words.map(|word| slot.get(word)), [5, 3, 2, 25, 35]);
+        }
+        let words = [Word::Requests, Word::Status2xx, Word::Status4xx, Word::ResponseUs];
+        assert_eq!(words.map(|word| group.get(word)), [4, 3, 1, 240]);
+        assert_eq!(detail.statuses().collect::<Vec<_>>(), [(200, 3), (404, 1)]);
+        let all = times.map(|histogram| histogram.snapshot());
+        assert_eq!(all.each_ref().map(|all| (all.count(), all.sum_us)), [(5, 350), (4, 122), (4, 240)]);
+        assert_eq!(all[1].quantile(0.5), Some(30));
     }
 
     #[test]

@@ -19,7 +19,7 @@ const STATUS_COUNT: usize = 500;
 const PROTOCOLS_AT: usize = STATUS_COUNT;
 const ENDS_AT: usize = PROTOCOLS_AT + Protocol::ALL.len();
 
-/// The histograms of a detail.
+/// The number of histograms of a detail.
 pub const TIMES: usize = 3;
 
 /// The protocol of a request or a session.
@@ -97,9 +97,24 @@ impl Facts {
         Self(u32::from(status) << 16 | (protocol as u32) << 8 | u32::from(end.0))
     }
 
+    /// All of them in one word.
+    #[inline]
+    pub(super) fn word(self) -> u32 {
+        self.0
+    }
+
+    /// Those of a word that [`Facts::word`] has made.
+    pub(super) fn of_word(word: u32) -> Self {
+        Self(word)
+    }
+
+    pub fn status(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
     fn words(self) -> impl Iterator<Item = usize> {
-        let status = (self.0 >> 16) as u16;
-        let status = status.checked_sub(STATUS_MIN).map(usize::from).filter(|index| *index < STATUS_COUNT);
+        let status =
+            self.status().checked_sub(STATUS_MIN).map(usize::from).filter(|index| *index < STATUS_COUNT);
         let protocol = PROTOCOLS_AT + (self.0 >> 8) as usize % 256 % Protocol::ALL.len();
         let end = ENDS_AT + self.0 as usize % End::NAMES.len();
         status.into_iter().chain([protocol, end])

@@ -9,6 +9,7 @@
 //! descriptor.
 
 pub mod affinity;
+pub mod alike;
 mod area;
 pub mod behind;
 pub mod counter;

@@ -176,6 +176,12 @@ impl Trace {
         counts.count_facts(slot, facts);
     }
 
+    /// The counters of the group that was used last.
+    #[inline]
+    pub fn slot(&self) -> Option<Slot> {
+        self.slot
+    }
+
     /// The further counts of the group that was used last.
     pub fn detail(&self) -> Option<Detail> {
         self.slot?.detail()

@@ -684,9 +684,7 @@ fn prepare(
     rest: &[u8],
 ) -> Result<Box<Request>, (Box<Request>, u16)> {
     conn.count_request();
-    conn.open
-        .client()
-        .asks([head.method.name().unwrap_or("?").as_bytes(), &input.data()[head.target.clone()]]);
+    conn.open.client().asks(&input.data()[..head.target.end]);
     let declared = length::request(&head, input.data());
     let declared = declared.as_ref().map(|length| *length);
     let arrived = Arrived {

@@ -11,8 +11,9 @@ use crate::http::request::termination::Termination;
 use crate::http::scope::Variable;
 use crate::proto::message::Version;
 use crate::runtime;
+use crate::shm::alike::{Amounts, Parts, Shape};
 use crate::shm::behind::{self, Pending};
-use crate::shm::counter::Word;
+use crate::shm::counter::{Slot, Word};
 use crate::shm::detail::{End, Facts, Protocol};
 use crate::shm::histogram::{self, Histogram};
 
@@ -74,32 +75,59 @@ fn add(request: &Request, counts: &mut Pending) {
     // A request without any response is discarded, whatever status is logged (444, 499).
     let status = if request.bytes_sent > 0 { request.response.status } else { 0 };
     let facts = Facts::new(status, protocol(request), request.termination.map_or(End::OK, Termination::end));
-    let durations = &request.config.tables.counters;
     let request_us = runtime::now_us().saturating_sub(request.started_us);
+    let zones = [request.server.slot, request.location.confs.status_zone.of_location()];
+    let (group, header_us, response_us) = match request.upstream.attempts() {
+        [] => (None, None, None),
+        [one] if one.header_us.is_some() && one.connect_us.is_none_or(|us| us == 0) => {
+            (request.upstream.slot(), one.header_us, Some(one.response_us()))
+        }
+        _ => return add_tries(request, facts, counts),
+    };
+    let us = [Some(request_us), header_us, response_us];
+    let shape = Shape::new([zones[0], zones[1], group], facts, us);
+    let us = us.map(Option::unwrap_or_default);
+    let amounts = Amounts { bytes_in: request.length(), bytes_out: request.bytes_sent, us };
+    counts.finish(shape, amounts, || Parts { zones, group, times: times(request) });
+}
+
+/// The histograms of a request's times: the whole of it, and to the upstream's response head and to its end.
+#[cold]
+fn times(request: &Request) -> [[Option<Histogram>; 3]; 3] {
+    let durations = &request.config.tables.counters;
+    let of_zone = |slot: Option<Slot>| Some(slot?.detail()?.histogram(0));
     let location = request.location.confs.status_zone.of_location();
-    let zones = [request.server.slot, location];
-    for slot in &zones {
-        let Some(slot) = *slot else { continue };
-        let others = [(Word::BytesIn, request.length()), (Word::BytesOut, request.bytes_sent)];
-        counts.count(slot, status, &others);
+    let detail = request.upstream.detail();
+    let [_, header, response] = UPSTREAM_TIMES.map(|number| detail.map(|it| it.histogram(number)));
+    [
+        [durations.request, of_zone(request.server.slot), of_zone(location)],
+        [durations.header, header, None],
+        [durations.response, response, None],
+    ]
+}
+
+/// Counts a request for which a connection was made, or that was tried more than once, or has no response of an upstream.
+#[cold]
+fn add_tries(request: &Request, facts: Facts, counts: &mut Pending) {
+    let status = facts.status();
+    let durations = &request.config.tables.counters;
+    let bytes = [(Word::BytesIn, request.length()), (Word::BytesOut, request.bytes_sent)];
+    let location = request.location.confs.status_zone.of_location();
+    for slot in [request.server.slot, location].into_iter().flatten() {
+        counts.count(slot, status, &bytes);
         counts.count_facts(slot, facts);
     }
-    let [server, location] = zones.map(|slot| Some(slot?.detail()?.histogram(0)));
-    counts.record_all([durations.request, server, location], request_us);
+    let [request_times, header_times, response_times] = times(request);
+    counts.record_all(request_times, runtime::now_us().saturating_sub(request.started_us));
     request.upstream.count(status, facts, counts);
-    let attempts = request.upstream.attempts();
-    if attempts.is_empty() {
-        return;
-    }
-    let detail = request.upstream.detail();
-    let [connect, header, response] = UPSTREAM_TIMES.map(|number| detail.map(|it| it.histogram(number)));
-    for attempt in attempts {
+    let connect = request.upstream.detail().map(|detail| detail.histogram(UPSTREAM_TIMES[0]));
+    for attempt in request.upstream.attempts() {
         if let Some(us) = attempt.connect_us.filter(|us| *us > 0) {
             counts.record_all([durations.connect, connect], us);
         }
         if let Some(us) = attempt.header_us {
-            counts.record_all([durations.header, header], us);
-            counts.record_all([durations.response, response], attempt.response_us());
+            counts.record_all(header_times, us);
+            counts.record_all(response_times, attempt.response_us());
         }
     }
 }
