@@ -27,6 +27,7 @@ impl Master {
     pub(super) fn fork(&mut self, worker: WorkerId, place: Place, generation: u64) -> Event {
         let Place { role, number } = place;
         let leased = self.leases(place);
+        let waits = self.do_others_receive();
         if role == Role::Prober && self.probed_generation.replace(generation) != Some(generation) {
             self.cycle.config.forget_health(true);
         }
@@ -45,7 +46,7 @@ impl Master {
                     // First of all: until then a signal for this process would reach the master's socket.
                     drop(self.signals.take());
                     lanes::enter(lane);
-                    let seat = self.become_seat(place, generation, far_end, leased.clone());
+                    let seat = Seat { waits, ..self.become_seat(place, generation, far_end, leased.clone()) };
                     // Signals stay blocked until the worker can handle them.
                     let code = self.serve(seat);
                     std::process::exit(code);
@@ -71,6 +72,7 @@ impl Master {
                     news: BTreeSet::new(),
                     edited: BTreeSet::new(),
                     keyvals: Default::default(),
+                    receives: !waits,
                 });
                 Event::Forked { worker, pid, leased }
             }
@@ -138,7 +140,8 @@ impl Master {
         let slots = self.seat_slots(copies);
         let leaves_terminal = false; // the starter is told here, before it serves
         let duty = Duty::Alone;
-        let seat = Seat { number: 0, generation: 1, control: far_end, slots, leased, leaves_terminal, duty };
+        let (number, generation, waits) = (0, 1, false);
+        let seat = Seat { number, generation, control: far_end, slots, leased, waits, leaves_terminal, duty };
         if let Some(starter) = starter {
             starter.ready();
         }
@@ -191,7 +194,7 @@ impl Master {
             Role::Prober => Duty::Probe,
             Role::Controller => Duty::Control,
         };
-        Seat { number, generation, control, slots, leased, leaves_terminal, duty }
+        Seat { number, generation, control, slots, leased, waits: false, leaves_terminal, duty }
     }
 
     /// The list of slots that leases index: address by address, slot by slot.

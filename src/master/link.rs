@@ -4,17 +4,21 @@
 //! Each end begins with `Hello`, which names the version of these messages. A master does not talk to one of another
 //! version: it keeps the link only to see when that one ends. No worker has either end.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::base::frame::{self, Fields, Frame};
 use crate::log;
-use crate::net::handover::{Handover, MovedTunnel};
+use crate::net::handover::{Handover, MovedSession, MovedTunnel};
 use crate::shm::lanes::{LANES, Lane};
 use crate::sys::msg;
-use crate::worker::messages::{BYTES_MAX, read_handover, read_tunnel, write_handover, write_tunnel};
+use crate::worker::messages::{
+    BYTES_MAX, put_inet, read_handover, read_session, read_tunnel, take_inet, write_handover, write_session,
+    write_tunnel,
+};
 
 /// The version of the link's messages and of `PRONGHORN_FDS`. It changes with the meaning of any of them.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Maximum number of messages read in one turn of the master's loop.
 const A_TURN_MAX: usize = 256;
@@ -33,6 +37,11 @@ pub enum Message {
     HandOver(Handover),
     /// A tunnel. Its descriptors come with the message.
     Tunnel(MovedTunnel),
+    /// A session of datagrams, with the address of its listener. Its upstream's socket comes with the message.
+    Session(SocketAddr, MovedSession),
+    /// The sender's workers do not receive datagrams any more, and their sessions were sent before: the receiver's
+    /// workers receive them.
+    Released,
     /// The lanes of all workers that this master has now, and their processes.
     Workers(Vec<(Lane, i32)>),
 }
@@ -52,6 +61,11 @@ impl Message {
             }),
             Self::HandOver(handover) => frame::write(b'H', sequence, |out| write_handover(handover, out)),
             Self::Tunnel(tunnel) => frame::write(b'T', sequence, |out| write_tunnel(tunnel, out)),
+            Self::Session(address, session) => frame::write(b'S', sequence, |out| {
+                put_inet(out, address);
+                write_session(session, out);
+            }),
+            Self::Released => frame::write(b'R', sequence, |_| {}),
             Self::Workers(workers) => frame::write(b'W', sequence, |out| {
                 for (lane, pid) in workers.iter().take(LANES) {
                     out.extend_from_slice(&(lane.number() as u16).to_le_bytes());
@@ -64,9 +78,9 @@ impl Message {
     /// The number of descriptors that come with it.
     fn fd_count(&self) -> usize {
         match self {
-            Self::HandOver(_) => 1,
+            Self::HandOver(_) | Self::Session(..) => 1,
             Self::Tunnel(tunnel) => tunnel.fd_count(),
-            Self::Hello { .. } | Self::Workers(_) => 0,
+            Self::Hello { .. } | Self::Released | Self::Workers(_) => 0,
         }
     }
 
@@ -80,6 +94,11 @@ impl Message {
             }
             b'H' => read_handover(fields).map(Self::HandOver),
             b'T' => read_tunnel(fields).map(Self::Tunnel),
+            b'S' => {
+                let address = take_inet(&mut fields)?;
+                read_session(fields).map(|session| Self::Session(address, session))
+            }
+            b'R' => fields.end(Self::Released),
             b'W' => {
                 let (workers, rest) = fields.rest().as_chunks::<WORKER_BYTES>();
                 let worker = |bytes: &[u8; WORKER_BYTES]| {
@@ -194,12 +213,16 @@ mod tests {
             tls: TlsState::default(),
         };
         let tunnel = MovedTunnel { listen: 1, of: TunnelOf::Http, state: TunnelState::default() };
-        let others = [Message::Tunnel(tunnel), workers(), Message::Workers(Vec::new())];
+        let client = ([192, 0, 2, 1], 5353).into();
+        let session = MovedSession { listen: 2, client, state: TunnelState::default() };
+        let session = Message::Session(([0, 0, 0, 0], 53).into(), session);
+        let others = [Message::Tunnel(tunnel), session, workers(), Message::Workers(Vec::new())];
         for message in [hello(VERSION), Message::HandOver(handover)].into_iter().chain(others) {
             let bytes = message.to_bytes();
             assert_eq!(Message::from_bytes(&bytes), Some(message));
             assert_eq!(Message::from_bytes(&[&bytes[..], b"x"].concat()), None);
         }
+        assert_eq!(Message::from_bytes(&Message::Released.to_bytes()), Some(Message::Released));
         let all = (0..LANES).filter_map(Lane::of_number).map(|lane| (lane, i32::MAX)).collect();
         assert!(Message::Workers(all).to_bytes().len() <= BYTES_MAX);
     }

@@ -11,6 +11,7 @@
 mod certificates;
 mod connections;
 mod daemon;
+mod datagrams;
 mod fork;
 mod generation;
 mod inherit;
@@ -66,6 +67,7 @@ use crate::master::upgrade::{OtherWorkers, Successor};
 use crate::net::handover::NO_LISTENER;
 use crate::net::listener::Listener;
 use crate::shm::heartbeat;
+use crate::sys::address::SockAddr;
 use crate::sys::process::Ended;
 use crate::sys::signal::Signals;
 use crate::sys::{clock, process, signal, socket, terminal};
@@ -111,6 +113,10 @@ struct Master {
     starter: Option<Starter>,
     /// Idle connections that wait for a worker to take them over.
     pending: VecDeque<Connection>,
+    /// The other master's workers receive datagrams, and those of this one do not (`datagrams.rs`).
+    other_receives: bool,
+    /// When the workers of earlier generations were told to leave the last time.
+    settled_ms: u64,
     /// Index of the worker that takes the next one.
     turn: usize,
     /// The reload under way, until the names of its configuration are known.
@@ -229,6 +235,8 @@ impl Master {
             workers: Vec::new(),
             lanes,
             pid_file,
+            other_receives: link.is_some(),
+            settled_ms: now_ms,
             elder: link,
             successor: None,
             others: OtherWorkers::default(),
@@ -273,6 +281,8 @@ impl Master {
             self.happen(Event::Tick);
             self.workers.iter_mut().for_each(|worker| _ = worker.send_orders());
             self.deliver();
+            self.let_receive();
+            self.release();
             self.send_names();
             self.carry_out_orders();
             self.tell_workers();
@@ -377,6 +387,7 @@ impl Master {
         let due_ms = [
             Some(self.supervisor.due_ms(now_ms)),
             (!self.pending.is_empty()).then_some(now_ms + 5),
+            self.is_receiving_due().then_some(now_ms + datagrams::LOOK_MS),
             self.has_unsent_names().then_some(now_ms + 5),
             self.workers.iter().any(|worker| !worker.unsent.is_empty()).then_some(now_ms + 5),
             self.orders.has_unsent(&self.workers).then_some(now_ms + 5),
@@ -470,6 +481,11 @@ impl Master {
                 let received = worker.receive_tunnel(tunnel, fds);
                 return self.wait_for_taker(id, received);
             }
+            Some((ToMaster::HandOverSession(session), mut fds)) => {
+                let Some(fd) = fds.pop() else { return true };
+                let received = worker.receive_session(session, fd);
+                return self.wait_for_taker(id, received);
+            }
             Some((ToMaster::Replace, _)) => self.happen(Event::Replace(id)),
             Some((ToMaster::Pong(_), _)) => self.happen(Event::Pong(id)),
             Some((ToMaster::Closed, _)) => self.happen(Event::Closed(id)),
@@ -554,23 +570,47 @@ impl Master {
     /// Passes on one connection; false if no worker can take it now.
     fn deliver_one(&mut self, connection: &Connection) -> bool {
         let takers: Vec<WorkerId> = self.supervisor.takers().collect();
+        let receiver = match (&connection.cargo, &connection.address) {
+            (Cargo::Session(session), Some(address)) => {
+                self.roster.listener_of(address).and_then(|listen| self.receiver_of(listen, session))
+            }
+            _ => None,
+        };
         let mut takers: Vec<&mut Worker> =
             self.workers.iter_mut().filter(|worker| takers.binary_search(&worker.id).is_ok()).collect();
         let count = takers.len();
-        self.turn = self.turn.wrapping_add(1);
+        if matches!(connection.cargo, Cargo::Session(_))
+            && receiver.is_none()
+            && self.supervisor.is_switching()
+        {
+            return false; // its worker is about to be ready
+        }
+        // Where its client's datagrams arrive; any other worker can at least pass the answers on.
+        self.turn = match receiver.and_then(|id| takers.iter().position(|worker| worker.id == id)) {
+            Some(index) => index,
+            None => self.turn.wrapping_add(1),
+        };
         // The listener may be gone, and another one cover the client's address.
         let listener = connection.address.as_ref().and_then(|address| {
-            let by_local = || self.roster.listener_of(&socket::local_addr(connection.fds.first()?).ok()?);
+            let by_local = || {
+                let fd = connection.fds.first().filter(|_| !matches!(connection.cargo, Cargo::Session(_)))?;
+                self.roster.listener_of(&socket::local_addr(fd).ok()?)
+            };
             self.roster.listener_of(address).or_else(by_local)
         });
         let listener = match &connection.cargo {
             // A tunnel goes on although its address is no longer configured.
             Cargo::Tunnel(_) => Some(listener.unwrap_or(NO_LISTENER)),
-            Cargo::Idle(_) => listener,
+            Cargo::Idle(_) | Cargo::Session(_) => listener,
         };
         match listener {
             // Its address is no longer configured: the connection closes.
-            None if count > 0 => return true,
+            None if count > 0 => {
+                if let Cargo::Session(session) = &connection.cargo {
+                    Self::end_session(connection, session);
+                }
+                return true;
+            }
             Some(listen)
                 if (0..count).any(|step| takers[(self.turn + step) % count].adopt(listen, connection)) =>
             {
@@ -582,6 +622,10 @@ impl Master {
         let message = match &connection.cargo {
             Cargo::Idle(handover) => Message::HandOver(handover.clone()),
             Cargo::Tunnel(tunnel) => Message::Tunnel(tunnel.clone()),
+            Cargo::Session(session) => match connection.address.as_ref().and_then(SockAddr::inet) {
+                Some(address) => Message::Session(*address, session.clone()),
+                None => return true,
+            },
         };
         // A connection from the link goes back only when no worker here can take it any more.
         let may_go = !connection.is_from_link || self.supervisor.phase() == Phase::Leaving;

@@ -58,6 +58,8 @@ pub enum Kind {
     Tunnel,
     /// A tunnel whose state is in memory of its own.
     LargeTunnel,
+    /// A session of datagrams.
+    Session,
     Replace,
     Pong,
     Closed,
@@ -73,6 +75,7 @@ impl Kind {
             ToMaster::HandOver(_) => Self::HandOver,
             ToMaster::HandOverTunnel(tunnel) if tunnel.state.0.is_empty() => Self::LargeTunnel,
             ToMaster::HandOverTunnel(_) => Self::Tunnel,
+            ToMaster::HandOverSession(_) => Self::Session,
             ToMaster::Replace => Self::Replace,
             ToMaster::Pong(_) => Self::Pong,
             ToMaster::Closed => Self::Closed,
@@ -115,9 +118,17 @@ pub fn terms(role: Role, state: State, kind: Kind) -> Option<Terms> {
     let on = |budget, fds| Some(Terms { budget, fds });
     match (kind, state) {
         // It has no connections, and accepts none.
-        (Kind::HandOver | Kind::Tunnel | Kind::LargeTunnel | Kind::Closed, _) if role == Role::Prober => None,
+        (Kind::HandOver | Kind::Tunnel | Kind::LargeTunnel | Kind::Session | Kind::Closed, _)
+            if role == Role::Prober =>
+        {
+            None
+        }
         // The connections of operators do not move.
-        (Kind::HandOver | Kind::Tunnel | Kind::LargeTunnel, _) if role == Role::Controller => None,
+        (Kind::HandOver | Kind::Tunnel | Kind::LargeTunnel | Kind::Session, _)
+            if role == Role::Controller =>
+        {
+            None
+        }
         // The prober asks for all workers.
         (Kind::Learned, _) if role != Role::Prober => None,
         (Kind::Listed, _) if role != Role::Worker => None,
@@ -134,7 +145,11 @@ pub fn terms(role: Role, state: State, kind: Kind) -> Option<Terms> {
         // The client's connection and the upstream's; then the memory.
         (Kind::Tunnel, Draining) => on(Budget::AConnection, 2),
         (Kind::LargeTunnel, Draining) => on(Budget::AConnection, 3),
-        (Kind::HandOver | Kind::Tunnel | Kind::LargeTunnel, Starting | Ready | Quitting) => None,
+        // The upstream's socket.
+        (Kind::Session, Draining) => on(Budget::AConnection, 1),
+        (Kind::HandOver | Kind::Tunnel | Kind::LargeTunnel | Kind::Session, Starting | Ready | Quitting) => {
+            None
+        }
         // It may have panicked just before it was told to leave.
         (Kind::Replace, Ready | Draining | Quitting) => on(Budget::Once, 0),
         (Kind::Replace, Starting) => None,
@@ -312,6 +327,9 @@ impl Ledger {
             {
                 Err(Fault::UnknownListener(tunnel.listen))
             }
+            ToMaster::HandOverSession(session) if session.listen as usize >= facts.listen_count => {
+                Err(Fault::UnknownListener(session.listen))
+            }
             ToMaster::Learned(learned) if !facts.followed.contains(&(learned.group, learned.server)) => {
                 Err(Fault::UnknownServer(learned.group, learned.server))
             }
@@ -431,7 +449,7 @@ pub mod property {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::handover::{Handover, MovedTunnel, TlsState, TunnelOf, TunnelState};
+    use crate::net::handover::{Handover, MovedSession, MovedTunnel, TlsState, TunnelOf, TunnelState};
     use crate::shared::control::Order;
     use crate::worker::messages::Learned;
 
@@ -464,12 +482,18 @@ mod tests {
         ToMaster::Learned(Learned { group, server, spots: Vec::new() })
     }
 
-    fn all() -> [ToMaster; 9] {
+    fn session(listen: u32) -> ToMaster {
+        let client = ([192, 0, 2, 1], 53).into();
+        ToMaster::HandOverSession(MovedSession { listen, client, state: TunnelState::default() })
+    }
+
+    fn all() -> [ToMaster; 10] {
         [
             ToMaster::Ready,
             hand_over(0),
             tunnel(NO_LISTENER, b"state"),
             tunnel(1, b""),
+            session(0),
             ToMaster::Replace,
             ToMaster::Pong(7),
             ToMaster::Closed,
@@ -502,6 +526,7 @@ mod tests {
             (Kind::HandOver, "--1-", "----", "----"),
             (Kind::Tunnel, "--2-", "----", "----"),
             (Kind::LargeTunnel, "--3-", "----", "----"),
+            (Kind::Session, "--1-", "----", "----"),
             (Kind::Replace, "-000", "-000", "-000"),
             (Kind::Pong, "-000", "-000", "-000"),
             (Kind::Closed, "--00", "----", "--00"),

@@ -9,9 +9,10 @@ use crate::master::keyvals::Untold;
 use crate::master::roles::Role;
 use crate::master::rules::{Facts, Fault, LEFT_MAX, Ledger, Received, State};
 use crate::master::supervisor::WorkerId;
-use crate::net::handover::{Handover, MovedTunnel, NO_LISTENER, STATE_BYTES_MAX};
+use crate::net::handover::{Handover, MovedSession, MovedTunnel, NO_LISTENER, STATE_BYTES_MAX};
 use crate::shm::lanes::Lane;
 use crate::sys::address::SockAddr;
+use crate::sys::datagram;
 use crate::sys::msg;
 use crate::sys::nature::{self, Nature};
 use crate::sys::sealed;
@@ -134,6 +135,8 @@ pub struct Worker {
     pub edited: BTreeSet<(u32, u32)>,
     /// The changes of key-value zones that it does not know yet.
     pub keyvals: Untold,
+    /// It may receive datagrams: no worker of another generation does.
+    pub receives: bool,
 }
 
 impl Worker {
@@ -168,6 +171,7 @@ impl Worker {
         let message = match &connection.cargo {
             Cargo::Idle(handover) => ToWorker::Adopt(Handover { listen, ..handover.clone() }),
             Cargo::Tunnel(tunnel) => ToWorker::AdoptTunnel(MovedTunnel { listen, ..tunnel.clone() }),
+            Cargo::Session(session) => ToWorker::AdoptSession(MovedSession { listen, ..session.clone() }),
         };
         self.send_with(&message, &connection.fds)
     }
@@ -267,6 +271,21 @@ impl Worker {
         Ok(Connection::of_tunnel(tunnel, listener.cloned(), fds, false))
     }
 
+    /// Takes over a session of datagrams. `Ok(None)`: its upstream's socket is not connected any more.
+    ///
+    /// Its client is the one that the worker names: it could have received that client's datagrams as well.
+    pub fn receive_session(&self, session: MovedSession, fd: OwnedFd) -> Result<Option<Connection>, Fault> {
+        let listener = self.roster.addresses.get(session.listen as usize);
+        let Some(address) = listener.filter(|address| address.is_datagram()) else {
+            return Err(Fault::UnknownListener(session.listen));
+        };
+        match datagram::is_connected(fd.as_fd()) {
+            None => Err(Fault::NoConnection("a socket of another kind")),
+            Some(false) => Ok(None),
+            Some(true) => Ok(Connection::of_session(session, address.clone(), fd, false)),
+        }
+    }
+
     /// The connections that were sent to it and that it will never read.
     pub fn unread(&self) -> Vec<Connection> {
         let mut found = Vec::new();
@@ -279,6 +298,11 @@ impl Worker {
                 Some((_, ToWorker::Adopt(handover))) => {
                     if let (Some(address), Some(fd)) = (address(handover.listen), message.fds.pop()) {
                         found.extend(Connection::new(handover, address, fd, false));
+                    }
+                }
+                Some((_, ToWorker::AdoptSession(session))) => {
+                    if let (Some(address), Some(fd)) = (address(session.listen), message.fds.pop()) {
+                        found.extend(Connection::of_session(session, address, fd, false));
                     }
                 }
                 Some((_, ToWorker::AdoptTunnel(tunnel))) if message.fds.len() == tunnel.fd_count() => {
@@ -306,9 +330,10 @@ fn send(control: &OwnedFd, sent: &mut u32, message: &ToWorker, fds: &[OwnedFd]) 
 pub enum Cargo {
     Idle(Handover),
     Tunnel(MovedTunnel),
+    Session(MovedSession),
 }
 
-/// An idle connection, or a tunnel, between two workers.
+/// An idle connection, a tunnel or a session of datagrams, between two workers.
 #[derive(Debug)]
 pub struct Connection {
     pub cargo: Cargo,
@@ -327,6 +352,17 @@ impl Connection {
         Some(Self { cargo: Cargo::Idle(handover), address: Some(address), fds: vec![fd], is_from_link })
     }
 
+    /// `None`: the descriptor cannot be made non-blocking.
+    pub fn of_session(
+        session: MovedSession,
+        address: SockAddr,
+        fd: OwnedFd,
+        is_from_link: bool,
+    ) -> Option<Self> {
+        socket::set_nonblocking(fd.as_fd()).ok()?;
+        Some(Self { cargo: Cargo::Session(session), address: Some(address), fds: vec![fd], is_from_link })
+    }
+
     /// `None`: a descriptor cannot be made non-blocking.
     pub fn of_tunnel(
         tunnel: MovedTunnel,
@@ -342,6 +378,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::handover::TunnelState;
 
     fn inet(text: &str) -> SockAddr {
         SockAddr::Inet(text.parse().expect("an address"))
@@ -379,7 +416,37 @@ mod tests {
             news: BTreeSet::new(),
             edited: BTreeSet::new(),
             keyvals: Untold::default(),
+            receives: true,
         }
+    }
+
+    #[test]
+    fn a_session_comes_with_a_connected_socket_of_datagrams_of_a_listener_for_them() {
+        use std::net::UdpSocket;
+
+        let datagram = SockAddr::Datagram(Box::new(([127, 0, 0, 1], 53).into()));
+        let addresses = vec![inet("127.0.0.1:53"), datagram.clone()];
+        let worker = Worker { roster: Rc::new(Roster::new(addresses, HashMap::new(), 1, false)), ..worker() };
+        let session = |listen| {
+            let (client, state) = (([192, 0, 2, 1], 53).into(), TunnelState::default());
+            MovedSession { listen, client, state }
+        };
+        let open = || UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let connected = || {
+            let socket = open();
+            socket.connect(socket.local_addr().expect("bound")).expect("connects");
+            OwnedFd::from(socket)
+        };
+        let taken = worker.receive_session(session(1), connected()).expect("no fault").expect("it is taken");
+        assert_eq!((taken.address, taken.fds.len(), taken.is_from_link), (Some(datagram), 1, false));
+        assert!(worker.receive_session(session(1), open().into()).is_ok_and(|taken| taken.is_none()));
+        for listen in [0, 2, NO_LISTENER] {
+            let fault = worker.receive_session(session(listen), connected()).expect_err("a fault");
+            assert_eq!(fault, Fault::UnknownListener(listen));
+        }
+        let (stream, _other) = msg::pair().expect("a pair");
+        let fault = worker.receive_session(session(1), stream).expect_err("a fault");
+        assert_eq!(fault, Fault::NoConnection("a socket of another kind"));
     }
 
     fn next_of(worker: &Worker) -> Option<(u32, ToWorker)> {

@@ -40,6 +40,9 @@ pub struct Group {
     pub is_reordered: bool,
     /// A program of this master determines which of them get connections.
     pub is_steered: Cell<bool>,
+    /// Of UDP: the number of sockets, the first ones, that clients' datagrams are distributed to
+    /// ([`datagram::slot_of`](crate::sys::datagram::slot_of)).
+    pub receiving_count: Cell<usize>,
 }
 
 /// A socket that a worker had changed: no other process can.
@@ -64,6 +67,7 @@ impl Group {
     /// Sockets that clients can reach, none of them lent.
     fn new(address: SockAddr, fds: Vec<OwnedFd>, options: Option<ListenOptions>) -> Self {
         let file = address.path().and_then(file_at);
+        let receiving_count = Cell::new(fds.len());
         Self {
             address,
             fds,
@@ -73,6 +77,7 @@ impl Group {
             lent_count: 0,
             is_reordered: false,
             is_steered: Cell::new(false),
+            receiving_count,
         }
     }
 
@@ -195,6 +200,7 @@ impl Slots {
             Entry::Occupied(mut known) => {
                 let group = known.get_mut();
                 group.fds.push(fd);
+                group.receiving_count.set(group.fds.len());
                 group.lent_count += lent_count;
             }
             Entry::Vacant(free) => {

@@ -46,6 +46,9 @@ impl Master {
             log::warn!(log::process(), &(), "{complaint}");
         }
         self.slots.grow(self.cycle.config.listeners(), count);
+        if !self.do_others_receive() {
+            self.receive_everywhere();
+        }
         alloc::trim();
     }
 
@@ -87,6 +90,11 @@ impl Master {
         for listener in self.listeners() {
             let Some(group) = self.slots.group(&listener.address) else { continue };
             let count = group.fds.len();
+            if listener.address.is_datagram() {
+                report(&listener.address, Self::steer_datagrams(group));
+                first += count;
+                continue;
+            }
             let served = served(&listener.address, count);
             let without = |closed: &dyn Fn(SlotIndex) -> bool| -> Vec<u32> {
                 let slots = 0..served as SlotIndex;
@@ -120,20 +128,13 @@ impl Master {
                 }
                 Ok(())
             };
-            if let Err(error) = outcome {
-                let address = &group.address;
-                log::warn!(
-                    log::process(),
-                    &(),
-                    "connections to {address} cannot be steered {}",
-                    log::Cause(&error)
-                );
-            }
+            report(&group.address, outcome);
         }
     }
 
     /// Makes clients reach exactly the sockets of this configuration: there is no way back.
     pub(super) fn settle_slots(&mut self) {
+        self.settled_ms = clock::monotonic_ms();
         // In this order, so that an address always has sockets.
         self.slots.reveal();
         let mut removed = self.slots.take_displaced();
@@ -184,5 +185,12 @@ impl Master {
         log::set_process(self.settings().error_log());
         self.watch_certificates(true);
         self.steer();
+    }
+}
+
+/// Logs that the kernel does not take a steering program.
+fn report(address: &SockAddr, outcome: std::io::Result<()>) {
+    if let Err(error) = outcome {
+        log::warn!(log::process(), &(), "connections to {address} cannot be steered {}", log::Cause(&error));
     }
 }

@@ -573,6 +573,22 @@ impl Supervisor {
         })
     }
 
+    /// True if a worker that was told to leave has not said yet that it accepts no more.
+    pub fn is_somebody_receiving(&self) -> bool {
+        self.members.iter().any(|member| {
+            member.place.role.accepts()
+                && !member.has_closed
+                && member.stuck.is_none()
+                && !member.is_condemned
+        })
+    }
+
+    /// The worker of this generation that has a slot by its number, if it can take anything.
+    pub fn lessee(&self, slot: SlotIndex) -> Option<WorkerId> {
+        let mut members = self.members.iter().filter(|member| member.can_take(self.generation));
+        members.find(|member| member.leased.contains(&slot)).map(|member| member.id)
+    }
+
     /// True if no order can be carried out any more.
     pub fn is_ending(&self) -> bool {
         matches!(self.phase, Phase::Leaving | Phase::Stopping { .. })

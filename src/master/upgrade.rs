@@ -6,6 +6,7 @@
 //!      the new master dies → pid.oldbin becomes pid, workers come back if they had left
 //! ```
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::log;
@@ -13,8 +14,9 @@ use crate::master::link::{Link, Message, VERSION};
 use crate::master::seat::Connection;
 use crate::master::supervisor::Event;
 use crate::master::{Master, PENDING_MAX, inherit, notify};
-use crate::net::handover::{Handover, MovedTunnel, NO_LISTENER, STATE_BYTES_MAX};
+use crate::net::handover::{Handover, MovedSession, MovedTunnel, NO_LISTENER, STATE_BYTES_MAX};
 use crate::shm::lanes::{LANES, Lane};
+use crate::sys::address::SockAddr;
 use crate::sys::msg;
 use crate::sys::nature::{self, Nature};
 use crate::sys::process::{self, Forked, ProcessFd};
@@ -166,6 +168,7 @@ impl Master {
         self.take_over(found);
         if is_elder_gone {
             self.elder = None;
+            self.other_receives = false;
             self.inherit_lanes();
         }
         self.reap_orphans();
@@ -180,6 +183,12 @@ impl Master {
                     }
                 }
                 (Message::Tunnel(tunnel), fds) => self.take_over_tunnel(tunnel, fds),
+                (Message::Session(address, session), mut fds) => {
+                    if let Some(fd) = fds.pop() {
+                        self.take_over_session(address, session, fd);
+                    }
+                }
+                (Message::Released, _) => self.other_receives = false,
                 (Message::Workers(workers), _) => self.others.alive = workers,
                 (Message::Hello { .. }, _) => {}
             }
@@ -207,6 +216,12 @@ impl Master {
         let listen = self.roster.listener_of(&local).filter(|_| tunnel.listen != NO_LISTENER);
         let address = listen.map(|listen| self.roster.addresses[listen as usize].clone());
         self.pending.extend(Connection::of_tunnel(tunnel, address, fds, true));
+    }
+
+    /// Takes over a session of datagrams.
+    fn take_over_session(&mut self, address: SocketAddr, session: MovedSession, fd: OwnedFd) {
+        let address = SockAddr::Datagram(Box::new(address));
+        self.pending.extend(Connection::of_session(session, address, fd, true));
     }
 
     /// Says hello to the master that has started this one.
@@ -258,6 +273,7 @@ impl Master {
         successor.link.receive(&mut left);
         successor.far_end.receive(&mut left);
         self.take_over(left);
+        self.other_receives = false;
         // Its workers notice by themselves that their master is gone.
         self.inherit_lanes();
         self.put_pid_file_back();

@@ -5,6 +5,7 @@
 //! allows. A tunnel keeps the time limits and rates with which it began: its connections are all that it costs.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use zeroize::Zeroizing;
 
@@ -70,7 +71,18 @@ pub struct MovedTunnel {
     pub state: TunnelState,
 }
 
-/// The state of a tunnel as its protocol writes it (`stream/moved.rs`, `http/tunnel/moved.rs`). It may contain keys, so
+/// A session of datagrams on its way. The socket of its upstream travels with it, and its client's datagrams arrive where
+/// the kernel delivers them (`sys/datagram.rs`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MovedSession {
+    /// Like [`Handover::listen`].
+    pub listen: u32,
+    pub client: SocketAddr,
+    /// At most [`INLINE_BYTES_MAX`].
+    pub state: TunnelState,
+}
+
+/// The state of a tunnel or a session as its protocol writes it (`stream/moved.rs`, `http/tunnel/moved.rs`). It may contain keys, so
 /// it is erased when dropped and not printed.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct TunnelState(pub Zeroizing<Vec<u8>>);

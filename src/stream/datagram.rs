@@ -4,7 +4,7 @@
 //! answers are sent too. Behaviour: nginx.org, `listen … udp`, `proxy_requests`, `proxy_responses`.
 
 mod answers;
-mod inbox;
+pub mod inbox;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -12,12 +12,14 @@ use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::task::{Poll, ready};
+use std::task::{Poll, Waker, ready};
 
+use crate::base::frame::{Fields, put_option, put_vector16};
 use crate::log::{self, access};
-use crate::net::{clients, open, room};
-use crate::runtime;
+use crate::net::handover::{MovedSession, TunnelState};
+use crate::net::{clients, drain, open, room};
 use crate::runtime::buffer::Buffer;
+use crate::runtime::{self, Io, race};
 use crate::script::Scope;
 use crate::shm::counter::{self, Total};
 use crate::stream::config::server::Content;
@@ -25,7 +27,7 @@ use crate::stream::datagram::answers::Answers;
 use crate::stream::datagram::inbox::{Full, Inbox};
 use crate::stream::modules::Phase;
 use crate::stream::pipeline::{self, Plain};
-use crate::stream::proxy;
+use crate::stream::proxy::{self, exchange::Outcome};
 use crate::stream::service::Service;
 use crate::stream::session::Session;
 use crate::stream::verdict::Verdict;
@@ -52,13 +54,69 @@ pub fn with_receiver<T>(f: impl FnOnce(&mut Receiver) -> T) -> T {
 /// A client, as datagrams name it: its address, and the one it sent to.
 type Key = (SocketAddr, Option<IpAddr>);
 
-/// The sessions of one socket.
-struct Table {
+/// How long a leaving worker waits for its sessions to be handed over before it says that it receives no more.
+const HANDOVER_MS: u64 = 500;
+
+/// Whether a socket's datagrams are this worker's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Workers of an earlier generation receive them still.
+    Later,
+    Now,
+    Over,
+}
+
+/// The sessions of one listener: a client's datagrams arrive at one of its sockets, and answers may leave from any.
+pub struct Table {
     answers: Rc<Answers>,
     sessions: RefCell<HashMap<Key, Entry>>,
     next: Cell<u64>,
     /// There was no room for a client, and the log says so.
     is_full: Cell<bool>,
+    /// Sessions that live, also those that no more datagrams come to.
+    count: Cell<usize>,
+    /// Tasks that wait until there is none.
+    emptied: RefCell<Vec<Waker>>,
+}
+
+impl Table {
+    /// `answers`: one of the sockets.
+    pub fn new(answers: Rc<Answers>) -> Rc<Self> {
+        Rc::new(Self {
+            answers,
+            sessions: RefCell::default(),
+            next: Cell::new(0),
+            is_full: Cell::new(false),
+            count: Cell::new(0),
+            emptied: RefCell::default(),
+        })
+    }
+
+    /// The side of a session that is about to begin.
+    fn client(self: &Rc<Self>, key: Key) -> Client {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        self.count.set(self.count.get() + 1);
+        Client { table: Rc::clone(self), key, id, inbox: Rc::default() }
+    }
+
+    /// Lets a session get its client's datagrams, so many of them; `None`: all.
+    fn list(&self, client: &Client, left: Option<u64>) {
+        let entry = Entry { id: client.id, inbox: Rc::clone(&client.inbox), left };
+        self.sessions.borrow_mut().insert(client.key, entry);
+    }
+
+    /// Waits until there is no session.
+    async fn is_empty(&self) {
+        poll_fn(|cx| {
+            if self.count.get() == 0 {
+                return Poll::Ready(());
+            }
+            self.emptied.borrow_mut().push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
 }
 
 struct Entry {
@@ -85,61 +143,72 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Ends the delivery of datagrams. Returns how many were left, if there was one.
+    fn unlist(&self) -> Option<Option<u64>> {
+        let mut sessions = self.table.sessions.borrow_mut();
+        let is_own = sessions.get(&self.key).is_some_and(|entry| entry.id == self.id);
+        if is_own { sessions.remove(&self.key).map(|entry| entry.left) } else { None }
+    }
+}
+
 impl Drop for Client {
     fn drop(&mut self) {
-        let mut sessions = self.table.sessions.borrow_mut();
-        if sessions.get(&self.key).is_some_and(|entry| entry.id == self.id) {
-            sessions.remove(&self.key);
+        self.unlist();
+        let table = &self.table;
+        table.count.set(table.count.get() - 1);
+        if table.count.get() == 0 {
+            let emptied = table.emptied.take();
+            emptied.into_iter().for_each(Waker::wake);
         }
     }
 }
 
-/// Receives from a socket until `stop` says so, or until it is shut down.
-pub async fn receive(service: Service, fd: OwnedFd, listen: &'static Listen, stop: impl Fn() -> bool) {
-    let answers = match Answers::new(fd) {
-        Ok(answers) => answers,
-        Err(error) => {
-            log::alert!(
-                log::process(),
-                &(),
-                "epoll_ctl() failed for a listening socket {}",
-                log::Cause(&error)
-            );
-            return;
-        }
+/// Watches a socket. `None`: that failed, and the log says so.
+pub fn register(fd: OwnedFd) -> Option<Rc<Answers>> {
+    let report = |error: &std::io::Error| {
+        log::alert!(log::process(), &(), "epoll_ctl() failed for a listening socket {}", log::Cause(error));
     };
-    let table = Rc::new(Table {
-        answers,
-        sessions: RefCell::default(),
-        next: Cell::new(0),
-        is_full: Cell::new(false),
-    });
-    let io = &table.answers.io;
+    Answers::new(fd).inspect_err(report).ok()
+}
+
+/// Receives from a socket as long as `turn` says so, or until it is shut down.
+pub async fn receive(
+    service: Service,
+    (socket, table): (Rc<Answers>, Rc<Table>),
+    listen: &'static Listen,
+    turn: impl Fn() -> Turn,
+) {
+    let io = &socket.io;
     loop {
-        let is_over = poll_fn(|cx| {
-            if stop() {
-                return Poll::Ready(true);
+        let is_over = poll_fn(|cx| match turn() {
+            Turn::Over => Poll::Ready(true),
+            Turn::Later => Poll::Pending, // the message that changes it wakes all tasks
+            Turn::Now => {
+                ready!(io.poll_budget(cx));
+                io.poll_readable(cx).map(|_| false)
             }
-            ready!(io.poll_budget(cx));
-            io.poll_readable(cx).map(|_| false)
         });
-        if is_over.await || take_some(service, &table, listen) {
-            return;
+        if is_over.await || take_some(service, (io, &table), listen) {
+            break;
         }
         if io.is_hung_up() {
             // Another process has shut the socket down; the master puts that right.
             runtime::sleep(SHUT_MS).await;
         }
     }
+    if drain::mode() == drain::Mode::HandOver {
+        race(table.is_empty(), runtime::sleep(HANDOVER_MS)).await;
+    }
 }
 
 /// Takes what has arrived. True: the socket was shut down.
-fn take_some(service: Service, table: &Rc<Table>, listen: &'static Listen) -> bool {
+fn take_some(service: Service, (io, table): (&Io, &Rc<Table>), listen: &'static Listen) -> bool {
     with_receiver(|receiver| {
         let mut taken = 0;
         while taken < TURN_MAX {
             let receive = |fd: BorrowedFd<'_>| receiver.receive(fd, MESSAGES_MAX);
-            let count = match table.answers.io.try_receive_many(MESSAGES_MAX, receive) {
+            let count = match io.try_receive_many(MESSAGES_MAX, receive) {
                 Ok(count) => count,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                 Err(error) => {
@@ -203,17 +272,13 @@ fn dispatch(service: Service, table: &Rc<Table>, listen: &'static Listen, key: K
         return;
     }
     table.is_full.set(false);
-    let inbox = Rc::new(Inbox::default());
-    let id = table.next.get();
-    table.next.set(id + 1);
+    drop(sessions);
+    let client = table.client(key);
     let server = &service.config().servers[listen.default];
     let requests = Some(server.confs.proxy.requests()).filter(|requests| *requests > 0);
     if requests != Some(1) {
-        sessions
-            .insert(key, Entry { id, inbox: Rc::clone(&inbox), left: requests.map(|requests| requests - 1) });
+        table.list(&client, requests.map(|requests| requests - 1));
     }
-    drop(sessions);
-    let client = Client { table: Rc::clone(table), key, id, inbox };
     let (from, to) = key;
     let local = match (to, listen.address.port()) {
         (Some(ip), Some(port)) => SockAddr::Datagram(Box::new((ip, port).into())),
@@ -225,12 +290,12 @@ fn dispatch(service: Service, table: &Rc<Table>, listen: &'static Listen, key: K
     session.preread = preread;
     session.received = bytes.len() as u64;
     let record = clients::Client::of_datagrams(session.number, session.peer.clone());
-    runtime::spawn(serve(client, Box::new(session), open::Guard::new(record)));
+    runtime::spawn(serve(service, client, Box::new(session), open::Guard::new(record)));
     counter::add(Total::Handled, 1);
 }
 
 /// Runs a session to its end.
-async fn serve(mut client: Client, mut session: Box<Session>, mut open: open::Guard) {
+async fn serve(service: Service, mut client: Client, mut session: Box<Session>, mut open: open::Guard) {
     open.turn(Total::Writing);
     log::info!(
         session.logger(),
@@ -239,12 +304,71 @@ async fn serve(mut client: Client, mut session: Box<Session>, mut open: open::Gu
         session.peer,
         session.local
     );
-    match prepare(&mut session) {
+    let outcome = match prepare(&mut session) {
         Ok(()) => content(&mut session, &mut client).await,
-        Err(status) => session.status = status,
+        Err(status) => Outcome::Over(status),
+    };
+    end(service, client, session, open, outcome);
+}
+
+/// Ends a session here: it is over, or goes on in another worker.
+fn end(service: Service, client: Client, mut session: Box<Session>, open: open::Guard, outcome: Outcome) {
+    match outcome {
+        Outcome::Over(status) => {
+            session.status = status;
+            drop((session, open));
+            access::flush_turn();
+        }
+        Outcome::Moves(exchange, fd) => {
+            session.is_moved = true;
+            let left = client.unlist();
+            let (from, to) = client.key;
+            let mut state = vec![u8::from(left.is_some())];
+            put_option(&mut state, left.flatten());
+            put_vector16(&mut state, to.map(|ip| ip.to_string()).unwrap_or_default().as_bytes());
+            state.extend(exchange);
+            let listen = service.listen_index(session.listen);
+            // Count it down here before another process can count it.
+            drop((session, open));
+            let state = TunnelState(state.into());
+            service.hand_over_session(MovedSession { listen, client: from, state }, fd);
+        }
     }
-    drop(session);
-    access::flush_turn();
+    drop(client); // last: the worker says that it receives no more once there is none
+}
+
+/// Goes on with a session of an older worker. `None`: its state is damaged, or descriptors are short.
+pub fn resume(
+    service: Service,
+    table: &Rc<Table>,
+    listen: &'static Listen,
+    moved: MovedSession,
+    fd: OwnedFd,
+) -> Option<()> {
+    let MovedSession { client: from, state: TunnelState(state), .. } = moved;
+    let mut fields = Fields(&state);
+    let (is_listed, left) = (fields.flag()?, fields.option()?);
+    let to = match std::str::from_utf8(fields.vector16()?).ok()? {
+        "" => None,
+        text => Some(text.parse().ok()?),
+    };
+    let key = (from, to);
+    let number = service.number();
+    let mut resumed = proxy::exchange::Resumed::restore(service, listen, number, fields, fd)?;
+    let mut client = table.client(key);
+    resumed.give_waiting(&client.inbox);
+    // A datagram that came meanwhile may have begun another session, which goes on.
+    if is_listed && left != Some(0) && !table.sessions.borrow().contains_key(&key) {
+        table.list(&client, left);
+    }
+    let record = clients::Client::of_datagrams(number, SockAddr::Inet(from));
+    let mut open = open::Guard::new(record);
+    open.turn(Total::Writing);
+    runtime::spawn(async move {
+        let (session, outcome) = resumed.run(&mut client).await;
+        end(service, client, session, open, outcome);
+    });
+    Some(())
 }
 
 /// Runs the phases: all there is to read ahead is the first datagram.
@@ -259,23 +383,21 @@ fn prepare(session: &mut Session) -> Result<(), u16> {
     Ok(())
 }
 
-async fn content(session: &mut Session, client: &mut Client) {
+async fn content(session: &mut Session, client: &mut Client) -> Outcome {
     match session.server.content {
-        Some(Content::Proxy) => {
-            session.status = Box::pin(proxy::exchange::run(session, client)).await;
-        }
+        Some(Content::Proxy) => Box::pin(proxy::exchange::run(session, client)).await,
         Some(Content::Return) => {
             let text = session.server.confs.return_text.text().map(|text| text.to_vec(session));
             let text = text.unwrap_or_default();
-            session.status = 200;
             session.action = "sending text to client";
             client.send(&text);
             session.sent += text.len() as u64;
+            Outcome::Over(200)
         }
         Some(Content::Pass) => {
             log::error!(session.logger(), &*session, "\"pass\" is not possible for datagrams");
-            session.status = 500;
+            Outcome::Over(500)
         }
-        None => session.status = 500,
+        None => Outcome::Over(500),
     }
 }

@@ -2,18 +2,20 @@
 //!
 //! Touches: sockets that were accepted elsewhere. One per worker, for its whole life.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use crate::log;
-use crate::net::handover::{self, MovedTunnel};
+use crate::net::handover::{self, MovedSession, MovedTunnel};
 use crate::net::tunnel::moved::Arrived;
 use crate::net::{Transport, clients, open, room};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Io};
 use crate::shm::counter::{self, Total};
-use crate::stream::datagram;
+use crate::stream::datagram::{self, Table, Turn};
 use crate::stream::moved;
 use crate::stream::pipeline;
 use crate::stream::proxy::relay;
@@ -41,6 +43,9 @@ pub struct Hooks {
     /// Gives a session in progress to a worker of the new generation.
     #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
     pub hand_over: Box<dyn Fn(MovedTunnel, Vec<OwnedFd>)>,
+    /// Gives a session of datagrams to a worker of the new generation.
+    #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
+    pub hand_over_session: Box<dyn Fn(MovedSession, OwnedFd)>,
     /// Hands a connection to the listener with this address. The error: there is none.
     #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
     pub pass: Box<dyn Fn(Passed, &SockAddr) -> Result<(), Passed>>,
@@ -50,6 +55,8 @@ struct Inner {
     worker: Worker,
     hooks: Hooks,
     next_number: Cell<u64>,
+    /// The sessions of datagrams, by the index of the listener.
+    tables: RefCell<HashMap<usize, Rc<Table>>>,
 }
 
 /// The stream service of one worker.
@@ -70,7 +77,12 @@ impl Service {
     pub fn new(config: &'static Config, hooks: Hooks) -> Self {
         let worker = Worker::new(config);
         worker.upstreams.recall();
-        Self(Box::leak(Box::new(Inner { worker, hooks, next_number: Cell::new(1) })))
+        Self(Box::leak(Box::new(Inner {
+            worker,
+            hooks,
+            next_number: Cell::new(1),
+            tables: RefCell::default(),
+        })))
     }
 
     pub fn config(self) -> &'static Config {
@@ -124,10 +136,26 @@ impl Service {
         number
     }
 
-    /// Serves the datagrams that a socket of `config.listens[listen]` receives, until `stop` says so.
-    pub fn receive(self, fd: OwnedFd, listen: usize, stop: impl Fn() -> bool + 'static) {
+    /// Serves the datagrams that a socket of `config.listens[listen]` receives, as long as `turn` says so.
+    pub fn receive(self, fd: OwnedFd, listen: usize, turn: impl Fn() -> Turn + 'static) {
+        let Some(socket) = datagram::register(fd) else { return };
+        let make = || Table::new(Rc::clone(&socket));
+        let table = Rc::clone(self.0.tables.borrow_mut().entry(listen).or_insert_with(make));
         let listen: &'static Listen = &self.config().listens[listen];
-        runtime::spawn(datagram::receive(self, fd, listen, stop));
+        runtime::spawn(datagram::receive(self, (socket, table), listen, turn));
+    }
+
+    /// Goes on with a session of datagrams of an older worker, at the listener `config.listens[listen]`. False: its state
+    /// is damaged, or this worker has no socket of the listener.
+    pub fn adopt_session(self, session: MovedSession, fd: OwnedFd, listen: usize) -> bool {
+        let table = self.0.tables.borrow().get(&listen).map(Rc::clone);
+        let listen: &'static Listen = &self.config().listens[listen];
+        table.is_some_and(|table| datagram::resume(self, &table, listen, session, fd).is_some())
+    }
+
+    /// Gives a session of datagrams away.
+    pub fn hand_over_session(self, session: MovedSession, fd: OwnedFd) {
+        (self.0.hooks.hand_over_session)(session, fd);
     }
 
     /// Goes on with a session of an older worker, at the listener `config.listens[listen]`. False: its state is damaged.

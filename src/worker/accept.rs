@@ -19,6 +19,7 @@ use crate::log;
 use crate::net::{open, room};
 use crate::runtime::{self, Acceptor, race, sleep};
 use crate::shm::heartbeat;
+use crate::stream::datagram::Turn;
 use crate::sys::{datagram, retire, socket};
 use crate::worker::messages::SlotIndex;
 use crate::worker::services::Services;
@@ -48,6 +49,8 @@ pub struct Leases {
     active: RefCell<HashMap<SlotIndex, Rc<Lease>>>,
     /// Slots being retired: while this worker leaves, it accepts from them until the master shuts them down.
     ending: RefCell<Vec<Weak<Lease>>>,
+    /// Datagrams are received; until then they wait in the sockets.
+    receives: Rc<Cell<bool>>,
 }
 
 thread_local! {
@@ -67,8 +70,16 @@ struct Lease {
 }
 
 impl Leases {
-    pub fn new(slots: Vec<Slot>) -> Self {
-        Self { slots, active: RefCell::default(), ending: RefCell::default() }
+    /// `receives`: no older worker receives datagrams.
+    pub fn new(slots: Vec<Slot>, receives: bool) -> Self {
+        let receives = Rc::new(Cell::new(receives));
+        Self { slots, active: RefCell::default(), ending: RefCell::default(), receives }
+    }
+
+    /// Begins to receive datagrams: no older worker does so any more, and this one has their sessions.
+    pub fn receive_datagrams(&self) {
+        self.receives.set(true);
+        runtime::wake_all();
     }
 
     /// Starts to accept from a slot. Ignores a slot that is unknown or already leased.
@@ -106,7 +117,12 @@ impl Leases {
             Ok(fd) => {
                 let lease = Rc::new(Lease::default());
                 self.active.borrow_mut().insert(index, lease.clone());
-                services.receive(fd, slot.listen, move || lease.stop.get());
+                let receives = Rc::clone(&self.receives);
+                services.receive(fd, slot.listen, move || match (lease.stop.get(), receives.get()) {
+                    (true, _) => Turn::Over,
+                    (false, true) => Turn::Now,
+                    (false, false) => Turn::Later,
+                });
             }
             Err(error) => {
                 log::alert!(
@@ -135,7 +151,9 @@ impl Leases {
         for (index, lease) in self.active.borrow_mut().drain() {
             let Some(slot) = self.slots.get(index as usize) else { continue };
             if datagram::is_datagram(slot.fd.as_fd()) {
+                // The task ends once the sessions have been handed over.
                 lease.stop.set(true);
+                self.ending.borrow_mut().push(Rc::downgrade(&lease));
                 continue;
             }
             if let Some(services) = services {

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::net::clients::{PROTOCOLS, Row, STATES, TEXT_BYTES_MAX};
 use crate::net::handover::{
-    Handover, INLINE_BYTES_MAX, MovedTunnel, PROXY_BYTES_MAX, TlsState, TunnelOf, TunnelState,
+    Handover, INLINE_BYTES_MAX, MovedSession, MovedTunnel, PROXY_BYTES_MAX, TlsState, TunnelOf, TunnelState,
 };
 use crate::net::tls::moved::TLS_BYTES_MAX;
 use crate::shared::control::Order;
@@ -34,6 +34,10 @@ pub enum ToWorker {
     Adopt(Handover),
     /// Go on with a tunnel; its descriptors come with the message.
     AdoptTunnel(MovedTunnel),
+    /// Go on with a session of datagrams; its upstream's socket comes with the message.
+    AdoptSession(MovedSession),
+    /// The workers before have handed their sessions over: receive datagrams from now on.
+    Receive,
     /// Accept from these slots too (indexes into the worker's list).
     Lease(Vec<SlotIndex>),
     /// Stop accepting from these slots.
@@ -68,6 +72,8 @@ pub enum ToMaster {
     HandOver(Handover),
     /// A tunnel for the newer generation; its descriptors come with the message.
     HandOverTunnel(MovedTunnel),
+    /// A session of datagrams for the newer generation; its upstream's socket comes with the message.
+    HandOverSession(MovedSession),
     /// A task has panicked: replace this worker gracefully.
     Replace,
     /// The answer to the ping of this sequence number.
@@ -148,6 +154,9 @@ const SPOT_BYTES: usize = 26;
 const HANDOVER_BYTES: usize = 38;
 
 const _: () = assert!(frame::HEAD_BYTES + 5 + INLINE_BYTES_MAX <= BYTES_MAX);
+/// The longest text of an internet address: one of IPv6 with the number of an interface.
+const INET_BYTES_MAX: usize = 64;
+const _: () = assert!(frame::HEAD_BYTES + 6 + 2 * INET_BYTES_MAX + INLINE_BYTES_MAX <= BYTES_MAX);
 const _: () = assert!(frame::HEAD_BYTES + HANDOVER_BYTES + PROXY_BYTES_MAX + TLS_BYTES_MAX <= BYTES_MAX);
 const _: () = assert!(frame::HEAD_BYTES + 8 + SPOTS_MAX * SPOT_BYTES <= BYTES_MAX);
 
@@ -158,6 +167,8 @@ impl ToWorker {
             Self::Quit => frame::write(b'Q', sequence, |_| {}),
             Self::Adopt(handover) => frame::write(b'A', sequence, |out| write_handover(handover, out)),
             Self::AdoptTunnel(tunnel) => frame::write(b'T', sequence, |out| write_tunnel(tunnel, out)),
+            Self::AdoptSession(session) => frame::write(b'S', sequence, |out| write_session(session, out)),
+            Self::Receive => frame::write(b'G', sequence, |_| {}),
             Self::Lease(slots) => frame::write(b'L', sequence, |out| write_slots(slots, out)),
             Self::Release(slots) => frame::write(b'U', sequence, |out| write_slots(slots, out)),
             Self::Reopen => frame::write(b'O', sequence, |_| {}),
@@ -193,6 +204,8 @@ impl ToWorker {
             b'Q' => fields.end(Self::Quit),
             b'A' => read_handover(fields).map(Self::Adopt),
             b'T' => read_tunnel(fields).map(Self::AdoptTunnel),
+            b'S' => read_session(fields).map(Self::AdoptSession),
+            b'G' => fields.end(Self::Receive),
             b'L' => read_slots(fields).map(Self::Lease),
             b'U' => read_slots(fields).map(Self::Release),
             b'O' => fields.end(Self::Reopen),
@@ -219,6 +232,7 @@ impl ToMaster {
             Self::Ready => frame::write(b'R', sequence, |_| {}),
             Self::HandOver(handover) => frame::write(b'H', sequence, |out| write_handover(handover, out)),
             Self::HandOverTunnel(tunnel) => frame::write(b'T', sequence, |out| write_tunnel(tunnel, out)),
+            Self::HandOverSession(session) => frame::write(b'S', sequence, |out| write_session(session, out)),
             Self::Replace => frame::write(b'P', sequence, |_| {}),
             Self::Pong(ping) => {
                 frame::write(b'I', sequence, |out| out.extend_from_slice(&ping.to_le_bytes()))
@@ -241,6 +255,7 @@ impl ToMaster {
             b'R' => fields.end(Self::Ready),
             b'H' => read_handover(fields).map(Self::HandOver),
             b'T' => read_tunnel(fields).map(Self::HandOverTunnel),
+            b'S' => read_session(fields).map(Self::HandOverSession),
             b'P' => fields.end(Self::Replace),
             b'I' => fields.u32().and_then(|ping| fields.end(Self::Pong(ping))),
             b'C' => fields.end(Self::Closed),
@@ -296,6 +311,30 @@ pub fn read_tunnel(mut fields: Fields<'_>) -> Option<MovedTunnel> {
     let of = if fields.flag()? { TunnelOf::Http } else { TunnelOf::Stream };
     let state = TunnelState(Zeroizing::new(fields.rest().to_vec()));
     (state.0.len() <= INLINE_BYTES_MAX).then_some(MovedTunnel { listen, of, state })
+}
+
+/// Also for the link between two masters.
+pub fn write_session(session: &MovedSession, out: &mut Vec<u8>) {
+    out.extend_from_slice(&session.listen.to_le_bytes());
+    put_inet(out, &session.client);
+    out.extend_from_slice(&session.state.0[..session.state.0.len().min(INLINE_BYTES_MAX)]);
+}
+
+pub fn read_session(mut fields: Fields<'_>) -> Option<MovedSession> {
+    let (listen, client) = (fields.u32()?, take_inet(&mut fields)?);
+    let state = TunnelState(Zeroizing::new(fields.rest().to_vec()));
+    (state.0.len() <= INLINE_BYTES_MAX).then_some(MovedSession { listen, client, state })
+}
+
+/// Appends an internet address as text, which keeps an interface too.
+pub fn put_inet(out: &mut Vec<u8>, address: &SocketAddr) {
+    frame::put_vector16(out, address.to_string().as_bytes());
+}
+
+/// An address that [`put_inet`] has written, in the only form that it writes.
+pub fn take_inet(fields: &mut Fields<'_>) -> Option<SocketAddr> {
+    let text = std::str::from_utf8(fields.vector16()?).ok()?;
+    text.parse().ok().filter(|address: &SocketAddr| address.to_string() == text)
 }
 
 fn write_slots(slots: &[SlotIndex], out: &mut Vec<u8>) {
@@ -473,6 +512,7 @@ mod tests {
             ToMaster::HandOver(handover()),
             ToMaster::HandOverTunnel(tunnel(b"state")),
             ToMaster::HandOverTunnel(tunnel(b"")),
+            ToMaster::HandOverSession(session(b"state")),
             ToMaster::Replace,
             ToMaster::Pong(70_000),
             ToMaster::Closed,
@@ -493,12 +533,20 @@ mod tests {
         ]
     }
 
+    fn session(state: &[u8]) -> MovedSession {
+        let client =
+            "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535".parse().expect("an address");
+        MovedSession { listen: 3, client, state: TunnelState(Zeroizing::new(state.to_vec())) }
+    }
+
     fn to_worker() -> Vec<ToWorker> {
         vec![
             ToWorker::Drain,
             ToWorker::Quit,
             ToWorker::Adopt(handover()),
             ToWorker::AdoptTunnel(tunnel(b"state")),
+            ToWorker::AdoptSession(session(b"")),
+            ToWorker::Receive,
             ToWorker::Lease(vec![1, 700]),
             ToWorker::Release(vec![]),
             ToWorker::Reopen,
@@ -563,6 +611,16 @@ mod tests {
         });
         assert_eq!(ToMaster::from_bytes(&bytes), None);
 
+        let longest = session(&[7; INLINE_BYTES_MAX]);
+        assert!(longest.client.to_string().len() <= INET_BYTES_MAX);
+        let bytes = ToMaster::HandOverSession(longest.clone()).to_bytes(1);
+        assert!(bytes.len() <= BYTES_MAX && ToMaster::from_bytes(&bytes).is_some());
+        let bytes = frame::write(b'S', 1, |out| {
+            write_session(&longest, out);
+            out.push(7);
+        });
+        assert_eq!(ToMaster::from_bytes(&bytes), None);
+
         let slots: Vec<SlotIndex> = (0..SLOTS_MAX as SlotIndex).map(|slot| slot * 1_000_003).collect();
         let bytes = ToWorker::Lease(slots.clone()).to_bytes(1);
         assert!((BYTES_MAX - size_of::<SlotIndex>()..=BYTES_MAX).contains(&bytes.len()));
@@ -581,6 +639,21 @@ mod tests {
         assert!(bytes.len() <= BYTES_MAX);
         let Some((_, ToMaster::Learned(read))) = ToMaster::from_bytes(&bytes) else { panic!("read") };
         assert_eq!(read.spots.len(), SPOTS_MAX);
+    }
+
+    #[test]
+    fn a_client_s_address_has_one_form() {
+        for (text, is_one) in [
+            ("192.0.2.1:53", true),
+            ("[::1]:53", true),
+            ("[0::1]:53", false),
+            ("192.0.2.1", false),
+            ("", false),
+        ] {
+            let mut bytes = Vec::new();
+            frame::put_vector16(&mut bytes, text.as_bytes());
+            assert_eq!(take_inet(&mut Fields(&bytes)).is_some(), is_one, "{text}");
+        }
     }
 
     #[test]
@@ -604,7 +677,7 @@ mod tests {
         }
 
         #[test]
-        fn changed_messages_have_one_form_each(index in 0usize..9, at in 0usize..64, byte in any::<u8>()) {
+        fn changed_messages_have_one_form_each(index in 0usize..11, at in 0usize..64, byte in any::<u8>()) {
             for mut bytes in [to_master()[index].to_bytes(1), to_worker()[index].to_bytes(1)] {
                 let length = bytes.len();
                 bytes[at % length] = byte;

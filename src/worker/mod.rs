@@ -28,7 +28,7 @@ use crate::log;
 use crate::net::budget;
 use crate::net::clients;
 use crate::net::drain::{self, Mode};
-use crate::net::handover::{Handover, MovedTunnel};
+use crate::net::handover::{Handover, MovedSession, MovedTunnel};
 use crate::net::tls::{key_log, parcel};
 use crate::net::{open, room};
 use crate::runtime::{self, Io, Runtime, Timer};
@@ -57,6 +57,8 @@ pub struct Seat {
     pub slots: Vec<Slot>,
     /// The slots to accept from at first.
     pub leased: Vec<messages::SlotIndex>,
+    /// Workers of an earlier generation receive datagrams still: [`ToWorker::Receive`] says when they do not.
+    pub waits: bool,
     /// The worker releases the starter's terminal when it is ready.
     pub leaves_terminal: bool,
     pub duty: Duty,
@@ -222,6 +224,9 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         mailing(ToMaster::HandOver(handover.clone()), vec![fd]);
         Ok(())
     };
+    let mailing = Rc::clone(&mail);
+    let hand_over_session =
+        move |session: MovedSession, fd| mailing(ToMaster::HandOverSession(session), vec![fd]);
     let hand_over_tunnel = move |tunnel: MovedTunnel, fds| mail(ToMaster::HandOverTunnel(tunnel), fds);
     let mailed = outbox.clone();
     let tell = move |group: usize, server: usize, spots: &[Spot]| {
@@ -230,8 +235,11 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         put_learned(&mut mailed.borrow_mut(), learned);
         runtime::wake_all();
     };
-    let hooks =
-        services::Hooks { hand_over: Box::new(hand_over), hand_over_tunnel: Box::new(hand_over_tunnel) };
+    let hooks = services::Hooks {
+        hand_over: Box::new(hand_over),
+        hand_over_tunnel: Box::new(hand_over_tunnel),
+        hand_over_session: Box::new(hand_over_session),
+    };
     let mailed = outbox.clone();
     let desk = match is_alone {
         true => Desk::default(), // it has no master
@@ -255,7 +263,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     {
         log::warn!(log::process(), &(), "{warning}");
     }
-    let leases = Rc::new(Leases::new(seat.slots));
+    let leases = Rc::new(Leases::new(seat.slots, !seat.waits));
     if let Some(services) = services {
         seat.leased.iter().for_each(|slot| leases.add(*slot, services));
     }
@@ -296,6 +304,12 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
                     services.adopt_tunnel(tunnel, fds);
                 }
             }
+            Event::Message(_, ToWorker::AdoptSession(session), mut fds) => {
+                if let (Some(services), Some(fd)) = (services, fds.pop()) {
+                    services.adopt_session(session, fd);
+                }
+            }
+            Event::Message(_, ToWorker::Receive, _) => leases.receive_datagrams(),
             Event::Message(_, ToWorker::Lease(slots), _) => {
                 if let Some(services) = services.filter(|_| drain::mode() == Mode::Serving) {
                     slots.iter().for_each(|slot| leases.add(*slot, services));

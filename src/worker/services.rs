@@ -9,7 +9,7 @@ use crate::cycle::Config;
 use crate::http::{self, Counted, Shown, Streams};
 use crate::log;
 use crate::net::clients;
-use crate::net::handover::{self, Handover, MovedTunnel, TunnelOf};
+use crate::net::handover::{self, Handover, MovedSession, MovedTunnel, TunnelOf};
 use crate::net::listener::{Listener, Serves};
 use crate::net::tunnel::moved;
 use crate::runtime;
@@ -20,6 +20,7 @@ use crate::shared::keyvals::{News, What};
 use crate::shared::status_zone::Zones;
 use crate::shm::counter::Slot;
 use crate::shm::peers::Place;
+use crate::stream::datagram::Turn;
 use crate::stream::{self, Passed};
 use crate::sys::address::SockAddr;
 use crate::sys::clock;
@@ -65,6 +66,9 @@ pub struct Hooks {
     /// Gives a tunnel to a worker of the new generation.
     #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
     pub hand_over_tunnel: Box<dyn Fn(MovedTunnel, Vec<OwnedFd>)>,
+    /// Gives a session of datagrams to a worker of the new generation.
+    #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
+    pub hand_over_session: Box<dyn Fn(MovedSession, OwnedFd)>,
 }
 
 thread_local! {
@@ -187,7 +191,7 @@ fn edit(upstreams: &Upstreams, group: usize, edited: &Edited) -> bool {
 impl Services {
     /// Called once per worker, inside its runtime. `None`: the configuration serves nothing.
     pub fn new(config: &'static Config, hooks: Hooks, desk: Desk) -> Option<Self> {
-        let Hooks { hand_over, hand_over_tunnel } = hooks;
+        let Hooks { hand_over, hand_over_tunnel, hand_over_session } = hooks;
         let hand_over = move |fd, handover: &Handover| {
             let listen = config.listener_index(Serves::Http(handover.listen as usize));
             let listen = u32::try_from(listen).unwrap_or(u32::MAX);
@@ -209,7 +213,14 @@ impl Services {
         };
         let hooks = http::Hooks { hand_over: Box::new(hand_over), hand_over_tunnel: Box::new(of_http) };
         let http = config.http.as_ref().map(|http| http::Service::with_orders(http, hooks, desk));
-        let hooks = stream::Hooks { pass: Box::new(pass), hand_over: Box::new(of_stream) };
+        let of_datagrams = move |session: MovedSession, fd| {
+            hand_over_session(MovedSession { listen: named(session.listen, Serves::Stream), ..session }, fd);
+        };
+        let hooks = stream::Hooks {
+            pass: Box::new(pass),
+            hand_over: Box::new(of_stream),
+            hand_over_session: Box::new(of_datagrams),
+        };
         let stream = config.stream.as_ref().map(|stream| stream::Service::new(stream, hooks));
         if http.is_none() && stream.is_none() {
             return None;
@@ -282,10 +293,23 @@ impl Services {
         }
     }
 
-    /// Serves the datagrams that this socket receives, until `stop` says so.
-    pub fn receive(self, fd: OwnedFd, listener: usize, stop: impl Fn() -> bool + 'static) {
+    /// Serves the datagrams that this socket receives, as long as `turn` says so.
+    pub fn receive(self, fd: OwnedFd, listener: usize, turn: impl Fn() -> Turn + 'static) {
         if let (Serves::Stream(listen), Some(stream)) = (self.listeners[listener].serves, self.stream) {
-            stream.receive(fd, listen, stop);
+            stream.receive(fd, listen, turn);
+        }
+    }
+
+    /// Goes on with a session of datagrams of an older worker, which is not trusted.
+    pub fn adopt_session(self, session: MovedSession, fd: OwnedFd) {
+        let listener = self.listeners.get(session.listen as usize).map(|listener| listener.serves);
+        let is_adopted = match (listener, self.stream) {
+            (Some(Serves::Stream(listen)), Some(stream)) => stream.adopt_session(session, fd, listen),
+            _ => return, // another protocol has its address now
+        };
+        if !is_adopted {
+            let what = "a session of datagrams of an older worker could not be taken over";
+            log::error!(log::process(), &(), "{what}: its state is damaged, or descriptors are short");
         }
     }
 

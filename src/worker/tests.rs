@@ -98,6 +98,7 @@ fn run(test: impl AsyncFnOnce(Master) + Send + 'static) {
             let origin = UnixListener::bind(&origin_address).unwrap();
             let (ours, theirs) = msg::pair().unwrap();
             let seat = Seat {
+                waits: false,
                 number: 0,
                 generation: 1,
                 control: theirs,

@@ -10,3 +10,4 @@ mod proxy_protocol;
 mod reload;
 mod tls;
 mod udp;
+mod udp_reload;

@@ -163,10 +163,20 @@ impl Search {
     }
 
     /// Counts a failure of the peer.
-    pub fn fail(&mut self, session: &Session) {
-        if self.course.finish(Outcome::Failed, runtime::now_ms()) {
-            log::warn!(session.logger(), session, "upstream server temporarily disabled");
-        }
+    fn fail(&mut self, session: &Session) {
+        fail(&mut self.course, session);
+    }
+
+    /// The course with the peer that was found.
+    pub fn into_course(self) -> upstream::Session {
+        self.course
+    }
+}
+
+/// Counts a failure of a session's peer.
+pub fn fail(course: &mut upstream::Session, session: &Session) {
+    if course.finish(Outcome::Failed, runtime::now_ms()) {
+        log::warn!(session.logger(), session, "upstream server temporarily disabled");
     }
 }
 

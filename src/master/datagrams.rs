@@ -1,0 +1,119 @@
+//! UDP during a change of generations, or of masters: the sessions move first, then the new workers receive.
+//!
+//! ```text
+//! reload    new workers are ready → old ones are told to leave: each stops receiving, hands its sessions over, says
+//!           Closed → the sessions are sent on → Receive to each new worker
+//! upgrade   the same, with the link in between: the master that leaves sends its sessions, then Released
+//! ```
+//! Meanwhile the clients' datagrams wait in the sockets, which both generations have. If the new workers received at once,
+//! they would begin new sessions for clients that have one. Touches: control sockets, the link, steering programs.
+
+use std::os::fd::AsFd;
+
+use crate::log;
+use crate::master::Master;
+use crate::master::link::Message;
+use crate::master::roles::Role;
+use crate::master::seat::{Cargo, Connection};
+use crate::master::slots::Group;
+use crate::master::supervisor::{Phase, WorkerId};
+use crate::net::handover::MovedSession;
+use crate::sys::{clock, datagram};
+use crate::worker::messages::{SlotIndex, ToWorker};
+
+/// After this time the new workers receive although an old one, which may be stuck, has not handed its sessions over.
+const HANDOVER_MS: u64 = 1_000;
+
+/// Interval of looking whether the sessions have been handed over.
+pub const LOOK_MS: u64 = 5;
+
+impl Master {
+    /// True if workers of an earlier generation, or of another master, may receive datagrams.
+    pub(super) fn do_others_receive(&self) -> bool {
+        self.other_receives || self.supervisor.do_former_ones_accept()
+    }
+
+    /// True if workers wait for the sessions of earlier ones.
+    pub(super) fn is_receiving_due(&self) -> bool {
+        let is_serving = self.supervisor.phase() == Phase::Serving && !self.supervisor.is_switching();
+        is_serving && !self.other_receives && self.workers.iter().any(|worker| self.is_held(worker.id))
+    }
+
+    fn is_held(&self, id: WorkerId) -> bool {
+        let is_it = |worker: &&crate::master::seat::Worker| worker.id == id;
+        let is_worker =
+            self.workers.iter().find(is_it).is_some_and(|it| it.role == Role::Worker && !it.receives);
+        is_worker && self.supervisor.is_of_generation(id)
+    }
+
+    /// Lets the workers of this generation receive, once they have the sessions of those before.
+    pub(super) fn let_receive(&mut self) {
+        if !self.is_receiving_due() {
+            return;
+        }
+        let is_late = clock::monotonic_ms() >= self.settled_ms + HANDOVER_MS;
+        let has_sessions = || self.pending.iter().any(|it| matches!(it.cargo, Cargo::Session(_)));
+        if !is_late && (self.supervisor.do_former_ones_accept() || has_sessions()) {
+            return;
+        }
+        self.receive_everywhere();
+        let held: Vec<WorkerId> =
+            self.workers.iter().map(|worker| worker.id).filter(|id| self.is_held(*id)).collect();
+        for id in held {
+            if let Some(worker) = self.worker_mut(id) {
+                worker.receives = worker.send(&ToWorker::Receive);
+            }
+        }
+    }
+
+    /// Distributes the clients of UDP to all sockets, those that were opened for additional workers too.
+    pub(super) fn receive_everywhere(&mut self) {
+        for group in self.slots.groups().filter(|group| group.address.is_datagram()) {
+            group.receiving_count.set(group.fds.len());
+        }
+        self.steer();
+    }
+
+    /// Tells the other master that its workers receive datagrams from now on.
+    pub(super) fn release(&mut self) {
+        if self.other_receives || matches!(self.supervisor.phase(), Phase::Serving | Phase::Stopping { .. }) {
+            return;
+        }
+        let has_sessions = self.pending.iter().any(|it| matches!(it.cargo, Cargo::Session(_)));
+        if has_sessions || self.supervisor.is_somebody_receiving() {
+            return;
+        }
+        let link = self.elder.as_ref().or(self.successor.as_ref().map(|successor| &successor.link));
+        self.other_receives = link.is_some_and(|link| link.send(&Message::Released, &[]));
+    }
+
+    /// Tells the kernel which sockets of an address get the datagrams of which clients. While a worker is stuck, another
+    /// one receives from its sockets, so they stay where they are.
+    pub(super) fn steer_datagrams(group: &Group) -> std::io::Result<()> {
+        let count = group.receiving_count.get().min(group.fds.len());
+        group.fds.first().map_or(Ok(()), |any| datagram::steer(any.as_fd(), count))
+    }
+
+    /// The worker of this generation that receives a client's datagrams, once all receive.
+    pub(super) fn receiver_of(&self, listen: u32, session: &MovedSession) -> Option<WorkerId> {
+        let counts = self.listeners().iter().map(|listener| {
+            let group = self.slots.group(&listener.address);
+            group.map_or(0, |group| group.fds.len())
+        });
+        let before: usize = counts.clone().take(listen as usize).sum();
+        let count = counts.clone().nth(listen as usize)?;
+        let slot = before + datagram::slot_of(session.client, count);
+        self.supervisor.lessee(SlotIndex::try_from(slot).ok()?)
+    }
+
+    /// Reports a session whose address is no longer configured.
+    pub(super) fn end_session(connection: &Connection, session: &MovedSession) {
+        let address = connection.address.as_ref().map(ToString::to_string).unwrap_or_default();
+        let client = session.client;
+        log::info!(
+            log::process(),
+            &(),
+            "the session of udp client {client} ends: {address} is not configured any more"
+        );
+    }
+}
