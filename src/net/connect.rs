@@ -11,7 +11,7 @@ use crate::net::address::Address;
 use crate::net::open::Place;
 use crate::net::{Transport, room};
 use crate::runtime::{Io, timeout};
-use crate::sys::socket;
+use crate::sys::{datagram, socket};
 
 /// Options of a new connection.
 #[derive(Clone, Debug, Default)]
@@ -91,11 +91,14 @@ pub async fn open(
 
 /// Connects, with Nagle's algorithm off. Fails with the system call's error, such as connection refused.
 pub async fn connect(address: &Address, options: &Options) -> io::Result<Transport> {
-    let datagram = match address {
+    if options.is_datagram && address.is_unix() {
+        return Ok(Io::register(datagram::connect_unix(address)?)?.into());
+    }
+    let inet = match address {
         Address::Inet(inet) if options.is_datagram => Some(Address::Datagram(Box::new(*inet))),
         _ => None,
     };
-    let address = datagram.as_ref().unwrap_or(address);
+    let address = inet.as_ref().unwrap_or(address);
     // a unix socket has no local address to choose
     let bind = options.bind.as_ref().filter(|_| !address.is_unix());
     let (fd, in_progress) = socket::connect_nonblocking(address, bind, options.is_transparent)?;

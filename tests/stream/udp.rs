@@ -3,6 +3,8 @@
 use std::io::IoSlice;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -298,6 +300,59 @@ fn a_flood_of_one_client_is_passed_on_whole_and_in_its_order() {
             assert_eq!((&buffer[..2], length), (&[round, index][..], 2 + usize::from(index % 7) * 11));
         }
     }
+}
+
+#[test]
+fn a_unix_socket_of_datagrams_can_be_the_upstream() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("app");
+    let server = UnixDatagram::bind(&path).expect("a socket");
+    // Workers may run as another user.
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("set");
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("set");
+    server.set_read_timeout(Some(deadline())).expect("a timeout");
+    let more = format!(
+        "upstream local {{ server unix:{0}; }}
+         server {{ listen 127.0.0.1:%%PORT_1%% udp; proxy_pass local; }}
+         server {{ listen 127.0.0.1:%%PORT_2%% udp; proxy_pass unix:{0}; proxy_responses 1; }}",
+        path.display()
+    );
+    let (daemon, _origin) = start(&more, "");
+    let socket = client(("127.0.0.1", daemon.port(1)));
+    let mut buffer = [0; 2_000];
+    // More than the queue of such a socket holds, which is ten: they wait, and none is lost or joined to another.
+    send_burst(&socket, &[b'x'; 4_000], 100, None);
+    let mut back = None;
+    for _ in 0..40 {
+        let (length, from) = server.recv_from(&mut buffer).expect("a datagram");
+        assert_eq!(length, 100);
+        back = Some(from);
+    }
+    let back =
+        back.and_then(|from| from.as_abstract_name().map(<[u8]>::to_vec)).expect("a name to answer to");
+    let back = std::os::unix::net::SocketAddr::from_abstract_name(back).expect("a name");
+    for text in ["one", "", "three"] {
+        server.send_to_addr(text.as_bytes(), &back).expect("sent");
+        assert_eq!(answer(&socket), text.as_bytes());
+    }
+    // The session goes on with its socket after a reload.
+    daemon.reload();
+    socket.send(b"again").expect("sent");
+    let (_, from) = server.recv_from(&mut buffer).expect("a datagram");
+    assert_eq!(from.as_abstract_name(), back.as_abstract_name());
+
+    let other = client(("127.0.0.1", daemon.port(2)));
+    other.send(b"?").expect("sent");
+    let (_, from) = server.recv_from(&mut buffer).expect("a datagram");
+    server.send_to_addr(&[b'y'; 1_000], &from).expect("sent");
+    assert_eq!(answer(&other), [b'y'; 1_000]);
+    daemon.wait_line("session.log", "^UDP 200 1/1000 1/1000 ");
+    drop(server);
+    let third = client(("127.0.0.1", daemon.port(2)));
+    third.send(b"?").expect("sent");
+    daemon.wait_line("session.log", "^UDP 502 ");
+    daemon.wait_log(r"connect\(\) failed \(111: Connection refused\).*, upstream: .unix:");
 }
 
 #[test]
