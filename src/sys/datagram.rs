@@ -88,8 +88,9 @@ const HASH_FACTOR: u32 = 0x9E37_79B1;
 /// Distributes the clients of a reuseport group to its first `count` sockets, in the order in which they were bound, as
 /// [`slot_of`] has it.
 ///
-/// `group` is any socket of the group. Needs no privilege: it is a classic BPF program (socket(7), SO_ATTACH_REUSEPORT_CBPF), which reads the client from the packet's
-/// heads. Options of IPv4 are skipped; a packet of IPv6 with further heads has another hash than its client.
+/// `group` is any socket of the group. Needs no privilege: it is a classic BPF program (socket(7),
+/// SO_ATTACH_REUSEPORT_CBPF), which reads the client from the packet's heads. Options of IPv4 are skipped; a packet of IPv6
+/// with further heads has another hash than its client.
 pub fn steer(group: BorrowedFd<'_>, count: usize) -> io::Result<()> {
     use libc::{
         BPF_A, BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_IND, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LSH,
