@@ -21,8 +21,9 @@ use crate::net::handover::MovedSession;
 use crate::sys::{clock, datagram};
 use crate::worker::messages::{SlotIndex, ToWorker};
 
-/// After this time the new workers receive although an old one, which may be stuck, has not handed its sessions over.
-const HANDOVER_MS: u64 = 1_000;
+/// After this time the new workers receive although an old one has not handed its sessions over. One that is known to be
+/// stuck is not waited for.
+const HANDOVER_MS: u64 = 5_000;
 
 /// Interval of looking whether the sessions have been handed over.
 pub const LOOK_MS: u64 = 5;
