@@ -17,7 +17,7 @@ use crate::cycle::{self, Config, Embedded, Loaded, Source, default_pid};
 use crate::log;
 use crate::master::{pid, problem};
 use crate::net::tls::watch;
-use crate::sys::{clock, process, signal, socket, terminal};
+use crate::sys::{clock, memory, process, signal, socket, terminal};
 use crate::{ctl, top};
 
 /// The built-in demonstration configuration.
@@ -49,7 +49,8 @@ Options:
   -l socket     : open this control socket (unix:path)
 
   --effective   : with -T: print the settings in force in each block, and where they were set
-  --format=json : with -t: print the findings as JSON
+  --resources   : with -t: print the open files and the memory that the configuration may need
+  --format=json : with -t: print the findings and these needs as JSON
   --strict      : with -t: treat warnings as errors
   --convert file: print a configuration in the other syntax, TOML or nginx's
   --listen port : balance TCP connections to this port or address, which may be repeated,
@@ -91,6 +92,7 @@ pub struct Options {
     pub words: Vec<String>,
     pub quiet: bool,
     effective: bool,
+    resources: bool,
     json: bool,
     strict: bool,
 }
@@ -109,6 +111,7 @@ impl Options {
             words: Vec::new(),
             quiet: false,
             effective: false,
+            resources: false,
             json: false,
             strict: false,
         };
@@ -130,6 +133,7 @@ impl Options {
                 Arg::Short('g') => options.globals.push(text(&mut parser, "-g")?),
                 Arg::Short('l') => options.control = Some(text(&mut parser, "-l")?),
                 Arg::Long("effective") => options.effective = true,
+                Arg::Long("resources") => options.resources = true,
                 Arg::Long("strict") => options.strict = true,
                 Arg::Long("format") => match &*text(&mut parser, "--format")? {
                     "json" => options.json = true,
@@ -292,7 +296,7 @@ fn test(options: &Options) -> i32 {
         let why = problem::shared_memory(&error);
         if options.json {
             let finding = Finding { severity: "error", message: &why, place: None, help: None };
-            show_json(&Report { ok: false, findings: vec![finding], needs: Vec::new() });
+            show_json(&Report { ok: false, findings: vec![finding], needs: Vec::new(), resources: None });
         } else {
             terminal::tell(format_args!("pronghorn: [emerg] {why}"));
         }
@@ -325,14 +329,14 @@ fn test(options: &Options) -> i32 {
     // These come and go with time: a configuration is not worse for them.
     let endings = loaded.config.iter().flat_map(|config| config.endings(clock::wall_seconds()));
     warnings.extend(endings.map(|ending| ending.text));
-    let files = |config: &Config| {
-        let own = config.settings.worker_rlimit_nofile();
-        config.files_missing(own.unwrap_or_else(process::nofile_max), process::open_files())
-    };
-    warnings.extend(loaded.config.iter().filter_map(files));
+    let resources = loaded.config.as_ref().map(Resources::of);
+    warnings.extend(resources.iter().flat_map(|resources| resources.warnings.iter().cloned()));
     if options.json {
-        print_json(&loaded, &problems, &warnings, is_good);
+        print_json(&loaded, (&problems, &warnings), resources.as_ref(), is_good);
     } else {
+        if let Some(resources) = resources.filter(|_| options.resources) {
+            resources.lines.iter().for_each(|line| terminal::tell(format_args!("pronghorn: {line}")));
+        }
         if !options.quiet {
             warnings.iter().for_each(|warning| terminal::tell(format_args!("pronghorn: [warn] {warning}")));
         }
@@ -426,6 +430,49 @@ struct Report<'a> {
     findings: Vec<Finding<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     needs: Vec<Needed>,
+    /// What it may need of the system; absent if it is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resources: Option<&'a Resources>,
+}
+
+/// What a configuration may need of the system.
+#[derive(Serialize)]
+struct Resources {
+    /// Of one worker, and how many that may have.
+    open_files: u64,
+    open_files_limit: u64,
+    /// In bytes, of all processes together.
+    memory: u64,
+    /// Of the machine, or the control group; absent if it is unknown.
+    memory_limit: Option<u64>,
+    #[serde(skip)]
+    lines: [String; 2],
+    #[serde(skip)]
+    warnings: Vec<String>,
+}
+
+impl Resources {
+    fn of(config: &Config) -> Self {
+        let open = process::open_files();
+        let open_files_limit = config.settings.worker_rlimit_nofile().unwrap_or_else(process::nofile_max);
+        let open_files = config.files_needed(open);
+        let (need, limit) = (config.memory_needed(memory::own_bytes()), memory::limit());
+        let lacks = limit.and_then(|limit| need.missing(limit));
+        Self {
+            open_files,
+            open_files_limit,
+            memory: need.total(),
+            memory_limit: limit.map(|limit| limit.bytes),
+            lines: [
+                format!("a worker may need {open_files} open files, and may have {open_files_limit}"),
+                match limit {
+                    Some(limit) => format!("{need}, of {}", cycle::Shown(limit)),
+                    None => need.to_string(),
+                },
+            ],
+            warnings: config.files_missing(open_files_limit, open).into_iter().chain(lacks).collect(),
+        }
+    }
 }
 
 /// A feature that the configuration needs and that is not available.
@@ -449,7 +496,12 @@ struct Finding<'a> {
 }
 
 /// Prints the findings, and the files and addresses that could not be opened.
-fn print_json(loaded: &Loaded, problems: &[String], warnings: &[String], is_good: bool) {
+fn print_json(
+    loaded: &Loaded,
+    (problems, warnings): (&[String], &[String]),
+    resources: Option<&Resources>,
+    is_good: bool,
+) {
     let place =
         |span| loaded.tree.place(span).map(|at| format!("{}:{}:{}", at.path.display(), at.line, at.column));
     let found = loaded.diagnostics.0.iter().map(|diagnostic| Finding {
@@ -467,7 +519,7 @@ fn print_json(loaded: &Loaded, problems: &[String], warnings: &[String], is_good
         .map(|(severity, message)| Finding { severity, message, place: None, help: None });
     let needed = |Total { name, lines, servers, first }| Needed { name, lines, servers, place: place(first) };
     let needs = loaded.diagnostics.1.totals(&loaded.tree).into_iter().map(needed).collect();
-    show_json(&Report { ok: is_good, findings: found.chain(opened).collect(), needs });
+    show_json(&Report { ok: is_good, findings: found.chain(opened).collect(), needs, resources });
 }
 
 fn show_json(report: &Report) {

@@ -35,7 +35,7 @@ _pronghorn() {
         -g | --listen | --upstream) return ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W '-? -h -v -V -t -T -q -s -p -e -c -g -l ctl top
-        --effective --format= --strict --convert --pid-path --listen --upstream' -- "$word")
+        --effective --resources --format= --strict --convert --pid-path --listen --upstream' -- "$word")
     if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]]; then
         compopt -o nospace 2>/dev/null
     fi

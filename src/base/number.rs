@@ -2,6 +2,8 @@
 //!
 //! Touches: nothing. Behaviour: nginx.org, "Configuration file measurement units"; RFC 9112 §6.2, §7.1.
 
+use std::fmt;
+
 /// Milliseconds of each unit, largest first; a unit must not follow a smaller one.
 const UNITS: [(&str, u64); 8] = [
     ("y", 31_536_000_000),
@@ -124,6 +126,28 @@ pub fn hex_digit(byte: u8) -> Option<u8> {
     }
 }
 
+/// A number of bytes as people read it, rounded up: `1.5 GiB`.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const KIB: u64 = 1024;
+        const MIB: u64 = 1024 * KIB;
+        const GIB: u64 = 1024 * MIB;
+        let (unit, name) = match self.0 {
+            GIB.. => (GIB, "GiB"),
+            MIB.. => (MIB, "MiB"),
+            _ => return write!(out, "{} KiB", self.0.div_ceil(KIB)),
+        };
+        let tenths = (u128::from(self.0) * 10).div_ceil(u128::from(unit));
+        match tenths % 10 {
+            0 => write!(out, "{} {name}", tenths / 10),
+            part => write!(out, "{}.{part} {name}", tenths / 10),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +206,22 @@ mod tests {
         }
         for digits in [&b""[..], b"0x1", b"g", b"10000000000000000"] {
             assert_eq!(parse_hex(digits), None);
+        }
+    }
+
+    #[test]
+    fn bytes_for_people_are_rounded_up() {
+        let cases = [
+            (0, "0 KiB"),
+            (1, "1 KiB"),
+            (1024 * 1024 - 1, "1024 KiB"),
+            (1024 * 1024, "1 MiB"),
+            (3 << 29, "1.5 GiB"),
+            ((1 << 30) + 1, "1.1 GiB"),
+            (u64::MAX, "17179869184 GiB"),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(Bytes(bytes).to_string(), expected, "{bytes}");
         }
     }
 }

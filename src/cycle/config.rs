@@ -11,6 +11,7 @@ use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::stapling::Ignored;
 use crate::net::tls::watch::{self, Pair};
 use crate::script::keyval::Declared;
+use crate::shm::named::Used;
 use crate::stream;
 use crate::sys::socket::ListenOptions;
 use crate::upstream::Group;
@@ -113,8 +114,8 @@ impl Config {
         self.upstreams().flat_map(Groups::places)
     }
 
-    /// The zones of shared memory in use, for `shm::named::sweep`.
-    pub fn zones(&self) -> impl Iterator<Item = u64> {
+    /// The zones of shared memory in use.
+    pub fn zones(&self) -> impl Iterator<Item = Used> {
         let http = self.http.iter().chain(&self.control).flat_map(http::Config::zones);
         http.chain(self.stream.iter().flat_map(stream::Config::zones))
     }

@@ -4,10 +4,12 @@
 //! the system (listeners, folders, counters) it tells in terms that know no protocol.
 
 mod config;
+mod need;
 mod settings;
 mod source;
 
 pub use config::Config;
+pub use need::{Need, Shown};
 pub use settings::{Settings, default_pid};
 pub use source::{Compiled, Draft, Embedded, Loaded, Source, early_log, read, read_tree};
 

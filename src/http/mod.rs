@@ -46,6 +46,7 @@ use crate::shared::status_zone::Zones;
 use crate::shared::tls::in_force;
 use crate::shared::zone;
 use crate::shm::counter::{self, Slot};
+use crate::shm::named::Used;
 use crate::upstream::{Groups, Upstreams};
 
 /// A compiled `http` block: plain data. A worker leaks it after the fork and refers to it for life. State
@@ -132,8 +133,8 @@ impl Config {
         in_force::replace(pair, certificate, |server| self.servers.get(server)?.tls.as_ref())
     }
 
-    /// The names of the shared memory zones in use, for `shm::named::sweep`.
-    pub fn zones(&self) -> Vec<u64> {
+    /// The shared memory zones in use.
+    pub fn zones(&self) -> Vec<Used> {
         self.tables.zones()
     }
 }

@@ -16,6 +16,7 @@ use crate::http::scope::Variable;
 use crate::http::verdict::Verdict;
 use crate::shared::connection;
 use crate::shared::tls::variables;
+use crate::shm::named::Used;
 
 pub mod access;
 pub mod access_log;
@@ -126,8 +127,8 @@ pub trait ModuleTable: Sized {
     /// Called once when everything is read, with the module's draft in `cx.drafts`.
     fn open(cx: &mut Cx) -> Self;
 
-    /// Adds the names of the shared memory zones that it uses.
-    fn add_zones(&self, _zones: &mut Vec<u64>) {}
+    /// Adds the shared memory zones that it uses.
+    fn add_zones(&self, _zones: &mut Vec<Used>) {}
 
     /// Forgets what is out of date in the memory that the workers share. Called by the master once a minute, as
     /// long as the answer is true: something may get out of date.
@@ -259,7 +260,7 @@ macro_rules! modules {
             }
 
             /// The names of the shared memory zones in use, for `shm::named::sweep`.
-            pub fn zones(&self) -> Vec<u64> {
+            pub fn zones(&self) -> Vec<Used> {
                 let mut zones = Vec::new();
                 $($(<$name::$table as ModuleTable>::add_zones(&self.$name, &mut zones);)?)*
                 zones

@@ -136,7 +136,7 @@ impl Master {
             counter::sweep(&self.cycle.config.slots().collect());
             let found = known::places(self.supervisor.generation());
             peers::sweep(&self.cycle.config.peers().chain(found).collect());
-            named::sweep(&self.cycle.config.zones().collect());
+            named::sweep(&self.cycle.config.zones().map(|zone| zone.name).collect());
             if self.cleared_generation != self.supervisor.generation() {
                 self.cleared_generation = self.supervisor.generation();
                 lanes::clear(self.lanes.free());

@@ -12,8 +12,9 @@ use crate::log;
 use crate::script::Scope;
 use crate::script::value::Script;
 use crate::shared::Environment;
+use crate::shm::behind;
 use crate::shm::counter::{self, Slot};
-use crate::shm::{behind, named};
+use crate::shm::named::{self, Used};
 
 /// nginx's least: eight pages.
 const BYTES_MIN: u64 = 32 * 1024;
@@ -108,6 +109,11 @@ impl<S: Scope, T, D> Zone<S, T, D> {
         if let Some(slot) = self.slot {
             behind::add(|counts| counts.count(slot, 0, &[(fate.word(), 1)]));
         }
+    }
+
+    /// Its memory.
+    pub fn used(&self) -> Used {
+        Used { name: self.id, bytes: self.bytes }
     }
 
     pub fn shown(&self) -> Shown {

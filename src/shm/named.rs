@@ -16,6 +16,14 @@ use super::zone::Zone;
 /// The kind byte of the names of zones, which no counter has.
 const KIND: u8 = 0xff;
 
+/// A zone that a configuration has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// The fingerprint of its name.
+    pub name: u64,
+    pub bytes: usize,
+}
+
 struct Named {
     /// Fingerprint of the name; 0: free.
     name: u64,

@@ -40,7 +40,8 @@ const SLOTS: usize = 4;
 const SLOT_WORDS: usize = 16;
 const WORD_BYTES: usize = size_of::<u64>();
 const KEY_WORDS: usize = KEY_BYTES / WORD_BYTES;
-const ZONE_BYTES: usize = (HEADER_WORDS + SLOTS * SLOT_WORDS) * WORD_BYTES;
+/// The memory of the keys of one period.
+pub const ZONE_BYTES: usize = (HEADER_WORDS + SLOTS * SLOT_WORDS) * WORD_BYTES;
 /// The number of epochs for which a key opens tickets: its own, in which they are issued; the next, in which
 /// the last of them ends; and one more, since a key is used for longer while the next one is being written.
 const EPOCHS: u32 = 3;

@@ -36,6 +36,7 @@ use crate::net::tls::watch::Pair;
 use crate::script::registry::Variables;
 use crate::shared::tls::in_force;
 use crate::shm::counter::Slot;
+use crate::shm::named::Used;
 use crate::upstream::{Groups, Upstreams};
 
 /// A compiled `stream` block: plain data. A worker leaks it after the fork and refers to it for life. State
@@ -85,8 +86,8 @@ impl Config {
         servers.chain(zones).map(Slot::index).chain(self.upstreams.slots())
     }
 
-    /// The names of the shared memory zones in use, for `shm::named::sweep`.
-    pub fn zones(&self) -> Vec<u64> {
+    /// The shared memory zones in use.
+    pub fn zones(&self) -> Vec<Used> {
         self.tables.zones()
     }
 

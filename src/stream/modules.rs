@@ -10,6 +10,7 @@ use crate::config::table::{Module, Slot, Table};
 use crate::config::{self, Inherits, Merge, RowInfo};
 use crate::shared::connection;
 use crate::shared::tls::variables;
+use crate::shm::named::Used;
 use crate::stream::config::compile::{self, Cx};
 use crate::stream::scope::Variable;
 use crate::stream::session::Session;
@@ -63,8 +64,8 @@ pub trait ModuleTable: Sized {
     /// Called once when everything is read, with the module's draft in `cx.drafts`.
     fn open(cx: &mut Cx) -> Self;
 
-    /// Adds the names of the shared memory zones that it uses.
-    fn add_zones(&self, _zones: &mut Vec<u64>) {}
+    /// Adds the shared memory zones that it uses.
+    fn add_zones(&self, _zones: &mut Vec<Used>) {}
 
     /// Forgets what is out of date in the memory that the workers share. False: nothing ever is.
     fn tidy(&self) -> bool {
@@ -136,7 +137,7 @@ macro_rules! modules {
             }
 
             /// The names of the shared memory zones in use, for `shm::named::sweep`.
-            pub fn zones(&self) -> Vec<u64> {
+            pub fn zones(&self) -> Vec<Used> {
                 let mut zones = Vec::new();
                 $($(<$name::$table as ModuleTable>::add_zones(&self.$name, &mut zones);)?)*
                 zones

@@ -11,6 +11,7 @@ pub mod epoll;
 pub mod event;
 pub mod file;
 pub mod lookup;
+pub mod memory;
 pub mod mmap;
 pub mod msg;
 pub mod names;

@@ -18,7 +18,7 @@ use md5::{Digest, Md5};
 use crate::base::network::Network;
 use crate::log;
 use crate::shm::affinity::{Mark, Table};
-use crate::shm::named;
+use crate::shm::named::{self, Used};
 use crate::upstream::peer::Peer;
 
 /// The interval at which a table logs that it is too small.
@@ -108,8 +108,12 @@ impl Bindings {
         Ok(())
     }
 
-    /// The name of its memory, for `shm::named::sweep`.
-    pub fn memory(&self) -> u64 {
+    /// Its memory.
+    pub fn used(&self) -> Used {
+        Used { name: self.memory(), bytes: self.bytes }
+    }
+
+    fn memory(&self) -> u64 {
         named::name(&format!("{}sticky {} {}", self.part, self.zone, self.bytes))
     }
 

@@ -34,6 +34,7 @@ use crate::net::{open, room};
 use crate::runtime::{self, Io, Runtime, Timer};
 use crate::shared::control::Desk;
 use crate::shm::{behind, heartbeat, lanes};
+use crate::sys::memory;
 use crate::sys::msg;
 use crate::sys::process;
 use crate::sys::sealed;
@@ -142,6 +143,17 @@ pub fn run(config: Config, seat: Seat) -> i32 {
             log::alert!(log::process(), &(), "the worker cannot go on {}", log::Cause(&error));
             1
         }
+    }
+}
+
+/// Logs what the configuration needs of the system, and warns of what the system lacks. Once for all workers.
+fn tell_needs(config: &Config) {
+    let (open, log) = (process::open_files(), log::process());
+    let (files, need) = (config.files_needed(open), config.memory_needed(memory::own_bytes()));
+    log::notice!(log, &(), "each worker may need {files} open files; {need}");
+    let lacks = memory::limit().and_then(|limit| need.missing(limit));
+    for warning in config.files_missing(process::nofile(), open).into_iter().chain(lacks) {
+        log::warn!(log, &(), "{warning}");
     }
 }
 
@@ -257,11 +269,8 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         Duty::Probe => None,
     };
     room::set_limits(connection_limit(config), process::nofile());
-    if duty.serves()
-        && seat.number == 0
-        && let Some(warning) = config.files_missing(process::nofile(), process::open_files())
-    {
-        log::warn!(log::process(), &(), "{warning}");
+    if duty.serves() && seat.number == 0 {
+        tell_needs(config);
     }
     let leases = Rc::new(Leases::new(seat.slots, !seat.waits));
     if let Some(services) = services {

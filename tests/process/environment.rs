@@ -337,3 +337,80 @@ fn too_few_open_files_are_told_with_the_number_to_write() {
     let text = String::from_utf8_lossy(&daemon.run(&["-t"]).stderr).into_owned();
     assert!(text.contains("need"), "{text}");
 }
+
+/// The number after some words of a text.
+fn number_after(text: &str, words: &str) -> u64 {
+    let rest = text.split(words).nth(1).unwrap_or_else(|| panic!("{words}: {text}"));
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or_else(|_| panic!("{words}: {text}"))
+}
+
+#[test]
+fn too_little_memory_is_told_with_the_number_to_write() {
+    if is_stand_in() {
+        return;
+    }
+    let conf = "worker_processes 2;\nworker_memory_budget 900000g;\n\
+                http { server { listen 127.0.0.1:%%PORT_0%%; return 200; } }";
+    let daemon = Setup::new(conf).level("warn").start();
+    let line = daemon.wait_log("of memory, but there are only");
+    assert!(line.contains("2 workers with 512 connections") && line.contains("to "), "{line}");
+    let test = |words: &[&str]| {
+        let tested = daemon.run(words);
+        assert!(tested.status.success(), "a configuration is not worse for it: {tested:?}");
+        String::from_utf8_lossy(&tested.stderr).into_owned() + &String::from_utf8_lossy(&tested.stdout)
+    };
+    let text = test(&["-t", "--strict"]);
+    let enough = number_after(&text, "set \"worker_memory_budget\" to ");
+    daemon.rewrite(|text| text.replace("900000g", &format!("{enough}m")));
+    assert!(!test(&["-t"]).contains("memory"), "the number is enough");
+    daemon.rewrite(|text| text.replace(&format!("{enough}m"), &format!("{}m", enough + 64)));
+    assert!(test(&["-t"]).contains("[warn] 2 workers"), "and not much less than what there is");
+    daemon.rewrite(|text| text.replace(&format!("{}m", enough + 64), "64m"));
+    let text = test(&["-t", "--resources"]);
+    assert!(
+        text.contains("a worker may need ") && text.contains("worker_memory_budget of 64 MiB may need"),
+        "{text}"
+    );
+    let json = test(&["-t", "--format=json"]);
+    let (memory, limit) = (number_after(&json, "\"memory\":"), number_after(&json, "\"memory_limit\":"));
+    assert!(((128 << 20)..limit).contains(&memory), "{json}");
+    assert!(number_after(&json, "\"open_files\":") >= 512, "{json}");
+}
+
+#[test]
+fn buffers_and_zones_are_part_of_the_memory_that_is_told() {
+    if is_stand_in() {
+        return;
+    }
+    let need = |main: &str, http: &str, server: &str| {
+        let conf = format!(
+            "worker_processes 4;\nworker_memory_budget 1m;\n{main}\nhttp {{ {http} server {{ listen 127.0.0.1:%%PORT_0%%; {server} \
+             location / {{ proxy_pass http://127.0.0.1:9; }} }} }}"
+        );
+        let tested = Setup::new(&conf).run(&["-t", "--format=json"]);
+        number_after(&String::from_utf8_lossy(&tested.stdout), "\"memory\":")
+    };
+    let least = need("", "", "");
+    let connections = 4 * 512;
+    let cases = [
+        ("", "limit_req_zone $binary_remote_addr zone=a:64m rate=1r/s;", "", 64 << 20),
+        ("", "keyval_zone zone=k:8m; keyval $uri $v zone=k;", "", 5 * (8 << 20)),
+        ("", "", "client_body_buffer_size 272k;", connections * (256 << 10)),
+        (
+            "",
+            "",
+            "location /in { if ($arg_a) { proxy_pass http://127.0.0.1:9; } client_body_buffer_size 272k; }",
+            connections * (256 << 10),
+        ),
+        ("", "", "proxy_buffers 16 64k;", connections * ((1 << 20) - (32 << 10)) / 2),
+        ("events { worker_connections 1024; }", "", "", connections * (64 << 10)),
+    ];
+    for (main, http, server, more) in cases {
+        let told = need(main, http, server) - least;
+        assert!(
+            told > more / 2 && told < more * 2 + (4 << 20),
+            "{main}{http}{server}: {told}, not about {more}"
+        );
+    }
+}

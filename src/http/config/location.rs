@@ -202,6 +202,12 @@ impl Location {
         nested.search_regexes(uri).map(|found| (found, true)).or(best.map(|found| (found, false)))
     }
 
+    /// The variants of its settings: those of each `if`, and that of `limit_except`.
+    pub fn variants(&self) -> impl Iterator<Item = &Self> {
+        let nameless = self.nameless.iter();
+        nameless.flat_map(|it| it.ifs.iter().chain(it.limit_except.iter().map(|limited| &limited.location)))
+    }
+
     pub fn nested(&self) -> Option<&Locations> {
         self.nested.as_deref()
     }

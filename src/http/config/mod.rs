@@ -4,6 +4,7 @@ pub mod assemble;
 pub mod compile;
 pub mod listen;
 pub mod location;
+pub mod memory;
 pub mod passes;
 pub mod secure;
 pub mod server;

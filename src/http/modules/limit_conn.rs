@@ -17,6 +17,7 @@ use crate::shared::limit_conn::{self, Limits, Outcome};
 use crate::shared::zone;
 use crate::shm::counter::Slot;
 use crate::shm::held_counts::{Held, Holders};
+use crate::shm::named::Used;
 
 pub type Zones = limit_conn::Zones<Request>;
 
@@ -87,8 +88,8 @@ impl ModuleTable for Table {
         Self(std::mem::take(&mut cx.drafts.limit_conn).open("limit_conn", cx, Holders::open))
     }
 
-    fn add_zones(&self, zones: &mut Vec<u64>) {
-        zones.extend(self.0.iter().map(|zone| zone.id));
+    fn add_zones(&self, zones: &mut Vec<Used>) {
+        zones.extend(self.0.iter().map(zone::Zone::used));
     }
 }
 

@@ -18,6 +18,7 @@ use crate::shared::limit_req::{self, Limits, Outcome};
 use crate::shared::zone;
 use crate::shm::counter::Slot;
 use crate::shm::leaky_bucket;
+use crate::shm::named::Used;
 
 pub type Zones = limit_req::Zones<Request>;
 
@@ -75,8 +76,8 @@ impl ModuleTable for Table {
         Self(std::mem::take(&mut cx.drafts.limit_req).open("limit_req", cx, leaky_bucket::Table::open))
     }
 
-    fn add_zones(&self, zones: &mut Vec<u64>) {
-        zones.extend(self.0.iter().map(|zone| zone.id));
+    fn add_zones(&self, zones: &mut Vec<Used>) {
+        zones.extend(self.0.iter().map(zone::Zone::used));
     }
 }
 

@@ -11,6 +11,7 @@ use crate::script::variable::{Argument, variable};
 use crate::shared::tls::rows::ssl_rows;
 use crate::shared::tls::server;
 pub use crate::shared::tls::server::Draft as Loaded;
+use crate::shm::named::Used;
 
 pub type Conf = server::Conf<Request>;
 
@@ -59,7 +60,7 @@ impl ModuleTable for Table {
         Self(server::Memory::open(cx))
     }
 
-    fn add_zones(&self, zones: &mut Vec<u64>) {
+    fn add_zones(&self, zones: &mut Vec<Used>) {
         self.0.add_zones(zones);
     }
 

@@ -18,6 +18,7 @@ use crate::script::variable::{Argument, prefix, variable};
 use crate::shared::balance_key::Key;
 use crate::shared::sticky::{self, Zones};
 use crate::shared::upstream_rows::{self as rows, Draft};
+use crate::shm::named::Used;
 use crate::upstream::balance::{Time, Times};
 use crate::upstream::sticky::Bindings;
 use crate::upstream::trace::Attempt;
@@ -79,8 +80,8 @@ impl ModuleTable for Table {
         table
     }
 
-    fn add_zones(&self, zones: &mut Vec<u64>) {
-        zones.extend(self.bindings().map(|(bindings, _)| bindings.memory()));
+    fn add_zones(&self, zones: &mut Vec<Used>) {
+        zones.extend(self.bindings().map(|(bindings, _)| bindings.used()));
     }
 }
 

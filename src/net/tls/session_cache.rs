@@ -18,7 +18,7 @@ use rustls::server::StoresServerSessions;
 use super::context::Context;
 use crate::base::number::parse_size;
 use crate::log;
-use crate::shm::named;
+use crate::shm::named::{self, Used};
 use crate::shm::tls_sessions::Table;
 use crate::sys::clock;
 
@@ -192,8 +192,12 @@ impl Zone {
         Ok(())
     }
 
-    /// The name of its memory, for `shm::named::sweep`.
-    pub fn id(&self) -> u64 {
+    /// Its memory.
+    pub fn used(&self) -> Used {
+        Used { name: self.id(), bytes: self.bytes }
+    }
+
+    fn id(&self) -> u64 {
         // The same after a reload unless the size has changed.
         named::name(&format!("ssl_session_cache {} {}", self.name, self.bytes))
     }

@@ -26,7 +26,8 @@ use zeroize::Zeroizing;
 
 use super::context::Context;
 use crate::log;
-use crate::shm::{named, ticket_keys};
+use crate::shm::named::{self, Used};
+use crate::shm::ticket_keys;
 use crate::sys::clock;
 
 const NAME_BYTES: usize = ticket_keys::NAME_BYTES;
@@ -206,8 +207,12 @@ impl SharedKeys {
         Ok(())
     }
 
-    /// The name of their memory, for `shm::named::sweep`.
-    pub fn id(&self) -> u64 {
+    /// Their memory.
+    pub fn used(&self) -> Used {
+        Used { name: self.id(), bytes: ticket_keys::ZONE_BYTES }
+    }
+
+    fn id(&self) -> u64 {
         named::name(&format!("ssl_session_tickets {}", self.period_s))
     }
 

@@ -34,6 +34,7 @@ use crate::shared::tls::files::{
     Name, Words, add_words, key_log_file, load_pair, passwords, read, reported, shown, watched_files,
 };
 use crate::shared::tls::{Secured, dynamic, status};
+use crate::shm::named::Used;
 
 /// `ssl_verify_client`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,12 +152,12 @@ impl Memory {
         table
     }
 
-    /// Adds the names of the shared memory zones that it uses.
-    pub fn add_zones(&self, zones: &mut Vec<u64>) {
-        zones.extend(self.zones.iter().map(|zone| zone.id()));
-        zones.extend(self.ocsp_zones.iter().map(|zone| zone.id()));
-        zones.extend(self.staples.id());
-        zones.extend(self.ticket_keys.iter().map(|keys| keys.id()));
+    /// Adds the shared memory zones that it uses.
+    pub fn add_zones(&self, zones: &mut Vec<Used>) {
+        zones.extend(self.zones.iter().map(|zone| zone.used()));
+        zones.extend(self.ocsp_zones.iter().map(|zone| zone.used()));
+        zones.extend(self.staples.used());
+        zones.extend(self.ticket_keys.iter().map(|keys| keys.used()));
     }
 
     /// Erases keys that are out of date. False: there are none, and never will be.

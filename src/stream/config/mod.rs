@@ -4,4 +4,5 @@
 pub mod assemble;
 pub mod compile;
 pub mod listen;
+pub mod memory;
 pub mod server;

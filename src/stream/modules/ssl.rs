@@ -7,6 +7,7 @@ use crate::shared::tls::rows::ssl_rows;
 pub use crate::shared::tls::server::Draft as Loaded;
 use crate::shared::tls::server::{self, Memory};
 use crate::shared::tls::upstream;
+use crate::shm::named::Used;
 use crate::stream::config::compile::Cx;
 use crate::stream::modules::{BlockConf, Directive, ModuleTable};
 use crate::stream::scope::Variable;
@@ -33,7 +34,7 @@ impl ModuleTable for Table {
         Self(Memory::open(cx))
     }
 
-    fn add_zones(&self, zones: &mut Vec<u64>) {
+    fn add_zones(&self, zones: &mut Vec<Used>) {
         self.0.add_zones(zones);
     }
 

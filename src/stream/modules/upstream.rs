@@ -11,6 +11,7 @@ use crate::script::variable::variable;
 use crate::shared::balance_key::Key;
 use crate::shared::sticky::{self, Source, Zones};
 use crate::shared::upstream_rows::{self as rows, Draft};
+use crate::shm::named::Used;
 use crate::stream::config::compile::Cx;
 use crate::stream::modules::{BlockConf, Directive, ModuleTable};
 use crate::stream::scope::Variable;
@@ -93,8 +94,8 @@ impl ModuleTable for Table {
         table
     }
 
-    fn add_zones(&self, zones: &mut Vec<u64>) {
-        zones.extend(self.bindings().map(|(bindings, _)| bindings.memory()));
+    fn add_zones(&self, zones: &mut Vec<Used>) {
+        zones.extend(self.bindings().map(|(bindings, _)| bindings.used()));
     }
 }
 

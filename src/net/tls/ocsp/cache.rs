@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use crate::base::number::parse_size;
 use crate::net::tls::session_cache::SizeConflict;
 use crate::net::tls::verify::ocsp::Status;
-use crate::shm::named;
+use crate::shm::named::{self, Used};
 use crate::shm::tls_sessions::{Key, Table};
 use crate::sys::clock;
 
@@ -99,8 +99,12 @@ impl Zone {
         Ok(())
     }
 
-    /// The name of its memory, for `shm::named::sweep`.
-    pub fn id(&self) -> u64 {
+    /// Its memory.
+    pub fn used(&self) -> Used {
+        Used { name: self.id(), bytes: self.bytes }
+    }
+
+    fn id(&self) -> u64 {
         named::name(&format!("ssl_ocsp_cache {} {}", self.name, self.bytes))
     }
 

@@ -9,7 +9,7 @@
 use std::io;
 use std::sync::OnceLock;
 
-use crate::shm::named;
+use crate::shm::named::{self, Used};
 use crate::shm::tls_sessions::{Key, Table};
 use crate::sys::clock;
 
@@ -22,7 +22,7 @@ const BYTES_MAX: usize = 16 * 1024 * 1024;
 #[derive(Debug, Default)]
 pub struct Staples {
     /// Empty with `-t`, where nothing is served.
-    table: OnceLock<(u64, Table)>,
+    table: OnceLock<(Used, Table)>,
 }
 
 /// A response that some worker has asked for. It is not checked.
@@ -40,14 +40,14 @@ impl Staples {
         let bytes = count.saturating_mul(RESPONSE_BYTES).clamp(BYTES_MIN, BYTES_MAX).next_power_of_two();
         let id = named::name(&format!("ssl_stapling {bytes}"));
         if self.table.get().is_none() {
-            let _ = self.table.set((id, Table::open(id, bytes)?));
+            let _ = self.table.set((Used { name: id, bytes }, Table::open(id, bytes)?));
         }
         Ok(())
     }
 
-    /// The name of its memory, for `shm::named::sweep`.
-    pub fn id(&self) -> Option<u64> {
-        self.table.get().map(|(id, _)| *id)
+    /// Its memory; `None` with `-t`, where nothing is mapped.
+    pub fn used(&self) -> Option<Used> {
+        self.table.get().map(|(used, _)| *used)
     }
 
     /// The response for a certificate, if some worker has one that is still valid.
@@ -89,9 +89,13 @@ mod tests {
         let shared = |byte, due_s| Shared { response: vec![byte; 2000], due_s };
         let key = |byte| [byte; 32];
         staples.put_at(&key(1), &shared(1, 7), 60, 1000);
-        assert_eq!((staples.get_at(&key(1), 1000), staples.id()), (None, None), "without memory, as with -t");
+        assert_eq!(
+            (staples.get_at(&key(1), 1000), staples.used()),
+            (None, None),
+            "without memory, as with -t"
+        );
         staples.open(3).expect("maps");
-        assert!(staples.id().is_some());
+        assert!(staples.used().is_some());
         staples.put_at(&key(1), &shared(1, 7), 60, 1000);
         staples.put_at(&key(2), &shared(2, -8), i64::MAX, 1000);
         staples.put_at(&key(3), &shared(3, 9), 0, 1000);
