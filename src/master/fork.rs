@@ -73,6 +73,7 @@ impl Master {
                     edited: BTreeSet::new(),
                     keyvals: Default::default(),
                     receives: !waits,
+                    is_sought: false,
                 });
                 Event::Forked { worker, pid, leased }
             }

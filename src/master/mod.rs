@@ -37,6 +37,7 @@ mod state_file;
 mod supervisor;
 mod upgrade;
 mod watchdog;
+mod whereabouts;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -263,6 +264,14 @@ impl Master {
             return self.serve_alone();
         }
         self.set_title();
+        if let Err(error) = crate::shm::whereabouts::open() {
+            log::warn!(
+                log::process(),
+                &(),
+                "the log will not say where stuck workers are {}",
+                log::Cause(&error)
+            );
+        }
         self.watch_certificates(false);
         self.greet_elder();
         self.happen(Event::Started);
@@ -288,6 +297,7 @@ impl Master {
             self.tell_workers();
             self.shut_removed();
             self.look();
+            self.tell_places();
             self.tell_manager();
         }
     }
@@ -342,7 +352,8 @@ impl Master {
             Action::TellLeaving => self.tell_leaving(),
             Action::ReopenLogs => self.reopen_logs(),
             Action::Upgrade => self.upgrade(),
-            Action::Tell(notice) => notice.tell(),
+            Action::Locate(worker) => self.locate(worker),
+            Action::Tell(notice) => self.tell(&notice),
         }
         None
     }

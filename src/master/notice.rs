@@ -48,12 +48,14 @@ impl Notice {
         }
     }
 
-    /// Writes it to the error log. For a stuck worker, asks the system what its process is waiting for.
-    pub fn tell(&self) {
+    /// Writes it to the error log. For a stuck worker, asks the system what its process is waiting for. `within`: the
+    /// functions that it is in.
+    pub fn tell(&self, within: Option<&str>) {
         let state = match self {
             Self::Stuck { pid, place, .. } => {
                 let help = if place.role.accepts() { "; its siblings take its new connections" } else { "" };
-                format!("; its state is {}{help}", process::state(*pid))
+                let within = within.map(|within| format!(", in {within}")).unwrap_or_default();
+                format!("; its state is {}{within}{help}", process::state(*pid))
             }
             Self::NeverStarted { pid, .. } => format!("; its state is {}", process::state(*pid)),
             _ => String::new(),

@@ -137,6 +137,8 @@ pub struct Worker {
     pub keyvals: Untold,
     /// It may receive datagrams: no worker of another generation does.
     pub receives: bool,
+    /// It is stuck, and has not said where it is.
+    pub is_sought: bool,
 }
 
 impl Worker {
@@ -417,6 +419,7 @@ mod tests {
             edited: BTreeSet::new(),
             keyvals: Untold::default(),
             receives: true,
+            is_sought: false,
         }
     }
 

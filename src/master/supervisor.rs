@@ -143,6 +143,8 @@ pub enum Action {
     Send(WorkerId, ToWorker),
     /// Sends a ping.
     Ping(WorkerId),
+    /// Ask a silent worker where it is in the program.
+    Locate(WorkerId),
     /// Lets a worker accept from these slots too.
     Lend {
         helper: WorkerId,
@@ -206,6 +208,8 @@ pub struct Asked {
     pub since_ms: u64,
     /// The ping found no room in the worker's socket yet.
     pub is_unsent: bool,
+    /// It has been silent for so long that it was asked where it is.
+    pub is_located: bool,
 }
 
 /// The state of a worker on which decisions are based. Its socket and process are the master's (`seat.rs`).

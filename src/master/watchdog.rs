@@ -36,6 +36,8 @@ const QUIET_LOOKS: u32 = 4;
 const LONG_TURN_MS: u64 = 20;
 /// A worker that has not answered for this long is stuck.
 const STUCK_MS: u64 = 450;
+/// The silence after which a worker is asked where it is: the answer should be there when it counts as stuck.
+const LOCATED_MS: u64 = 200;
 /// The shortest time for which a full worker is relieved, so that one at its limit does not turn the steering
 /// on and off.
 const RELIEVED_MIN_MS: u64 = 1000;
@@ -124,12 +126,12 @@ impl Supervisor {
     /// Pings a worker, or tries again if there was no room for the ping.
     fn ask(&mut self, index: usize, now_ms: u64) {
         let member = &mut self.members[index];
-        let since_ms = match member.asked {
-            None => now_ms,
-            Some(Asked { is_unsent: true, since_ms }) => since_ms,
+        let (since_ms, is_located) = match member.asked {
+            None => (now_ms, false),
+            Some(Asked { is_unsent: true, since_ms, is_located }) => (since_ms, is_located),
             Some(_) => return,
         };
-        member.asked = Some(Asked { since_ms, is_unsent: false });
+        member.asked = Some(Asked { since_ms, is_unsent: false, is_located });
         let worker = member.id;
         self.act(Action::Ping(worker));
     }
@@ -139,7 +141,14 @@ impl Supervisor {
         if let Some(Asked { since_ms, .. }) = self.members[index].asked {
             // A full socket means that the worker does not read: that counts as silence too.
             self.ask(index, now_ms);
-            return Some(now_ms.saturating_sub(since_ms)).filter(|silent_ms| *silent_ms >= STUCK_MS);
+            let silent_ms = now_ms.saturating_sub(since_ms);
+            let member = &mut self.members[index];
+            let (worker, asked) = (member.id, member.asked.as_mut().filter(|asked| !asked.is_located));
+            if let Some(asked) = asked.filter(|_| silent_ms >= LOCATED_MS) {
+                asked.is_located = true;
+                self.act(Action::Locate(worker));
+            }
+            return Some(silent_ms).filter(|silent_ms| *silent_ms >= STUCK_MS);
         }
         let beat = &sight.beat;
         let is_long_awake =

@@ -5,8 +5,8 @@
 //! is address space rather than memory: a page costs nothing until it is touched. Further zones (rate limits,
 //! caches) are separate `Zone`s (`named`): leaky buckets (`leaky_bucket`), the peers to which keys are bound
 //! (`affinity`), counts held by keys (`held_counts`), TLS sessions (`tls_sessions`) and the keys of TLS tickets
-//! (`ticket_keys`). Names keep their counters across reloads, and across an upgrade whose new binary adopts the
-//! descriptor.
+//! (`ticket_keys`). Stuck workers say in `whereabouts` where they are. Names keep their counters across reloads, and
+//! across an upgrade whose new binary adopts the descriptor.
 
 pub mod affinity;
 pub mod alike;
@@ -24,6 +24,7 @@ pub mod named;
 pub mod peers;
 pub mod ticket_keys;
 pub mod tls_sessions;
+pub mod whereabouts;
 pub mod zone;
 
 use std::os::fd::{AsRawFd, RawFd};
@@ -35,5 +36,5 @@ pub use self::zone::Zone;
 /// The descriptors of all shared memory, for a process that closes all others.
 pub fn descriptors() -> Vec<RawFd> {
     let zones = named::all().into_iter().map(|(_, fd)| fd.as_raw_fd());
-    zones.chain([as_fd().as_raw_fd()]).collect()
+    zones.chain([as_fd().as_raw_fd()]).chain(whereabouts::descriptor()).collect()
 }

@@ -29,4 +29,5 @@ pub mod trusted;
 #[cfg(test)]
 pub mod valgrind;
 pub mod watcher;
+pub mod whereabouts;
 pub mod wide;

@@ -463,8 +463,13 @@ impl ProcessFd {
     }
 }
 
-/// The state of a process as /proc shows it: `T (stopped)`.
+/// The state of a process as /proc shows it: `T (stopped)`, with the function of the kernel that it waits in, if the
+/// kernel tells that.
 pub fn state(pid: i32) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or("gone").trim().to_string()
+    let state = status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or("gone").trim();
+    match std::fs::read_to_string(format!("/proc/{pid}/wchan")) {
+        Ok(function) if !matches!(&*function, "" | "0") => format!("{state} in the kernel's {function}"),
+        _ => state.to_owned(),
+    }
 }

@@ -33,7 +33,7 @@ use crate::net::tls::{key_log, parcel};
 use crate::net::{open, room};
 use crate::runtime::{self, Io, Runtime, Timer};
 use crate::shared::control::Desk;
-use crate::shm::{behind, heartbeat, lanes};
+use crate::shm::{behind, heartbeat, lanes, whereabouts};
 use crate::sys::memory;
 use crate::sys::msg;
 use crate::sys::process;
@@ -115,6 +115,10 @@ pub fn run(config: Config, seat: Seat) -> i32 {
         duty.title()
     ));
     crate::sys::alloc::keep_blocks();
+    if let Some(report) = whereabouts::words(lanes::mine()) {
+        // Without it the log line about a stuck worker says less.
+        let _ = crate::sys::whereabouts::report_to(report);
+    }
     // The configuration lives as long as the process: plain references, no counts to touch.
     let config: &'static Config = Box::leak(Box::new(config));
     budget::set_max(config.settings.worker_memory_budget());

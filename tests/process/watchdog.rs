@@ -83,3 +83,33 @@ fn a_worker_that_is_stopped_while_it_starts_does_not_hold_up_reloads() {
     wait_for("the next configuration", || (get(daemon.port(0), "/").text() == "there\n").then_some(()));
     send(stopped, Signal::SIGCONT);
 }
+
+/// A request that evaluates many expressions, each of which gives up after some milliseconds, keeps a worker in one turn
+/// for seconds.
+#[test]
+fn the_log_says_where_a_stuck_worker_is() {
+    if is_stand_in() {
+        return;
+    }
+    const MAPS: usize = if cfg!(debug_assertions) { 10 } else { 60 }; // 24 ms each if optimized, otherwise ten times that
+    let map = |index| format!("map $arg_m $m{index} {{ \"~^.*?((a+)+(?!c{index}))+\\1$\" x; default -; }}\n");
+    let maps: String = (0..MAPS).map(map).collect();
+    let values: String = (0..MAPS).map(|index| format!("$m{index}")).collect();
+    let conf = format!(
+        "worker_processes 1;\nworker_watchdog 60s;\nhttp {{\n{maps}server {{ listen 127.0.0.1:%%PORT_0%%;\n\
+         location /slow {{ return 200 \"{values}\"; }} location / {{ return 200 here; }} }} }}\n"
+    );
+    let daemon = Setup::new(&conf).level("notice").start();
+    let port = daemon.port(0);
+    let worker = daemon.worker();
+    let slow = std::thread::spawn(move || get(port, &format!("/slow?m={}b", "a".repeat(400))).status);
+    let line = daemon.wait_log(&format!("worker process {worker}.* in .*pronghorn::script::"));
+    assert!(line.contains(" < ") && line.contains("regex"), "{line}");
+    assert!(!line.contains("whereabouts"), "only what was interrupted: {line}");
+    assert_eq!(daemon.log_count("is stuck"), 1, "{line}");
+    // It was interrupted and goes on: the request is answered, and so are others.
+    daemon.wait_log(&format!("worker process {worker} responds again"));
+    slow.join().expect("answered");
+    assert_eq!(get(port, "/").text(), "here");
+    assert_eq!(daemon.worker(), worker, "the same worker");
+}

@@ -397,8 +397,12 @@ fn a_stuck_worker_is_asked_relieved_and_taken_back() {
     play.now_ms += 1;
     assert_eq!(play.look(awake), [Action::Ping(1)]);
     assert_eq!(play.supervisor.next_look_ms(), play.now_ms + 50, "it looks more often now");
-    play.now_ms += 449;
+    play.now_ms += 199;
     assert_eq!(play.look(awake), []);
+    play.now_ms += 1;
+    assert_eq!(play.look(awake), [Action::Locate(1)]);
+    play.now_ms += 249;
+    assert_eq!(play.look(awake), [], "it is asked once where it is");
     play.now_ms += 1;
     let actions = play.look(awake);
     let [Notice::Stuck { pid: 1001, place: PLACE, silent_ms: 450, .. }] = notices(&actions)[..] else {
