@@ -3,6 +3,7 @@
 //! Runs before the first request of a connection whose listener has `ssl`. Touches: the client's connection.
 //! Behaviour: nginx.org, ngx_http_ssl_module; RFC 9110 §7.4 and §15.5.20 (421).
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -52,6 +53,7 @@ pub async fn secure(
 ) -> Outcome {
     let (config, probe) = (worker.config, transport.probe());
     let default = &config.servers[listen.default];
+    let counted = Cell::new(default.slot);
     let choose = |hello: &ClientHello| {
         let found = listen.server_for(hello.server_name.as_bytes());
         let index = found.map_or(listen.default, |(index, _)| index);
@@ -63,6 +65,7 @@ pub async fn secure(
             Some(tls) => (server, tls),
             None => (default, default.tls.as_ref()?),
         };
+        counted.set(server.slot);
         let takes_h2 = listen.takes_h2(&config.servers[index]);
         let config = match server.root.confs.ssl.is_dynamic() {
             false => Arc::clone(tls.config(takes_h2)),
@@ -87,7 +90,7 @@ pub async fn secure(
         None => Err(Error::Closed),
     };
     drop(place);
-    handshakes::count(&outcome);
+    handshakes::count(&outcome, counted.get());
     match outcome {
         Ok(Accepted::Session(session, (server, tls))) => {
             let info = Rc::clone(&session.info);
@@ -96,6 +99,7 @@ pub async fn secure(
                 let (lookup, log) = (lookup(worker, server), server.root.confs.http_core.log());
                 Box::pin(ask_status(&info, tls, &path, (&lookup, log), client, limit_ms)).await;
             }
+            handshakes::count_verdict(&info, server.root.confs.ssl.client_mode(), server.slot);
             Outcome::Secured
         }
         Ok(Accepted::Plain(first)) => Outcome::Plain(first),

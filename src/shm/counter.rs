@@ -40,6 +40,12 @@ pub enum Total {
     NoCommonCipher = 14,
     HandshakeTimeout = 15,
     CertificateRejected = 16,
+    /// Certificates of peers that were refused, and the reasons that are told apart.
+    VerifyNoCertificate = 17,
+    VerifyExpired = 18,
+    VerifyRevoked = 19,
+    VerifyOtherName = 20,
+    VerifyOther = 21,
 }
 
 impl Total {
@@ -140,6 +146,40 @@ pub enum Word {
     Retries = 9,
     /// Failures since the start.
     Failures = 10,
+    /// Words of each kind's own, which have names below.
+    Own0 = 11,
+    Own1 = 12,
+    Own2 = 13,
+    Own3 = 14,
+    Own4 = 15,
+}
+
+/// Servers and their zones: TLS handshakes with clients.
+impl Word {
+    pub const HANDSHAKES: Self = Self::Own0;
+    pub const HANDSHAKES_FAILED: Self = Self::Own1;
+    /// Those that resumed a session.
+    pub const RESUMED: Self = Self::Own2;
+    /// Clients whose certificate was refused, or that sent none where one is required.
+    pub const VERIFY_FAILED: Self = Self::Own3;
+}
+
+/// Peers: active checks.
+impl Word {
+    pub const CHECKS: Self = Self::Own0;
+    pub const CHECKS_FAILED: Self = Self::Own1;
+    /// The times that the peer became unhealthy.
+    pub const UNHEALTHY: Self = Self::Own2;
+    /// The last check: 1 failed, 2 passed; 0: there was none.
+    pub const LAST_CHECK: Self = Self::Own3;
+    /// Milliseconds for which it was unavailable, unhealthy or being checked, until it last came back.
+    pub const DOWN_MS: Self = Self::Own4;
+}
+
+/// Upstreams.
+impl Word {
+    /// Requests that found the queue full.
+    pub const QUEUE_OVERFLOWS: Self = Self::Own0;
 }
 
 impl Word {
@@ -236,6 +276,11 @@ impl Slot {
 
     pub(super) fn add_at(self, index: usize, count: u64) {
         self.words[index].fetch_add(count, Relaxed);
+    }
+
+    /// Sets a word that holds a state instead of a sum.
+    pub fn set(self, word: Word, value: u64) {
+        self.word(word).store(value, Relaxed);
     }
 
     pub fn get(self, word: Word) -> u64 {

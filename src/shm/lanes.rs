@@ -8,7 +8,7 @@
 //! 0 owner (pid)  1 generation  2 heartbeat  3 last event  4 worker number  5 claim  6 full  7 longest turn   | one cache line
 //! 8 accepted  9 handled  10 requests  11 active  12 reading  13 writing  14 waiting  15 reused
 //! 16 bytes drawn  17 degraded  18 TLS handshakes  19 resumed  20 failed  21 protocol  22 cipher  23 timeout
-//! 24 certificate rejected  25–31 –
+//! 24 certificate rejected  25 no certificate  26 expired  27 revoked  28 other name  29 refused otherwise  30–31 –
 //! ```
 
 use std::sync::atomic::Ordering::{Relaxed, Release};

@@ -44,7 +44,7 @@ pub async fn secure(session: &mut Session, transport: &mut Transport) -> Result<
         None => Err(Error::Closed),
     };
     drop(place);
-    handshakes::count(&outcome);
+    handshakes::count(&outcome, session.server.slot);
     let (log, number) = (session.logger(), session.number);
     let tls = match outcome {
         Ok(Accepted::Session(secured, tls)) => {
@@ -77,6 +77,7 @@ pub async fn secure(session: &mut Session, transport: &mut Transport) -> Result<
             Newcomer { number, peer: &peer, listener: &session.listen.address, action: "SSL handshaking" };
         Box::pin(ask_status(&info, tls, &path, (&found, log), &who, limit_ms)).await;
     }
+    handshakes::count_verdict(&info, session.server.confs.ssl.client_mode(), session.server.slot);
     admit(session, &info)?;
     session.action = "initializing session";
     Ok(())

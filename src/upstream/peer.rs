@@ -13,6 +13,7 @@ use std::sync::atomic::fence;
 use crate::net::address::{Address, Host};
 use crate::shm::counter::{self, Slot};
 use crate::shm::peers::{self, Health, Place, Word};
+use crate::sys::clock;
 use crate::sys::names::Names;
 use crate::upstream::balance::Time;
 use crate::upstream::load::{Load, Loads};
@@ -503,7 +504,24 @@ impl Peer {
     pub(super) fn begin_turn(&self, now_ms: u64) {
         self.past(Word::FailedMs, &self.failed_ms, now_ms);
         if now_ms - self.past(Word::CheckedMs, &self.checked_ms, now_ms) > self.fail_timeout_ms {
+            self.note_down(now_ms);
             self.set(Word::CheckedMs, &self.checked_ms, now_ms);
+        }
+    }
+
+    /// Its checks say that it is out: the time for which it has been left out for its failures ends here.
+    pub(super) fn end_failures(&self, now_ms: u64) {
+        self.note_down(now_ms);
+        self.forget_failures();
+    }
+
+    /// Counts the time for which it has been left out for its failures, before that state ends or begins anew.
+    fn note_down(&self, now_ms: u64) {
+        if let (Some(place), Some(slot)) = (self.common(), self.shared.slot) {
+            slot.add(
+                counter::Word::DOWN_MS,
+                failed_for_ms(place, self.fails_max, self.fail_timeout_ms, now_ms),
+            );
         }
     }
 
@@ -539,6 +557,7 @@ impl Peer {
     /// Counts a failure. True if because of it the peer is now left out.
     pub(super) fn fail(&self, now_ms: u64) -> bool {
         let fails = self.fails().saturating_add(1);
+        self.note_down(now_ms);
         self.set(Word::Fails, &self.fails, fails);
         self.set(Word::FailedMs, &self.failed_ms, now_ms);
         self.set(Word::CheckedMs, &self.checked_ms, now_ms);
@@ -559,6 +578,7 @@ impl Peer {
         let checked_ms = self.get(Word::CheckedMs, &self.checked_ms);
         if self.fails() != 0 && self.get(Word::FailedMs, &self.failed_ms) < checked_ms {
             if self.fails_max != 0 && self.fails() >= self.fails_max {
+                self.note_down(clock::monotonic_ms());
                 self.come_back(checked_ms);
             }
             self.forget_failures();
@@ -595,6 +615,13 @@ impl Peer {
             None => own.set(value),
         }
     }
+}
+
+/// The time for which a peer has been left out since its last failure, in milliseconds; 0: it is not.
+pub fn failed_for_ms(place: Place, fails_max: u64, fail_timeout_ms: u64, now_ms: u64) -> u64 {
+    let has_failed = fails_max != 0 && place.number(Word::Fails, u64::MAX) >= fails_max;
+    let age_ms = now_ms - place.past_ms(Word::CheckedMs, now_ms);
+    if has_failed { age_ms.min(fail_timeout_ms) } else { 0 }
 }
 
 /// One connection in use to a peer, counted while it lives.

@@ -14,6 +14,7 @@ use std::task::{Poll, Waker};
 
 use crate::log::{self, Logger};
 use crate::runtime::{self, sleep};
+use crate::shm::counter;
 use crate::shm::peers::{Advice, Health, Place, Word};
 use crate::sys::random;
 use crate::upstream::Upstreams;
@@ -258,6 +259,11 @@ impl Watched {
                 return;
             }
         };
+        if let Some(slot) = subject.peer.shared.slot {
+            slot.add(counter::Word::CHECKS, 1);
+            slot.add(counter::Word::CHECKS_FAILED, u64::from(!has_passed));
+            slot.set(counter::Word::LAST_CHECK, 1 + u64::from(has_passed));
+        }
         let mut courses = subject.courses.borrow_mut();
         let Some(course) = courses.get_mut(number) else { return };
         let before = course.health();
@@ -324,6 +330,7 @@ impl Watched {
         let Some(place) = subject.peer.shared.place else { return };
         let now_ms = runtime::now_ms();
         let before = subject.health.replace(health);
+        self.count(subject, place, (before, health), now_ms);
         if before != health && self.state.group.fails_open {
             self.open_or_close();
         }
@@ -333,6 +340,25 @@ impl Watched {
             if self.state.group.is_shared {
                 place.set_number(Word::Fails, 0);
             }
+        }
+    }
+
+    /// Counts a change of health, and the time for which the peer was out, before its new state is written.
+    fn count(&self, subject: &Subject, place: Place, (before, now): (Health, Health), now_ms: u64) {
+        let Some(slot) = subject.peer.shared.slot else { return };
+        let is_out = |health| matches!(health, Health::Unhealthy | Health::Checking);
+        if now == Health::Unhealthy && before != now {
+            slot.add(counter::Word::UNHEALTHY, 1);
+        }
+        let (written, since_ms) = place.health(now_ms);
+        match (is_out(before), is_out(now)) {
+            // `write` sets the time of each of these states anew. One that was used nevertheless (`fail_open`) is not out.
+            (true, _) if before != now && is_out(written) => {
+                slot.add(counter::Word::DOWN_MS, now_ms - since_ms);
+            }
+            // From here on its checks count.
+            (false, true) => subject.peer.end_failures(now_ms),
+            _ => {}
         }
     }
 

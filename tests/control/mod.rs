@@ -5,6 +5,7 @@ mod connections;
 mod ctl;
 mod hostile;
 mod keyvals;
+mod numbers;
 mod reload;
 mod socket;
 mod top;

@@ -45,7 +45,7 @@ fn start(origin: &Origin) -> Daemon {
     Setup::new(CONF).set("ORIGIN", origin.address()).level("crit").start()
 }
 
-fn plus(daemon: &Daemon, path: &str) -> Value {
+pub fn plus(daemon: &Daemon, path: &str) -> Value {
     let answer = control(daemon, "GET", &format!("/api/9/{path}"), "");
     assert_eq!(answer.status, 200, "{path} {answer:?}");
     answer.json()

@@ -9,6 +9,7 @@ use crate::http::upstream::Pass;
 use crate::http::upstream::target::patiently;
 use crate::log;
 use crate::runtime::{self, timeout};
+use crate::shm::counter::Word;
 use crate::upstream::Peer;
 use crate::upstream::trace::Action;
 use crate::upstream::waiting::{Rule, Ticket, Waiting};
@@ -23,6 +24,9 @@ impl Pass<'_, '_> {
             return Ok(Some(peer));
         }
         let Some(ticket) = waiting.enter(rule.max) else {
+            if let Some(slot) = self.goal.group.group.slot {
+                slot.add(Word::QUEUE_OVERFLOWS, 1);
+            }
             self.tell_queue("is full");
             return Ok(None);
         };

@@ -17,11 +17,12 @@ use crate::net::tls::handshake::{Accepted, Error};
 use crate::net::tls::ocsp::clients::Denial;
 use crate::net::tls::ocsp::exchange::Lookup;
 use crate::net::tls::server::{self, Path};
+use crate::net::tls::verify::{Mode, Refusal};
 use crate::net::tls::{Info, Verdict};
 use crate::runtime::channel::Notify;
 use crate::runtime::{self, timeout};
 use crate::shared::resolver;
-use crate::shm::counter::{self, Total};
+use crate::shm::counter::{self, Slot, Total, Word};
 
 /// Minimum time between two log lines about too many handshakes.
 const TELL_MS: u64 = 1000;
@@ -82,19 +83,26 @@ impl Drop for Place {
     }
 }
 
-/// Counts a handshake.
-pub fn count<C>(outcome: &Result<Accepted<C>, Error>) {
+/// Counts a handshake, also for its server.
+pub fn count<C>(outcome: &Result<Accepted<C>, Error>, server: Option<Slot>) {
     use rustls::{AlertDescription, Error as Tls, PeerIncompatible};
     let failure = match outcome {
         Ok(Accepted::Plain(_)) => return,
         Ok(Accepted::Session(session, _)) => {
             counter::add(Total::Handshakes, 1);
             counter::add(Total::Resumed, u64::from(session.info.is_resumed));
+            if let Some(slot) = server {
+                slot.add(Word::HANDSHAKES, 1);
+                slot.add(Word::RESUMED, u64::from(session.info.is_resumed));
+            }
             return;
         }
         Err(failure) => failure,
     };
     counter::add(Total::HandshakesFailed, 1);
+    if let Some(slot) = server {
+        slot.add(Word::HANDSHAKES_FAILED, 1);
+    }
     let reason = match failure {
         Error::Version
         | Error::Tls(Tls::PeerIncompatible(
@@ -115,6 +123,38 @@ pub fn count<C>(outcome: &Result<Accepted<C>, Error>) {
         _ => return,
     };
     counter::add(reason, 1);
+}
+
+/// Counts a client's certificate that is refused, once it is judged, also for its server. `mode`: whether the server asks
+/// for one.
+pub fn count_verdict(info: &Info, mode: Option<Mode>, server: Option<Slot>) {
+    let verdict = info.verdict.get();
+    let Some(mode) = mode else { return };
+    let reason = match (verdict.outcome, verdict.status) {
+        _ if info.peer_chain.is_empty() => match mode.refuses_none() {
+            true => Total::VerifyNoCertificate,
+            false => return,
+        },
+        (Err(refusal), _) if mode.refuses(verdict.outcome) => reason(refusal),
+        (Err(_), _) => return,
+        (Ok(()), Err(Denial::Revoked)) => Total::VerifyRevoked,
+        (Ok(()), Err(Denial::RequestFailed | Denial::Unknown)) => Total::VerifyOther,
+        (Ok(()), Ok(())) => return,
+    };
+    counter::add(reason, 1);
+    if let Some(slot) = server {
+        slot.add(Word::VERIFY_FAILED, 1);
+    }
+}
+
+/// The counter of certificates that are refused for this reason.
+pub fn reason(refusal: Refusal) -> Total {
+    match refusal {
+        Refusal::Expired => Total::VerifyExpired,
+        Refusal::Revoked => Total::VerifyRevoked,
+        Refusal::HostnameMismatch | Refusal::AddressMismatch => Total::VerifyOtherName,
+        _ => Total::VerifyOther,
+    }
 }
 
 /// How the names of responders are looked up.

@@ -15,7 +15,9 @@ use crate::net::tls::verify::Refusal;
 use crate::runtime::timeout;
 use crate::script::Scope;
 use crate::shared::name::Prefix;
+use crate::shared::tls::handshakes;
 use crate::shared::tls::upstream::Layer;
+use crate::shm::counter;
 
 /// Why a connection could not be encrypted.
 #[derive(Debug)]
@@ -53,9 +55,10 @@ pub async fn secure<S: Scope>(
     }
 }
 
-/// The message for the log.
+/// The message for the log. Counts a certificate that is refused.
 fn message(error: &client::Error, terms: &Terms, prefix: Prefix) -> String {
     if let Some(refused) = error.refused() {
+        counter::add(handshakes::reason(refused.refusal), 1);
         return match refused.refusal {
             Refusal::HostnameMismatch | Refusal::AddressMismatch => no_match(&terms.name, prefix),
             refusal => {

@@ -109,6 +109,7 @@ fn get(request: &mut Request, path: &[&str]) -> Verdict {
         [] => names(&[
             "nginx",
             "processes",
+            "license",
             "connections",
             "slabs",
             "http",
@@ -143,6 +144,8 @@ fn get(request: &mut Request, path: &[&str]) -> Verdict {
         }),
         // There is nothing of the kind.
         ["resolvers"] | ["http", "caches"] | ["stream", "zone_sync"] => document(200, &json!({})),
+        // There is none that could expire.
+        ["license"] => document(200, &json!({ "eval": false })),
         ["ssl"] => made(request, |source| filtered(source, ssl())),
         ["slabs"] => made(request, |source| filtered(source, slabs(source).into())),
         ["slabs", name] => one(request, name, slabs, &fails(404, "slab not found", "SlabNotFound")),
@@ -248,6 +251,13 @@ fn ssl() -> Value {
         "no_common_cipher": counter::total(Total::NoCommonCipher),
         "handshake_timeout": counter::total(Total::HandshakeTimeout),
         "peer_rejected_cert": counter::total(Total::CertificateRejected),
+        "verify_failures": {
+            "no_cert": counter::total(Total::VerifyNoCertificate),
+            "expired_cert": counter::total(Total::VerifyExpired),
+            "revoked_cert": counter::total(Total::VerifyRevoked),
+            "hostname_mismatch": counter::total(Total::VerifyOtherName),
+            "other": counter::total(Total::VerifyOther),
+        },
     })
 }
 
@@ -355,11 +365,11 @@ fn connections(of: impl Fn(Total) -> u64) -> Value {
 fn server_zones(view: &View) -> Map<String, Value> {
     let mut zones = Map::new();
     for zone in view.zones().filter(|zone| zone.place == Place::Server) {
-        zones.insert(zone.name.to_owned(), numbers(zone.slot, "received", "sent"));
+        zones.insert(zone.name.to_owned(), with_ssl(numbers(zone.slot, "received", "sent"), zone.slot));
     }
     for server in view.servers() {
         let Zone { name, address, slot } = &server;
-        let numbers = numbers(*slot, "received", "sent");
+        let numbers = with_ssl(numbers(*slot, "received", "sent"), *slot);
         let name = match *name {
             "" => (*address).to_owned(),
             name if zones.contains_key(name) => format!("{name} {address}"),
@@ -380,13 +390,24 @@ fn zones(source: &Source, place: Place) -> Map<String, Value> {
 fn stream_zones(source: &Source) -> Map<String, Value> {
     let mut zones = Map::new();
     for zone in source.view().zones().filter(|zone| zone.place == Place::Stream) {
-        zones.insert(zone.name.to_owned(), sessions(zone.slot));
+        zones.insert(zone.name.to_owned(), with_ssl(sessions(zone.slot), zone.slot));
     }
     for Counted { name, address, slot } in source.streams {
         let name = if name.is_empty() || zones.contains_key(&**name) { address } else { name };
-        zones.insert(name.to_string(), sessions(Some(*slot)));
+        zones.insert(name.to_string(), with_ssl(sessions(Some(*slot)), Some(*slot)));
     }
     zones
+}
+
+/// Adds the handshakes of a server to its numbers.
+fn with_ssl(mut numbers: Value, slot: Option<Slot>) -> Value {
+    let of = |word| slot.map_or(0, |slot| slot.get(word));
+    numbers["ssl"] = json!({
+        "handshakes": of(Word::HANDSHAKES),
+        "handshakes_failed": of(Word::HANDSHAKES_FAILED),
+        "session_reuses": of(Word::RESUMED),
+    });
+    numbers
 }
 
 /// The counts of a slot for connections of any protocol.
@@ -437,6 +458,12 @@ fn upstream(view: &View, group: &Arc<Group>, part: Part) -> Value {
     if group.is_shared {
         object.insert("zone".to_owned(), json!(group.name));
     }
+    if let Some(queue) = group.queue {
+        let overflows = group.slot.map_or(0, |slot| slot.get(Word::QUEUE_OVERFLOWS));
+        // As many may wait in each worker.
+        let places = queue.max.saturating_mul(view.workers.len().max(1));
+        object.insert("queue".to_owned(), json!({ "max_size": places, "overflows": overflows }));
+    }
     Value::from(object)
 }
 
@@ -460,6 +487,25 @@ fn peer(peer: &Peer, part: Part) -> Value {
     put("fails", json!(peer.slot.map_or(0, |slot| slot.get(Word::Failures))));
     if server.conns_max != 0 {
         put("max_conns", json!(server.conns_max));
+    }
+    let of = |word| peer.slot.map_or(0, |slot| slot.get(word));
+    let mut checks = json!({
+        "checks": of(Word::CHECKS),
+        "fails": of(Word::CHECKS_FAILED),
+        "unhealthy": of(Word::UNHEALTHY),
+    });
+    match of(Word::LAST_CHECK) {
+        1 => checks["last_passed"] = json!(false),
+        2 => checks["last_passed"] = json!(true),
+        _ => {}
+    }
+    put("health_checks", checks);
+    let (down_now_ms, down_ms) = peer.down_ms();
+    put("downtime", json!(down_ms));
+    if let Some(ms) = down_now_ms {
+        let mut time = Vec::new();
+        time_iso8601(clock::wall_seconds() - i64::try_from(ms / 1000).unwrap_or(i64::MAX), &mut time);
+        put("downstart", json!(String::from_utf8_lossy(&time)));
     }
     let first = if part == Part::Http { "header_time" } else { "first_byte_time" };
     // Averages of the latest responses, if the peer has a place for them; otherwise of all.

@@ -137,6 +137,14 @@ pub static PROCESS: &[Metric<Process>] = &[
     counter("tls_handshakes_total", "tls_handshakes", |_| sum(Total::Handshakes), "TLS handshakes with clients that succeeded."),
     counter("tls_handshakes_resumed_total", "tls_handshakes_resumed", |_| sum(Total::Resumed), "Those of them that resumed a session."),
     counter("tls_handshakes_failed_total", "tls_handshakes_failed", |_| sum(Total::HandshakesFailed), "TLS handshakes with clients that failed."),
+    counter("tls_no_certificate_total", "tls_no_certificate", |_| sum(Total::VerifyNoCertificate), "TLS clients without the certificate that they must have."),
+    counter("tls_certificates_expired_total", "tls_certificates_expired", |_| sum(Total::VerifyExpired),
+        "Certificates of clients and upstreams that were refused since they have expired."),
+    counter("tls_certificates_revoked_total", "tls_certificates_revoked", |_| sum(Total::VerifyRevoked), "Those that are revoked."),
+    counter("tls_certificates_other_name_total", "tls_certificates_other_name", |_| sum(Total::VerifyOtherName),
+        "Certificates of upstreams for another name than the one asked for."),
+    counter("tls_certificates_refused_total", "tls_certificates_refused", |_| sum(Total::VerifyOther),
+        "Certificates of clients and upstreams that were refused for another reason."),
     gauge("loop_turn_max_seconds", "loop_turn_max_seconds", |_| Value::Us(heartbeat::longest_turn_us()),
         "The longest turn of an event loop of any running worker."),
 ];
@@ -156,18 +164,27 @@ pub static WORKER: &[Metric<Worker>] = &[
 pub static SERVER: &[Metric<Zone>] = with_statuses![Zone;
     counter("received_bytes_total", "received_bytes", |e| of(e.slot, Word::BytesIn), "Bytes received from clients."),
     counter("sent_bytes_total", "sent_bytes", |e| of(e.slot, Word::BytesOut), "Bytes sent to clients."),
+    counter("tls_handshakes_total", "tls_handshakes", |e| of(e.slot, Word::HANDSHAKES), "TLS handshakes with clients that succeeded."),
+    counter("tls_handshakes_failed_total", "tls_handshakes_failed", |e| of(e.slot, Word::HANDSHAKES_FAILED), "Those that failed."),
+    counter("tls_handshakes_resumed_total", "tls_handshakes_resumed", |e| of(e.slot, Word::RESUMED), "Those that resumed a session."),
+    counter("tls_clients_refused_total", "tls_clients_refused", |e| of(e.slot, Word::VERIFY_FAILED), "TLS clients whose certificate is refused or missing."),
 ];
 
 #[rustfmt::skip]
 pub static ZONE: &[Metric<Named>] = with_statuses![Named;
     counter("received_bytes_total", "received_bytes", |e| of(e.slot, Word::BytesIn), "Bytes received from clients."),
     counter("sent_bytes_total", "sent_bytes", |e| of(e.slot, Word::BytesOut), "Bytes sent to clients."),
+    counter("tls_handshakes_total", "tls_handshakes", |e| of(e.slot, Word::HANDSHAKES), "TLS handshakes with clients that succeeded."),
+    counter("tls_handshakes_failed_total", "tls_handshakes_failed", |e| of(e.slot, Word::HANDSHAKES_FAILED), "Those that failed."),
+    counter("tls_handshakes_resumed_total", "tls_handshakes_resumed", |e| of(e.slot, Word::RESUMED), "Those that resumed a session."),
+    counter("tls_clients_refused_total", "tls_clients_refused", |e| of(e.slot, Word::VERIFY_FAILED), "TLS clients whose certificate is refused or missing."),
 ];
 
 #[rustfmt::skip]
 pub static UPSTREAM: &[Metric<Upstream>] = with_statuses![Upstream;
     counter("retries_total", "retries", |e| of(e.slot, Word::Retries), "Requests that were passed on to another server after a failure."),
     counter("response_seconds_total", "response_seconds", |e| us_of(e.slot, Word::ResponseUs), "Sum of the times to the end of the responses."),
+    counter("queue_overflows_total", "queue_overflows", |e| of(e.slot, Word::QUEUE_OVERFLOWS), "Requests that found the queue full (queue)."),
 ];
 
 #[rustfmt::skip]
@@ -179,4 +196,9 @@ pub static PEER: &[Metric<Peer>] = with_statuses![Peer;
     gauge("connections_active", "connections_active", |e| Value::Number(e.active()), "Connections in use."),
     gauge("weight", "weight", |e| Value::Number(e.weight), "The weight in force."),
     gauge("up", "up", |e| Value::Number(u64::from(e.state().is_up())), "1 unless the server is down, draining, unhealthy or left out for its failures."),
+    counter("checks_total", "checks", |e| of(e.slot, Word::CHECKS), "Active checks of its health."),
+    counter("checks_failed_total", "checks_failed", |e| of(e.slot, Word::CHECKS_FAILED), "Those that failed."),
+    counter("unhealthy_total", "unhealthy", |e| of(e.slot, Word::UNHEALTHY), "The times that checks have found it unhealthy."),
+    counter("down_seconds_total", "down_seconds", |e| Value::Us(e.down_ms().1.saturating_mul(1000)),
+        "Time for which it was left out for its failures, unhealthy, or waited for its first check."),
 ];

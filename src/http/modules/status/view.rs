@@ -15,7 +15,7 @@ use crate::shm::lanes::{self, Lane};
 use crate::shm::peers::{Health, Place, Word};
 use crate::sys::clock;
 use crate::upstream::Group;
-use crate::upstream::peer::Server;
+use crate::upstream::peer::{Server, failed_for_ms};
 
 /// All workers together.
 #[derive(Debug)]
@@ -128,6 +128,26 @@ impl Peer {
     /// The same for the end of its responses.
     pub fn response_us(&self) -> u64 {
         self.place.map_or(0, |place| place.number(Word::ResponseUs, u64::MAX))
+    }
+
+    /// The time for which it has been unavailable, unhealthy or checked for the first time, in milliseconds: the present
+    /// one, which is `None` while it is in no such state, and all together.
+    pub fn down_ms(&self) -> (Option<u64>, u64) {
+        let before = self.slot.map_or(0, |slot| slot.get(counter::Word::DOWN_MS));
+        let Some(place) = self.place else { return (None, before) };
+        // Once its time is over it is counted when the next request tries the peer.
+        let failed_ms = failed_for_ms(place, self.fails_max, self.fail_timeout_ms, self.now_ms);
+        let (health, since_ms) = place.health(self.now_ms);
+        let unhealthy_ms = match health {
+            Health::Unhealthy | Health::Checking => self.now_ms - since_ms,
+            Health::Unknown | Health::Healthy | Health::Spare => 0,
+        };
+        let now = match self.state() {
+            State::Unhealthy | State::Checking => Some(unhealthy_ms),
+            State::Unavailable => Some(failed_ms),
+            State::Up | State::Down | State::Draining => None,
+        };
+        (now, before.saturating_add(failed_ms).saturating_add(unhealthy_ms))
     }
 
     pub fn state(&self) -> State {
