@@ -3,6 +3,7 @@
 mod changes;
 mod connections;
 mod ctl;
+mod disk;
 mod hostile;
 mod keyvals;
 mod numbers;
