@@ -9,7 +9,7 @@ use crate::log::Owner;
 use crate::net::listener::{Listener, Serves};
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::stapling::Ignored;
-use crate::net::tls::watch::{self, Pair};
+use crate::net::tls::watch::{self, Pair, Trusted};
 use crate::script::keyval::Declared;
 use crate::shm::named::Used;
 use crate::stream;
@@ -274,6 +274,12 @@ impl Config {
     /// processes name one by its index here.
     pub fn certificates(&self) -> &[Pair] {
         &self.pairs
+    }
+
+    /// The files by which peers' certificates are judged, of all protocols.
+    pub fn trusted(&self) -> impl Iterator<Item = &Trusted> {
+        let http = self.http.iter().flat_map(|http| &http.trusted);
+        http.chain(self.stream.iter().flat_map(|stream| &stream.trusted))
     }
 
     /// The number of those that belong to HTTP.

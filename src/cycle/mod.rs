@@ -5,11 +5,13 @@
 
 mod config;
 mod need;
+mod renewal;
 mod settings;
 mod source;
 
 pub use config::Config;
 pub use need::{Need, Shown};
+pub use renewal::{Renewal, Renewed};
 pub use settings::{Settings, default_pid};
 pub use source::{Compiled, Draft, Embedded, Loaded, Source, early_log, read, read_tree};
 

@@ -37,7 +37,7 @@ use crate::net::listener::{Listener, Serves};
 use crate::net::resolver::Resolvers;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::stapling::Ignored;
-use crate::net::tls::watch::Pair;
+use crate::net::tls::watch::{Pair, Trusted};
 use crate::script::keyval::Declared;
 use crate::script::registry::Variables;
 pub use crate::shared::CompileOptions;
@@ -91,6 +91,8 @@ pub struct Config {
     pub client_body_temp_path: temp_file::TempPath,
     /// The servers' certificates that come from files.
     pub pairs: Vec<Pair>,
+    /// The files by which peers' certificates are judged.
+    pub trusted: Vec<Trusted>,
 }
 
 impl Config {

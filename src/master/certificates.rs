@@ -1,28 +1,42 @@
 //! Certificates that change on disk, without a reload: the master reads them and gives them to the workers.
 //!
-//! The decisions are in `net/tls/watch.rs`. Touches: inotify, the files of certificates and keys, the workers'
+//! The files by which peers' certificates are judged (`ssl_client_certificate`, `ssl_crl` and the like) are a part of
+//! what sessions are bound to, and of each worker's settings. When one of them has changed the master gives the same
+//! configuration new workers, as a reload does: sessions and tickets made under the old file are not found under the
+//! new one, and connections that move are judged anew. If the configuration itself has been edited meanwhile nothing is
+//! done, since the operator may not be ready.
+//!
+//! The decisions are in `net/tls/watch.rs`, and reading certificates in `cycle/renewal.rs`. Touches: inotify, the files of certificates and keys, the workers'
 //! control sockets. A worker that is forked later inherits the newer certificate with the configuration.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
+use crate::cycle::{Config, Renewal};
 use crate::log;
 use crate::master::Master;
-use crate::master::supervisor::WorkerId;
-use crate::net::tls::watch::{self, Expiry, Files, LOOK_MS, Pair, Stamp, Watch};
+use crate::master::supervisor::{Event, Order, WorkerId};
+use crate::net::tls::watch::{LOOK_MS, Stamp, Trusted, Watch};
 use crate::sys::watcher::Watcher;
 use crate::sys::{clock, sealed};
+
+/// Interval of looking whether a reload or the like is over.
+const REST_MS: u64 = 250;
 
 /// Interval of trying again to send a certificate to a worker whose socket is full.
 const SEND_AGAIN_MS: u64 = 20;
 
 /// The certificates of the configuration in force.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Certificates {
-    watch: Watch,
-    expiry: Expiry,
+    renewal: Renewal,
     /// `None`: there are no events, and the files are looked at every minute.
     watcher: Option<Watcher>,
     parcels: Vec<Parcel>,
+    /// Those by which peers are judged.
+    trusted: Watch,
+    /// Some of them have changed, and wait for new workers.
+    changed: Vec<PathBuf>,
     has_complained: bool,
     /// When to forget again what is out of date in shared memory, such as keys of tickets; `None`: nothing is.
     tidy_ms: Option<u64>,
@@ -36,19 +50,6 @@ struct Parcel {
     waiting: Vec<WorkerId>,
 }
 
-impl Default for Certificates {
-    fn default() -> Self {
-        Self {
-            watch: Watch::new(std::iter::empty()),
-            expiry: Expiry::default(),
-            watcher: None,
-            parcels: Vec::new(),
-            has_complained: false,
-            tidy_ms: None,
-        }
-    }
-}
-
 impl Certificates {
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         self.watcher.as_ref().map(AsFd::as_fd)
@@ -57,12 +58,15 @@ impl Certificates {
     /// When to look at the files or send again.
     pub fn due_ms(&self, now_ms: u64) -> Option<u64> {
         let send_ms = (!self.parcels.is_empty()).then_some(now_ms + SEND_AGAIN_MS);
-        [self.watch.due_ms(), send_ms, self.tidy_ms].into_iter().flatten().min()
+        let changed_ms = (!self.changed.is_empty()).then_some(now_ms + REST_MS);
+        let due_ms = [self.renewal.due_ms(), self.trusted.due_ms(), send_ms, changed_ms, self.tidy_ms];
+        due_ms.into_iter().flatten().min()
     }
 
     /// Watches wherever the paths lead now.
-    fn follow(&mut self, pairs: &[Pair]) {
-        if pairs.is_empty() {
+    fn follow(&mut self, config: &Config) {
+        let (pairs, trusted) = (config.certificates(), || config.trusted().map(|file| &*file.path));
+        if pairs.is_empty() && trusted().next().is_none() {
             self.watcher = None;
             return;
         }
@@ -72,7 +76,8 @@ impl Certificates {
         };
         let outcome = outcome.map_err(|error| format!("inotify_init() failed {}", log::Cause(&error)));
         let outcome = outcome.and_then(|watcher| {
-            watcher.set(pairs.iter().flat_map(|pair| pair.files.paths())).map_err(|(folder, error)| {
+            let paths = pairs.iter().flat_map(|pair| pair.files.paths()).chain(trusted());
+            watcher.set(paths).map_err(|(folder, error)| {
                 format!("\"{}\" cannot be watched {}", folder.display(), log::Cause(&error))
             })
         });
@@ -91,13 +96,15 @@ impl Master {
     ///
     /// `was_in_force`: it was so before, and its certificates may be older than its files.
     pub(super) fn watch_certificates(&mut self, was_in_force: bool) {
-        let pairs = self.cycle.config.certificates();
-        let stamps = pairs.iter().map(|pair| (!was_in_force).then_some(pair.stamp));
-        self.certificates.watch = Watch::new(stamps);
-        self.certificates.expiry = Expiry::new(pairs.len());
+        self.certificates.renewal = Renewal::new(&self.cycle.config, was_in_force);
         self.certificates.parcels.clear();
-        self.certificates.follow(pairs);
-        self.tell_expiry();
+        // After a generation that failed, those in force may be older than their files, but trying them again would fail
+        // again: the next change counts.
+        let stamp = |file: &Trusted| if was_in_force { Stamp::of_file(&file.path) } else { file.stamp };
+        self.certificates.trusted = Watch::new(self.cycle.config.trusted().map(|file| Some(stamp(file))));
+        self.certificates.changed.clear();
+        self.certificates.follow(&self.cycle.config);
+        self.certificates.renewal.tell_expiry(&self.cycle.config);
         self.tidy();
     }
 
@@ -109,12 +116,17 @@ impl Master {
     /// Reads certificates that have changed, and gives them to the workers.
     pub(super) fn renew_certificates(&mut self) {
         if self.certificates.watcher.as_mut().is_some_and(Watcher::take) {
-            self.certificates.watch.stir();
+            self.certificates.renewal.stir();
+            self.certificates.trusted.stir();
         }
         let now_ms = clock::monotonic_ms();
-        if self.certificates.watch.due_ms().is_some_and(|due_ms| due_ms <= now_ms) {
+        if self.certificates.renewal.due_ms().is_some_and(|due_ms| due_ms <= now_ms) {
             self.look_at_certificates(now_ms);
         }
+        if self.certificates.trusted.due_ms().is_some_and(|due_ms| due_ms <= now_ms) {
+            self.look_at_trusted(now_ms);
+        }
+        self.use_trusted();
         if self.certificates.tidy_ms.is_some_and(|due_ms| due_ms <= now_ms) {
             self.tidy();
         }
@@ -122,84 +134,63 @@ impl Master {
     }
 
     fn look_at_certificates(&mut self, now_ms: u64) {
-        let pairs = self.cycle.config.certificates();
-        let stamps: Vec<Stamp> = pairs.iter().map(|pair| Stamp::of(&pair.files)).collect();
-        let is_regular = self.certificates.watch.is_regular(now_ms);
-        let look = self.certificates.watch.look(now_ms, stamps.iter().copied());
+        let renewed = self.certificates.renewal.look(&self.cycle.config, now_ms);
+        if renewed.has_changed {
+            self.certificates.follow(&self.cycle.config);
+        }
+        renewed.parcels.iter().for_each(|(index, parcel)| self.pass_on(*index, parcel));
+    }
+
+    /// Notes which of the files that peers are judged by have changed, and can be used.
+    fn look_at_trusted(&mut self, now_ms: u64) {
+        let files: Vec<&Trusted> = self.cycle.config.trusted().collect();
+        let stamps: Vec<Stamp> = files.iter().map(|file| Stamp::of_file(&file.path)).collect();
+        let look = self.certificates.trusted.look(now_ms, stamps.iter().copied());
         if look.has_changed {
-            self.certificates.follow(pairs);
+            self.certificates.follow(&self.cycle.config);
         }
         for (_, text) in look.faults {
-            log::error!(log::process(), &(), "{text}; until then the certificate in force stays");
+            log::error!(log::process(), &(), "{text}; until then the file's former contents stay in force");
         }
         for index in look.read {
-            let (Some(stamp), Some(pair)) = (stamps.get(index), self.cycle.config.certificates().get(index))
-            else {
-                continue;
-            };
-            let files = pair.files.clone();
-            self.renew(index, &files, *stamp, now_ms);
-        }
-        if is_regular {
-            self.tell_expiry();
+            let (Some(file), Some(stamp)) = (files.get(index), stamps.get(index)) else { continue };
+            match file.check() {
+                Ok(()) => {
+                    self.certificates.trusted.taken(index, *stamp);
+                    self.certificates.changed.push(file.path.clone());
+                }
+                Err(error) => self.certificates.trusted.failed(index, *stamp, now_ms, &error),
+            }
         }
     }
 
-    /// Reads a pair and puts it in force, if it can be used and is another one.
-    fn renew(&mut self, index: usize, files: &Files, stamp: Stamp, now_ms: u64) {
-        let loaded = match watch::load(files, clock::wall_seconds()) {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                self.certificates.watch.failed(index, stamp, now_ms, &error);
-                return;
-            }
-        };
-        self.certificates.watch.taken(index, stamp);
-        let old = self.cycle.config.certificate(index);
-        if old.as_ref().is_some_and(|old| watch::is_same(old, &loaded.certificate)) {
+    /// Gives the configuration new workers that judge by the changed files, once nothing else is going on.
+    fn use_trusted(&mut self) {
+        if self.certificates.changed.is_empty() || !self.supervisor.is_at_rest() {
             return;
         }
-        let path = files.certificate.display();
-        let memory = match sealed::seal("certificate", &loaded.parcel) {
+        let changed = std::mem::take(&mut self.certificates.changed);
+        let names: Vec<String> = changed.iter().map(|path| format!("\"{}\"", path.display())).collect();
+        let names = names.join(", ");
+        log::notice!(log::process(), &(), "{names} has changed: new workers judge certificates by it");
+        self.refreshing = Some(names);
+        self.happen(Event::Ordered { order: Order::Reload, is_followed: false });
+    }
+
+    /// Notes a certificate that is in force now, for the workers.
+    fn pass_on(&mut self, index: usize, parcel: &[u8]) {
+        let memory = match sealed::seal("certificate", parcel) {
             Ok(memory) => memory,
             Err(error) => {
                 log::error!(
                     log::process(),
                     &(),
-                    "certificate \"{path}\" cannot be given to the workers {}: reload to try again",
+                    "a changed certificate cannot be given to the workers {}: reload to try again",
                     log::Cause(&error)
                 );
                 return;
             }
         };
-        if let Some(ignored) = self.cycle.config.replace_certificate(index, &loaded.certificate) {
-            log::warn!(log::process(), &(), "{ignored}");
-        }
-        let (names, until) =
-            (watch::names(&loaded.certificate), watch::date(loaded.certificate.not_after_s()));
-        log::notice!(
-            log::process(),
-            &(),
-            "certificate \"{path}\" has changed and is in use now ({names}), valid until {until}"
-        );
-        if let Some(old) = old {
-            if old.names() != loaded.certificate.names() {
-                let before = watch::names(&old);
-                log::warn!(
-                    log::process(),
-                    &(),
-                    "certificate \"{path}\" has other names now: {names}; before: {before}"
-                );
-            }
-            if old.not_after_s() > loaded.certificate.not_after_s() {
-                let before = watch::date(old.not_after_s());
-                log::warn!(
-                    log::process(),
-                    &(),
-                    "certificate \"{path}\" expires earlier than the one before it, which was valid until {before}"
-                );
-            }
-        }
         // Workers of earlier generations have other indexes, and accept no clients any more.
         let workers = self.workers.iter().map(|worker| worker.id);
         let waiting = workers.filter(|worker| self.supervisor.is_of_generation(*worker)).collect();
@@ -219,20 +210,5 @@ impl Master {
         }
         parcels.retain(|parcel| !parcel.waiting.is_empty());
         self.certificates.parcels = parcels;
-    }
-
-    /// Warns of certificates that expire soon.
-    pub(super) fn tell_expiry(&mut self) {
-        let now_s = clock::wall_seconds();
-        for (index, pair) in self.cycle.config.certificates().iter().enumerate() {
-            let Some(certificate) = self.cycle.config.certificate(index) else { continue };
-            if !self.certificates.expiry.is_due(index, now_s, certificate.not_after_s()) {
-                continue;
-            }
-            if let Some(ending) = watch::ending(&pair.files.certificate, &certificate, now_s) {
-                let level = if ending.is_expired { log::Level::Error } else { log::Level::Warn };
-                log::at!(level, log::process(), &(), "{}", ending.text);
-            }
-        }
     }
 }

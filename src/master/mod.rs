@@ -136,6 +136,8 @@ struct Master {
     notified_ms: u64,
     /// Those of the configuration in force, watched for changes.
     certificates: Certificates,
+    /// The files for whose sake the configuration in force is read again, while it is.
+    refreshing: Option<String>,
     /// Number of processes that ended in another way than they should.
     respawned: u64,
     /// The operators' orders, and the changes that they have made.
@@ -252,6 +254,7 @@ impl Master {
             retired_ms: now_ms,
             notified_ms: now_ms,
             certificates: Certificates::default(),
+            refreshing: None,
             orders,
             respawned: 0,
         })
@@ -260,7 +263,6 @@ impl Master {
     fn supervise(&mut self) -> i32 {
         log::notice!(log::process(), &(), "pronghorn/{}", env!("CARGO_PKG_VERSION"));
         if !self.settings().master_process() {
-            self.tell_expiry();
             return self.serve_alone();
         }
         self.set_title();

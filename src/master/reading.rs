@@ -63,6 +63,17 @@ impl Master {
 
     /// Opens a configuration in addition to the one in force, and puts it in force.
     fn open_next(&mut self, loaded: Loaded) -> Event {
+        if let Some(names) = self.refreshing.take()
+            && loaded.config.as_ref().is_some_and(|next| next.checksum != self.cycle.config.checksum)
+        {
+            log::warn!(
+                log::process(),
+                &(),
+                "{names} is not in use yet, since the configuration has changed too: reload to use both"
+            );
+            notify::refused();
+            return Event::Refused;
+        }
         // A socket lent by a service manager cannot be opened anew, so take it back if its address is wanted
         // again.
         let lent: Vec<_> = self.removed.iter_mut().filter_map(Group::split_lent).collect();
@@ -85,6 +96,7 @@ impl Master {
     /// Drops the configuration that is being read.
     pub(super) fn give_up_reading(&mut self) {
         self.reading = None;
+        self.refreshing = None;
         log::notice!(log::process(), &(), "the configuration that was being read is given up");
         notify::refused();
         self.orders.is_refused();

@@ -32,7 +32,7 @@ use crate::net::listener::{Listener, Serves};
 use crate::net::resolver::Resolvers;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::stapling::Ignored;
-use crate::net::tls::watch::Pair;
+use crate::net::tls::watch::{Pair, Trusted};
 use crate::script::registry::Variables;
 use crate::shared::tls::in_force;
 use crate::shm::counter::Slot;
@@ -63,6 +63,8 @@ pub struct Config {
     pub folder: PathBuf,
     /// The servers' certificates that come from files.
     pub pairs: Vec<Pair>,
+    /// The files by which peers' certificates are judged.
+    pub trusted: Vec<Trusted>,
     /// `ssl_handshakes_max`
     pub handshakes_max: usize,
 }

@@ -23,7 +23,7 @@ use std::task::{Context, Poll};
 
 use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ};
 
-use crate::cycle::Config;
+use crate::cycle::{Config, Renewal};
 use crate::log;
 use crate::net::budget;
 use crate::net::clients;
@@ -150,6 +150,20 @@ pub fn run(config: Config, seat: Seat) -> i32 {
     }
 }
 
+/// Without a master: looks at the files of certificates once a second, and uses those that have changed.
+///
+/// A process that serves alone is being debugged, so the files are read in its loop. One that has become another user may
+/// be unable to read its keys again, which is logged.
+async fn renew_certificates(config: &'static Config) {
+    let mut renewal = Renewal::new(config, false);
+    renewal.tell_expiry(config);
+    loop {
+        runtime::sleep(LOOK_ALONE_MS).await;
+        renewal.stir();
+        renewal.look(config, runtime::now_ms());
+    }
+}
+
 /// Logs what the configuration needs of the system, and warns of what the system lacks. Once for all workers.
 fn tell_needs(config: &Config) {
     let (open, log) = (process::open_files(), log::process());
@@ -176,6 +190,9 @@ fn cannot_run(why: &str, number: usize) -> i32 {
 
 /// Interval at which a leaving worker without a master looks whether clients are on the way to its listeners.
 const SHUT_LOOK_MS: u64 = 20;
+
+/// Interval of looking at the files of certificates in a process without a master.
+const LOOK_ALONE_MS: u64 = 1000;
 
 /// Interval at which a message is sent again for which there was no room.
 const SEND_AGAIN_MS: u64 = 20;
@@ -275,6 +292,9 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     room::set_limits(connection_limit(config), process::nofile());
     if duty.serves() && seat.number == 0 {
         tell_needs(config);
+    }
+    if is_alone && !config.certificates().is_empty() {
+        runtime::spawn(renew_certificates(config));
     }
     let leases = Rc::new(Leases::new(seat.slots, !seat.waits));
     if let Some(services) = services {

@@ -10,4 +10,5 @@ mod reload;
 mod rotation;
 mod servers;
 mod transfer;
+mod trust;
 mod variables;

@@ -406,3 +406,23 @@ fn upstreams_are_shown_a_changed_certificate() {
     daemon.wait_log("cannot load certificate \".*own.pem\".*until then the certificate in force stays");
     assert_eq!((seen(daemon.port(0), "/"), seen(daemon.port(1), "/")), ("52".into(), "52".into()));
 }
+
+#[test]
+fn without_a_master_the_only_process_uses_a_changed_certificate() {
+    let authority = Authority::new("test");
+    let pair = authority.issue(&["a.test"]);
+    let conf = CONF.replace("worker_processes 3;", "master_process off;");
+    let setup =
+        Setup::new(&conf).file("a.pem", &pair.certificate).file("a.key", &pair.key).level("notice").alone();
+    let client = forgetful(&authority);
+    let site = Site { daemon: setup.start(), authority, client };
+    let port = site.daemon.port(0);
+    let (pid, first) = site.ask(port);
+    assert_eq!(first, der(&pair));
+    let next = site.issue();
+    site.daemon.write("a.key", &next.key);
+    site.daemon.write("a.pem", &next.certificate);
+    site.daemon.wait_log(TAKEN);
+    assert_eq!(site.ask(port), (pid, der(&next)));
+    assert_eq!(site.ask(site.daemon.port(1)).1, der(&next));
+}

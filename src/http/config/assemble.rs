@@ -78,6 +78,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     let wanted_folder = (has_default_folder && failover::may_need_files(&servers, &upstreams))
         .then(|| client_body_temp_path.path.clone())
         .filter(|path| !folders.contains(path));
+    let (pairs, trusted) = pairs.finish();
     out.append(diagnostics);
     Config {
         listens,
@@ -99,7 +100,8 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         folders,
         wanted_folder,
         client_body_temp_path,
-        pairs: pairs.finish(),
+        pairs,
+        trusted,
     }
 }
 

@@ -64,6 +64,16 @@ impl Files {
     }
 }
 
+/// A file of certificates or of revoked ones by which peers' certificates are judged.
+#[derive(Clone, Debug)]
+pub struct Trusted {
+    pub path: PathBuf,
+    /// It has lists of revoked certificates.
+    pub is_crl: bool,
+    /// Of the file before it was read.
+    pub stamp: Stamp,
+}
+
 /// A place where a certificate is used: the index of a server, and the position among its certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Use {
@@ -89,6 +99,7 @@ pub struct Pair {
 pub struct Pairs {
     list: Vec<Pair>,
     indexes: HashMap<Files, usize>,
+    trusted: Vec<Trusted>,
 }
 
 impl Pairs {
@@ -117,9 +128,18 @@ impl Pairs {
         pair.add_span(span);
     }
 
-    /// Those that are in use.
-    pub fn finish(self) -> Vec<Pair> {
-        self.list.into_iter().filter(|pair| !pair.uses.is_empty() || !pair.clients.is_empty()).collect()
+    /// Notes that a file by which peers are judged is about to be read.
+    pub fn add_trusted(&mut self, path: PathBuf, is_crl: bool) {
+        if self.trusted.iter().all(|known| known.path != path || known.is_crl != is_crl) {
+            let stamp = Stamp::of_file(&path);
+            self.trusted.push(Trusted { path, is_crl, stamp });
+        }
+    }
+
+    /// Those that are in use, and the files by which peers are judged.
+    pub fn finish(self) -> (Vec<Pair>, Vec<Trusted>) {
+        let is_used = |pair: &Pair| !pair.uses.is_empty() || !pair.clients.is_empty();
+        (self.list.into_iter().filter(is_used).collect(), self.trusted)
     }
 }
 
@@ -129,6 +149,23 @@ impl Pair {
         if self.spans.last() != Some(&span) {
             self.spans.push(span);
         }
+    }
+}
+
+impl Trusted {
+    /// Checks that the file can be read, and has what it is for. Errors: it is not to be used yet.
+    pub fn check(&self) -> Result<(), Error> {
+        let what = if self.is_crl { "CRL" } else { "certificate" };
+        let data = read(&self.path, what)?;
+        let outcome = match self.is_crl {
+            true => pem::revocation_lists(&data).map(drop),
+            false => pem::certificates(&data).map(drop),
+        };
+        outcome.map_err(|error| Error::Unusable {
+            what,
+            path: self.path.clone(),
+            error: certificate::Error::Certificate(error),
+        })
     }
 }
 
@@ -155,6 +192,14 @@ impl Stamp {
     }
 }
 
+impl Stamp {
+    /// Of a single file.
+    pub fn of_file(path: &Path) -> Self {
+        let stamp = std::fs::metadata(path).ok().map(|meta| FileStamp::of(&meta));
+        Self([stamp, None, None, None])
+    }
+}
+
 impl FileStamp {
     fn of(meta: &Metadata) -> Self {
         Self {
@@ -167,8 +212,8 @@ impl FileStamp {
     }
 }
 
-/// Decides when to read which pair again.
-#[derive(Debug)]
+/// Decides when to read which pair again. The default has nothing to watch.
+#[derive(Debug, Default)]
 pub struct Watch {
     states: Vec<State>,
     /// The next look at all files without an event.

@@ -184,6 +184,24 @@ pub fn read(name: &str, what: &str, span: Span, cx: &mut impl Secured) -> Option
     }
 }
 
+/// The same for certificates, or lists of revoked ones, by which peers are judged: the file is watched for changes.
+pub fn read_trusted(
+    name: &str,
+    (what, is_crl): (&str, bool),
+    span: Span,
+    cx: &mut impl Secured,
+) -> Option<Zeroizing<Vec<u8>>> {
+    if !name.starts_with("data:") {
+        let path = cx.folder().join(name);
+        cx.pairs().add_trusted(path, is_crl);
+    }
+    read(name, what, span, cx)
+}
+
+/// The second argument of [`read_trusted`].
+pub const CERTIFICATES: (&str, bool) = ("certificate", false);
+pub const REVOKED: (&str, bool) = ("CRL", true);
+
 /// A name for messages: without the contents, which may be a key.
 pub fn shown(name: &str) -> &str {
     if name.starts_with("data:") { "data:" } else { name }

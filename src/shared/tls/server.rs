@@ -31,7 +31,8 @@ use crate::script::value::{self, Script};
 use crate::script::{Compile, Scope};
 use crate::shared::tls::choices::Choices;
 use crate::shared::tls::files::{
-    Name, Words, add_words, key_log_file, load_pair, passwords, read, reported, shown, watched_files,
+    CERTIFICATES, Name, REVOKED, Words, add_words, key_log_file, load_pair, passwords, read, read_trusted,
+    reported, shown, watched_files,
 };
 use crate::shared::tls::{Secured, dynamic, status};
 use crate::shm::named::Used;
@@ -360,7 +361,7 @@ impl<S: Scope> Conf<S> {
         let mut list = |path: &Inherit<Box<str>>, cx: &mut X| {
             let Some(name) = path.as_ref() else { return Some(Vec::new()) };
             name.hash(&mut known);
-            let data = read(name, "certificate", path.span().unwrap_or_default(), cx)?;
+            let data = read_trusted(name, CERTIFICATES, path.span().unwrap_or_default(), cx)?;
             data.hash(&mut known);
             digests.push(sha256(&data));
             reported(pem::certificates(&data), "load", name, path.span(), cx)
@@ -376,7 +377,7 @@ impl<S: Scope> Conf<S> {
         }
         let lists = match self.crl.as_ref() {
             Some(name) => {
-                let data = read(name, "CRL", self.crl.span().unwrap_or_default(), cx)?;
+                let data = read_trusted(name, REVOKED, self.crl.span().unwrap_or_default(), cx)?;
                 data.hash(&mut known);
                 digests.push(sha256(&data));
                 reported(pem::revocation_lists(&data), "load", name, self.crl.span(), cx)?

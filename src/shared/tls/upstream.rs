@@ -264,11 +264,12 @@ impl<S: Scope> Settings<S> {
             return None;
         };
         let span = self.trusted_certificate.span();
-        let data = files::read(name, "certificate", span.unwrap_or_default(), cx)?;
+        let data = files::read_trusted(name, files::CERTIFICATES, span.unwrap_or_default(), cx)?;
         let trusted = reported(pem::certificates(&data), "load", name, span, cx)?;
         let lists = match self.crl.as_ref() {
             Some(name) => {
-                let data = files::read(name, "CRL", self.crl.span().unwrap_or_default(), cx)?;
+                let data =
+                    files::read_trusted(name, files::REVOKED, self.crl.span().unwrap_or_default(), cx)?;
                 reported(pem::revocation_lists(&data), "load", name, self.crl.span(), cx)?
             }
             None => Vec::new(),

@@ -81,14 +81,14 @@ pub const fn verify_depth<C: Secures, X: 'static>(name: &'static str, contexts: 
 pub const fn trusted_certificate<C: Secures, X: 'static>(name: &'static str, contexts: Context) -> Directive<C, X> {
     text(name, contexts, |c: &mut C| &mut c.tls().trusted_certificate,
         "Names a file with the CA certificates that upstreams' certificates are checked with. A copy of an upstream's own certificate in it is \
-         accepted too.")
+         accepted too. A changed file is used without a reload.")
 }
 
 /// `…_ssl_crl`
 #[rustfmt::skip]
 pub const fn crl<C: Secures, X: 'static>(name: &'static str, contexts: Context) -> Directive<C, X> {
     text(name, contexts, |c: &mut C| &mut c.tls().crl,
-        "Names a file with lists of revoked certificates, which upstreams' certificates are checked with.")
+        "Names a file with lists of revoked certificates, which upstreams' certificates are checked with. A changed file is used without a reload.")
 }
 
 /// `…_ssl_certificate`

@@ -56,6 +56,7 @@ pub fn compile(stream: &Node, options: &CompileOptions, out: &mut Diagnostics) -
     let Cx { variables, mut diagnostics, is_transparent, has_passes_of_variables, pairs, .. } = cx;
     let variables = variables.freeze(modules::set::warn_uninitialized, &mut diagnostics);
     let sockets = if has_passes_of_variables { sockets::named_in(stream) } else { Default::default() };
+    let (pairs, trusted) = pairs.finish();
     out.append(diagnostics);
     Config {
         listens,
@@ -69,7 +70,8 @@ pub fn compile(stream: &Node, options: &CompileOptions, out: &mut Diagnostics) -
         places: crate::config::Places::default(),
         is_transparent,
         folder: options.folder.clone(),
-        pairs: pairs.finish(),
+        pairs,
+        trusted,
     }
 }
 
