@@ -74,6 +74,7 @@ impl Master {
                     keyvals: Default::default(),
                     receives: !waits,
                     is_sought: false,
+                    is_paused: false,
                 });
                 Event::Forked { worker, pid, leased }
             }

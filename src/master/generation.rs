@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use crate::master::notice::Notice;
 use crate::master::respawn::Vacancy;
+use crate::master::roles::Role;
 use crate::master::rules::State;
 use crate::master::supervisor::{Action, Limits, Member, Phase, Supervisor, Switch, WorkerId};
 use crate::worker::messages::ToWorker;
@@ -75,8 +76,10 @@ impl Supervisor {
         if member.state == State::Starting {
             member.state = State::Ready;
         }
+        let is_prober = member.place.role == Role::Prober;
         if member.generation == generation {
             let place = member.place;
+            self.has_probed |= is_prober;
             self.take_back_loans(place);
             self.complete_switch(now_ms);
         }

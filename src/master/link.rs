@@ -18,7 +18,7 @@ use crate::worker::messages::{
 };
 
 /// The version of the link's messages and of `PRONGHORN_FDS`. It changes with the meaning of any of them.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Maximum number of messages read in one turn of the master's loop.
 const A_TURN_MAX: usize = 256;
@@ -44,6 +44,8 @@ pub enum Message {
     Released,
     /// The lanes of all workers that this master has now, and their processes.
     Workers(Vec<(Lane, i32)>),
+    /// From the newer master: its prober checks the servers of upstreams, or does so no more.
+    Probing(bool),
 }
 
 /// Bytes of a worker in a message.
@@ -72,6 +74,7 @@ impl Message {
                     out.extend_from_slice(&pid.to_le_bytes());
                 }
             }),
+            Self::Probing(is_on) => frame::write(b'P', sequence, |out| out.push(u8::from(*is_on))),
         }
     }
 
@@ -80,7 +83,7 @@ impl Message {
         match self {
             Self::HandOver(_) | Self::Session(..) => 1,
             Self::Tunnel(tunnel) => tunnel.fd_count(),
-            Self::Hello { .. } | Self::Released | Self::Workers(_) => 0,
+            Self::Hello { .. } | Self::Released | Self::Workers(_) | Self::Probing(_) => 0,
         }
     }
 
@@ -109,6 +112,10 @@ impl Message {
                 };
                 let workers: Option<Vec<_>> = workers.iter().map(worker).collect();
                 workers.filter(|_| rest.is_empty()).map(Self::Workers)
+            }
+            b'P' => {
+                let is_on = fields.u8()?;
+                (is_on <= 1).then(|| fields.end(Self::Probing(is_on == 1))).flatten()
             }
             _ => None,
         }
@@ -216,7 +223,8 @@ mod tests {
         let client = ([192, 0, 2, 1], 5353).into();
         let session = MovedSession { listen: 2, client, state: TunnelState::default() };
         let session = Message::Session(([0, 0, 0, 0], 53).into(), session);
-        let others = [Message::Tunnel(tunnel), session, workers(), Message::Workers(Vec::new())];
+        let probing = Message::Probing(true);
+        let others = [Message::Tunnel(tunnel), session, workers(), Message::Workers(Vec::new()), probing];
         for message in [hello(VERSION), Message::HandOver(handover)].into_iter().chain(others) {
             let bytes = message.to_bytes();
             assert_eq!(Message::from_bytes(&bytes), Some(message));

@@ -297,6 +297,7 @@ impl Master {
             self.send_names();
             self.carry_out_orders();
             self.tell_workers();
+            self.share_probing();
             self.shut_removed();
             self.look();
             self.tell_places();
@@ -404,6 +405,7 @@ impl Master {
             self.has_unsent_names().then_some(now_ms + 5),
             self.workers.iter().any(|worker| !worker.unsent.is_empty()).then_some(now_ms + 5),
             self.orders.has_unsent(&self.workers).then_some(now_ms + 5),
+            self.has_untold_prober().then_some(now_ms + 5),
             self.orders.questions.due_ms(),
             (!self.removed.is_empty()).then_some(now_ms + SHUT_LOOK_MS),
             self.reading.as_ref().map(|reading| reading.lookup.deadline_ms()),

@@ -139,6 +139,8 @@ pub struct Worker {
     pub receives: bool,
     /// It is stuck, and has not said where it is.
     pub is_sought: bool,
+    /// It is the prober, and was told that the prober of another master checks.
+    pub is_paused: bool,
 }
 
 impl Worker {
@@ -181,6 +183,11 @@ impl Worker {
     /// Sends a newer certificate in sealed memory; false if its socket is full or gone.
     pub fn replace_certificate(&mut self, pair: u32, parcel: &OwnedFd) -> bool {
         self.send_with(&ToWorker::Certificate(pair), std::slice::from_ref(parcel))
+    }
+
+    /// True if this is a prober that does not know yet whether its checks pause.
+    pub fn is_untold_of_pause(&self, is_paused: bool) -> bool {
+        self.role == Role::Prober && self.is_paused != is_paused
     }
 
     /// Sends a ping; false if there was no room for it.
@@ -420,6 +427,7 @@ mod tests {
             keyvals: Untold::default(),
             receives: true,
             is_sought: false,
+            is_paused: false,
         }
     }
 

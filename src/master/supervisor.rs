@@ -292,6 +292,8 @@ pub struct Supervisor {
     /// unchanged.
     pub(super) last_signs: u64,
     pub(super) quiet_looks: u32,
+    /// A prober of this master was ready once.
+    pub(super) has_probed: bool,
     actions: Vec<Action>,
 }
 
@@ -323,6 +325,7 @@ impl Supervisor {
             looked_ms: now_ms,
             last_signs: 0,
             quiet_looks: 0,
+            has_probed: false,
             actions: Vec::new(),
         }
     }
@@ -537,6 +540,11 @@ impl Supervisor {
 
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// True if this master checks the servers of upstreams. While its prober is being replaced it still does.
+    pub fn is_probing(&self) -> bool {
+        self.has_probed && self.limits.has_prober && self.phase == Phase::Serving
     }
 
     /// True while a change of generations is in progress.

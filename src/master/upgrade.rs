@@ -22,6 +22,7 @@ use crate::sys::nature::{self, Nature};
 use crate::sys::process::{self, Forked, ProcessFd};
 use crate::sys::sealed;
 use crate::sys::signal::Blocked;
+use crate::worker::messages::ToWorker;
 
 /// A new master that this one has started.
 #[derive(Debug)]
@@ -42,6 +43,11 @@ pub struct OtherWorkers {
     orphans: Vec<(Lane, ProcessFd)>,
     /// The workers of this master, as last reported to the other one.
     told: Option<Vec<(Lane, i32)>>,
+    /// The prober of the newer master checks the servers of upstreams: that of this one only looks names up, for its
+    /// own workers.
+    is_probing: bool,
+    /// What this master has reported to the older one about its own prober.
+    has_told_probing: bool,
 }
 
 impl OtherWorkers {
@@ -169,6 +175,7 @@ impl Master {
         if is_elder_gone {
             self.elder = None;
             self.other_receives = false;
+            self.others.has_told_probing = false;
             self.inherit_lanes();
         }
         self.reap_orphans();
@@ -190,6 +197,7 @@ impl Master {
                 }
                 (Message::Released, _) => self.other_receives = false,
                 (Message::Workers(workers), _) => self.others.alive = workers,
+                (Message::Probing(is_on), _) => self.others.is_probing = is_on,
                 (Message::Hello { .. }, _) => {}
             }
         }
@@ -243,6 +251,31 @@ impl Master {
         }
     }
 
+    /// Sees to it that one of two masters checks the servers of upstreams: the newer one, as soon as its prober is ready
+    /// and for as long as that master lives.
+    pub(super) fn share_probing(&mut self) {
+        let own = self.supervisor.is_probing();
+        if let Some(elder) = &self.elder
+            && self.others.has_told_probing != own
+            && elder.send(&Message::Probing(own), &[])
+        {
+            self.others.has_told_probing = own;
+        }
+        let is_paused = self.others.is_probing;
+        for prober in self.workers.iter_mut().filter(|worker| worker.is_untold_of_pause(is_paused)) {
+            if prober.send(&ToWorker::Pause(is_paused)) {
+                prober.is_paused = is_paused;
+                let what = if is_paused { "pause: those of the new binary have begun" } else { "go on" };
+                log::notice!(log::process(), &(), "checks of prober process {} {what}", prober.pid);
+            }
+        }
+    }
+
+    /// True if a prober has to be told who checks, and its socket is full.
+    pub(super) fn has_untold_prober(&self) -> bool {
+        self.workers.iter().any(|worker| worker.is_untold_of_pause(self.others.is_probing))
+    }
+
     /// Takes over the lanes of the other master, which has ended, except those of workers that are still
     /// alive.
     fn inherit_lanes(&mut self) {
@@ -274,6 +307,7 @@ impl Master {
         successor.far_end.receive(&mut left);
         self.take_over(left);
         self.other_receives = false;
+        self.others.is_probing = false;
         // Its workers notice by themselves that their master is gone.
         self.inherit_lanes();
         self.put_pid_file_back();

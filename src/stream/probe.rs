@@ -69,6 +69,11 @@ impl Prober {
         self.0.board.follow();
     }
 
+    /// Begins again with the health that shared memory has of each peer.
+    pub fn recall(self) {
+        self.0.board.recall();
+    }
+
     /// Takes over the addresses of a server's name, and starts to check those that are new.
     pub fn learn(self, group_index: usize, server_index: usize, spots: &[Spot]) {
         self.0.worker.upstreams.learn(group_index, server_index, spots);
@@ -78,7 +83,7 @@ impl Prober {
 
 /// Starts all health checks and lookups of a configuration. Called once, inside the runtime of the process that makes
 /// them. `tell` is called with news about names; the same addresses come back by [`Prober::learn`].
-pub fn start(config: &'static Config, permits: &Rc<Permits>, tell: &Tell) -> Prober {
+pub fn start(config: &'static Config, permits: &'static Permits, tell: &Tell) -> Prober {
     let worker: &'static Worker = Box::leak(Box::new(Worker::new(config)));
     worker.upstreams.recall();
     let agents = config.tables.health_check.agents();

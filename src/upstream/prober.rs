@@ -83,7 +83,7 @@ pub struct Check {
 pub struct Watched {
     state: Rc<GroupState>,
     checks: Vec<Check>,
-    permits: Rc<Permits>,
+    permits: &'static Permits,
     /// By the name of the peer: a peer that two servers lead to is checked once.
     subjects: RefCell<HashMap<Box<str>, Rc<Subject>>>,
     /// All peers are unhealthy, and used nevertheless (`fail_open`).
@@ -98,14 +98,16 @@ struct Subject {
 }
 
 /// The limit of simultaneous probes; those that wait go in order.
+#[derive(Debug)]
 pub struct Permits {
     free: Cell<usize>,
+    is_paused: Cell<bool>,
     waiting: RefCell<VecDeque<Waker>>,
 }
 
 impl Default for Permits {
     fn default() -> Self {
-        Self { free: Cell::new(AT_ONCE_MAX), waiting: RefCell::default() }
+        Self { free: Cell::new(AT_ONCE_MAX), is_paused: Cell::new(false), waiting: RefCell::default() }
     }
 }
 
@@ -113,9 +115,19 @@ impl Default for Permits {
 struct Permit<'a>(&'a Permits);
 
 impl Permits {
+    /// Gives no more permits, or goes on. Returns whether they are held back now.
+    pub fn pause(&self, is_paused: bool) -> bool {
+        self.is_paused.set(is_paused);
+        if !is_paused {
+            let waiting: Vec<Waker> = self.waiting.borrow_mut().drain(..).collect();
+            waiting.into_iter().for_each(Waker::wake);
+        }
+        is_paused
+    }
+
     async fn take(&self) -> Permit<'_> {
         poll_fn(|cx| match self.free.get() {
-            0 => {
+            free if free == 0 || self.is_paused.get() => {
                 self.waiting.borrow_mut().push_back(cx.waker().clone());
                 Poll::Pending
             }
@@ -148,13 +160,13 @@ impl Board {
     pub fn new(
         upstreams: &Upstreams,
         checks: impl Iterator<Item = (usize, Check)>,
-        permits: &Rc<Permits>,
+        permits: &'static Permits,
     ) -> Self {
         let mut groups: BTreeMap<usize, Vec<Check>> = BTreeMap::new();
         checks.for_each(|(index, check)| groups.entry(index).or_default().push(check));
         let watched = groups.into_iter().filter_map(|(index, checks)| {
             let state = Rc::clone(upstreams.get(index)?);
-            Some((index, Watched::new(state, checks, Rc::clone(permits))))
+            Some((index, Watched::new(state, checks, permits)))
         });
         let board = Self(watched.collect());
         board.follow();
@@ -166,6 +178,11 @@ impl Board {
         self.0.values().for_each(Watched::follow);
     }
 
+    /// Begins again with the health that shared memory has of each peer.
+    pub fn recall(&self) {
+        self.0.values().for_each(|watched| watched.recall());
+    }
+
     /// The same for one group.
     pub fn follow_group(&self, index: usize) {
         self.0.get(&index).into_iter().for_each(Watched::follow);
@@ -174,7 +191,7 @@ impl Board {
 
 impl Watched {
     /// The checks of a group, whose peers are those of `state`. All groups of a process share `permits`.
-    pub fn new(state: Rc<GroupState>, checks: Vec<Check>, permits: Rc<Permits>) -> Rc<Self> {
+    pub fn new(state: Rc<GroupState>, checks: Vec<Check>, permits: &'static Permits) -> Rc<Self> {
         Rc::new(Self { state, checks, permits, subjects: RefCell::default(), is_open: Cell::new(false) })
     }
 
@@ -189,9 +206,7 @@ impl Watched {
             if self.subjects.borrow().contains_key(&peer.name) {
                 continue;
             }
-            let health = place.health(runtime::now_ms()).0;
-            let course = |check: &Check| Course::new(if check.is_agent { Health::Healthy } else { health });
-            let courses: Vec<Course> = self.checks.iter().map(course).collect();
+            let courses = self.courses(place);
             let health = Cell::new(combined(courses.iter()));
             let courses = RefCell::new(courses);
             let subject = Rc::new(Subject { peer: Rc::clone(peer), courses, health });
@@ -200,6 +215,22 @@ impl Watched {
                 runtime::spawn(Rc::clone(self).check(Rc::clone(&subject), number));
             }
         }
+    }
+
+    /// Begins again with the health that shared memory has of each peer: another process has checked meanwhile.
+    fn recall(&self) {
+        for subject in self.subjects.borrow().values() {
+            let Some(place) = subject.peer.shared.place else { continue };
+            subject.courses.replace(self.courses(place));
+            subject.health.set(combined(subject.courses.borrow().iter()));
+        }
+    }
+
+    /// The checks of a peer, each of which begins with the health that shared memory has.
+    fn courses(&self, place: Place) -> Vec<Course> {
+        let health = place.health(runtime::now_ms()).0;
+        let course = |check: &Check| Course::new(if check.is_agent { Health::Healthy } else { health });
+        self.checks.iter().map(course).collect()
     }
 
     /// Checks one peer again and again, until it is gone.
@@ -459,7 +490,8 @@ mod tests {
                 assert_eq!(&*target.peer.name, "1.1.1.1:99");
                 failed()
             };
-            let watched = Watched::new(Rc::clone(&state), vec![check(rules, probe)], Rc::default());
+            let watched =
+                Watched::new(Rc::clone(&state), vec![check(rules, probe)], Box::leak(Box::default()));
             watched.follow();
             watched.follow();
             sleep(20).await;
@@ -475,12 +507,40 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_holds_checks_back_and_what_another_process_found_out_counts_after_it() {
+        Runtime::new().unwrap().block_on(async {
+            let count = Rc::new(Cell::new(0));
+            let counted = Rc::clone(&count);
+            let probe = move |_: &Target| {
+                counted.set(counted.get() + 1);
+                failed()
+            };
+            let state = state("pause", &["127.0.0.1:1"]);
+            let rules = Rules { interval_ms: 2, fails: 3, ..Rules::default() };
+            let permits: &'static Permits = Box::leak(Box::default());
+            assert!(permits.pause(true));
+            let watched = Watched::new(Rc::clone(&state), vec![check(rules, probe)], permits);
+            watched.follow();
+            sleep(30).await;
+            assert_eq!(count.get(), 0);
+            let place = state.set().all().next().and_then(|peer| peer.shared.place).expect("it is watched");
+            place.set_health(Health::Unhealthy, runtime::now_ms());
+            watched.recall();
+            assert!(!permits.pause(false));
+            while count.get() == 0 {
+                sleep(1).await;
+            }
+            assert_eq!(place.health(runtime::now_ms()).0, Health::Unhealthy, "one failure is no news");
+        });
+    }
+
+    #[test]
     fn no_more_than_so_many_probes_are_in_progress() {
         Runtime::new().unwrap().block_on(async {
-            let permits = Rc::new(Permits::default());
+            let permits: &'static Permits = Box::leak(Box::default());
             let running = Rc::new(Cell::new(0));
             for _ in 0..3 * AT_ONCE_MAX {
-                let (permits, running) = (Rc::clone(&permits), Rc::clone(&running));
+                let running = Rc::clone(&running);
                 runtime::spawn(async move {
                     let permit = permits.take().await;
                     running.set(running.get() + 1);

@@ -59,6 +59,8 @@ pub enum ToWorker {
     End(u32, u64),
     /// A part of the answer to an order.
     Answer(AnswerPart),
+    /// To the prober: start no checks while the prober of another master does (`true`), or go on.
+    Pause(bool),
     /// Give a sign of life: a `Pong` with the sequence number of this message.
     Ping,
 }
@@ -191,6 +193,7 @@ impl ToWorker {
                 out.push(u8::from(part.is_last));
                 out.extend_from_slice(&part.body[..part.body.len().min(PART_BYTES_MAX)]);
             }),
+            Self::Pause(is_on) => frame::write(b'H', sequence, |out| out.push(u8::from(*is_on))),
             Self::Ping => frame::write(b'I', sequence, |_| {}),
         }
     }
@@ -219,6 +222,9 @@ impl ToWorker {
                 .and_then(|query| Some((query, fields.u64()?)))
                 .and_then(|(query, id)| fields.end(Self::End(query, id))),
             b'W' => read_part(fields).map(Self::Answer),
+            b'H' => {
+                fields.u8().filter(|is_on| *is_on <= 1).and_then(|is_on| fields.end(Self::Pause(is_on == 1)))
+            }
             b'I' => fields.end(Self::Ping),
             _ => None,
         };
@@ -550,6 +556,7 @@ mod tests {
             ToWorker::Lease(vec![1, 700]),
             ToWorker::Release(vec![]),
             ToWorker::Reopen,
+            ToWorker::Pause(true),
             ToWorker::Ping,
             ToWorker::Certificate(7),
             ToWorker::List(9),

@@ -389,6 +389,9 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
                 let total = u32::from(clients::end(id));
                 control.send(ToMaster::Listed(Listed { query, is_last: true, total, rows: Vec::new() }));
             }
+            Event::Message(_, ToWorker::Pause(is_on), _) => {
+                prober.iter().for_each(|prober| prober.pause(is_on))
+            }
             Event::Message(_, ToWorker::Keyval(news), _) => services::take_keyval(news),
             Event::Message(_, ToWorker::Answer(part), _) => {
                 desk.hear(part.number, part.status, part.is_last, &part.body);

@@ -79,6 +79,7 @@ thread_local! {
 /// The prober's work for all protocols.
 #[derive(Clone, Copy, Debug)]
 pub struct Prober {
+    permits: &'static Permits,
     http: Option<http::upstream::probe::Prober>,
     stream: Option<stream::probe::Prober>,
     stream_groups: usize,
@@ -91,13 +92,23 @@ pub fn probe(config: &'static Config, tell: &Tell) -> Option<Prober> {
     let shared = Rc::clone(tell);
     let tell_of_stream: Tell =
         Rc::new(move |group, server, spots: &[Spot]| shared(first + group, server, spots));
-    let permits = Rc::<Permits>::default();
-    let http = config.http.as_ref().map(|http| http::upstream::probe::start(http, &permits, tell));
-    let stream = config.stream.as_ref().map(|it| stream::probe::start(it, &permits, &tell_of_stream));
-    (http.is_some() || stream.is_some()).then_some(Prober { http, stream, stream_groups: first })
+    let permits: &'static Permits = Box::leak(Box::default());
+    let http = config.http.as_ref().map(|http| http::upstream::probe::start(http, permits, tell));
+    let stream = config.stream.as_ref().map(|it| stream::probe::start(it, permits, &tell_of_stream));
+    (http.is_some() || stream.is_some()).then_some(Prober { permits, http, stream, stream_groups: first })
 }
 
 impl Prober {
+    /// Starts no checks any more, or goes on.
+    pub fn pause(self, is_paused: bool) {
+        if self.permits.pause(is_paused) {
+            return;
+        }
+        // Another process has found out more meanwhile.
+        self.http.iter().for_each(|http| http.recall());
+        self.stream.iter().for_each(|stream| stream.recall());
+    }
+
     /// Takes over a server that was changed, and starts to check its peers.
     pub fn edit(self, edited: &Edited) -> bool {
         let http = self.http.map(http::upstream::probe::Prober::upstreams);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::process::upgrade::upgrade;
 use crate::support::daemon::send;
 use crate::support::deadline::wait_for;
 use crate::support::origin::ok;
@@ -190,6 +191,47 @@ fn a_reload_keeps_what_is_known_and_has_one_prober() {
     daemon.reload();
     wait_for("no prober", || daemon.probers_now().is_empty().then_some(()));
     wait_for("the other server", || bodies(&daemon, 2).contains(&"ill".to_owned()).then_some(()));
+}
+
+/// The targets of the checks so far.
+fn targets(backend: &Backend) -> Vec<String> {
+    backend.origin.requests().into_iter().map(|request| request.target).collect()
+}
+
+#[test]
+fn one_of_two_masters_checks_during_an_upgrade() {
+    let one = Backend::named("one");
+    let conf = format!(
+        "http {{ upstream app {{ server {}; health_check interval=50ms uri=/old; }} server {{ listen \
+         127.0.0.1:%%PORT_0%%; location / {{ proxy_pass http://app; }} }} }}",
+        one.origin.address()
+    );
+    let daemon = Setup::new(&conf).level("info").in_background().start();
+    one.origin.wait_requests(2);
+    daemon.rewrite(|text| text.replace("/old", "/new"));
+    let new = upgrade(&daemon);
+    let of_old = daemon.wait_log("checks of prober process \\d+ pause: those of the new binary have begun");
+    assert!(of_old.contains("[notice]"), "{of_old}");
+    // One that had begun may still end.
+    let count = |wanted: &str| targets(&one).iter().filter(|target| *target == wanted).count();
+    let rests = |wanted: &str, other: &str| {
+        let (before, began) = (count(wanted), count(other));
+        wait_for("checks by the other master", || (count(other) > began + 6).then_some(()));
+        count(wanted) <= before + 1
+    };
+    assert!(rests("/old", "/new"));
+    // A change of health that the new binary's prober finds is kept when the old one goes on.
+    one.is_ill(true);
+    daemon.wait_log("peer is unhealthy");
+    send(new, Signal::SIGKILL);
+    daemon.wait_log("checks of prober process \\d+ go on");
+    let before = count("/old");
+    wait_for("checks by the old master", || (count("/old") > before + 3).then_some(()));
+    assert_eq!(get(daemon.port(0), "/").status, 502);
+    assert_eq!(daemon.log_count("peer is unhealthy"), 1);
+    one.is_ill(false);
+    daemon.wait_log("peer is healthy");
+    assert_eq!(bodies(&daemon, 2), ["one"; 2]);
 }
 
 #[test]

@@ -64,6 +64,24 @@ fn a_reload_has_one_prober_after_the_other() {
 }
 
 #[test]
+fn a_master_checks_once_its_prober_was_ready_and_until_it_leaves() {
+    let mut play = Play::new(WITH_PROBER);
+    play.on(Event::Started);
+    [1, 2].into_iter().for_each(|worker| play.on(Event::Ready(worker)));
+    assert!(!play.supervisor.is_probing(), "it may not be able to run");
+    play.on(Event::Ready(3));
+    assert!(play.supervisor.is_probing());
+    play.ended(3, 9);
+    assert!(play.supervisor.is_probing(), "the next one follows");
+    play.on(Event::Ordered { order: Order::Drain, is_followed: true });
+    assert!(!play.supervisor.is_probing());
+    let mut play = Play::new(LIMITS);
+    play.on(Event::Started);
+    [1, 2].into_iter().for_each(|worker| play.on(Event::Ready(worker)));
+    assert!(!play.supervisor.is_probing());
+}
+
+#[test]
 fn a_reload_that_fails_keeps_the_prober_or_brings_it_back() {
     let mut play = probing();
     play.reload(LIMITS);
