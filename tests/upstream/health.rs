@@ -11,6 +11,7 @@ use crate::process::upgrade::upgrade;
 use crate::support::daemon::send;
 use crate::support::deadline::wait_for;
 use crate::support::origin::ok;
+use crate::support::tls::Authority;
 use crate::support::{Daemon, Origin, Setup, get, port, process};
 
 /// A backend that says its name, or 503 while it is told to be ill.
@@ -191,6 +192,46 @@ fn a_reload_keeps_what_is_known_and_has_one_prober() {
     daemon.reload();
     wait_for("no prober", || daemon.probers_now().is_empty().then_some(()));
     wait_for("the other server", || bodies(&daemon, 2).contains(&"ill".to_owned()).then_some(()));
+}
+
+#[test]
+fn checks_of_groups_and_of_https_locations_speak_tls() {
+    let authority = Authority::new("ca");
+    let pair = authority.issue(&["app.test"]);
+    let plain = Origin::start(|peer| {
+        let _ = peer.try_send(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        peer.rest();
+    });
+    let conf = r#"http {
+        match named { status 204; header X-Name = app.test; }
+        match http { send "GET / HTTP/1.0\r\n\r\n"; expect ~* "^http/1.1 200"; }
+        server { listen 127.0.0.1:%%PORT_1%% ssl; ssl_certificate a.crt; ssl_certificate_key a.key;
+                 location / { return 200 secure; }
+                 location /health { add_header X-Name $ssl_server_name; return 204; } }
+        proxy_ssl_verify on; proxy_ssl_trusted_certificate ca.crt; proxy_ssl_name app.test; proxy_ssl_server_name on;
+        upstream one { server 127.0.0.1:%%PORT_1%%; server %%PLAIN%%; health_check interval=50ms ssl uri=/health match=named; }
+        upstream two { server 127.0.0.1:%%PORT_1%%; server %%PLAIN%%; health_check interval=50ms ssl type=tcp match=http; }
+        upstream three { server 127.0.0.1:%%PORT_1%%; server %%PLAIN%%; }
+        server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass https://one; }
+                 location /two { proxy_pass https://two; }
+                 location /three { proxy_pass https://three; health_check interval=50ms type=tcp match=http; } }
+    }"#;
+    let setup = Setup::new(conf).set("PLAIN", plain.address()).file("ca.crt", authority.certificate());
+    let setup = setup.file("a.crt", &pair.certificate).file("a.key", &pair.key);
+    let daemon = setup.level("info").start();
+    for group in ["one", "two", "three"] {
+        let peer = plain.address();
+        let line =
+            daemon.wait_log(&format!("peer is unhealthy while .* of peer {peer} in upstream \"{group}\""));
+        assert!(line.contains("while SSL handshaking to upstream"), "{line}");
+    }
+    for path in ["/", "/two", "/three"] {
+        assert!((0..4).all(|_| get(daemon.port(0), path).text() == "secure"), "{path}");
+    }
+    assert_eq!(daemon.log_count("peer is unhealthy"), 3);
+    let refused = "http { server { location / { proxy_pass http://127.0.0.1:1; health_check ssl; } } }";
+    let output = Setup::new(refused).run(&["-t"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("takes \"ssl\" from the URL of its upstream"));
 }
 
 /// The targets of the checks so far.

@@ -50,7 +50,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         resolver_timeout_ms: root.resolver.timeout_ms(),
         log: options.error_log,
     };
-    modules::health_check::tell_groups(&servers, &mut cx);
+    modules::health_check::complete(&servers, &root, &mut cx);
     let upstreams = std::mem::take(&mut cx.upstreams);
     let upstreams = upstreams.finish(&common, &options.names, &mut cx.diagnostics);
     passes::check(&listens, &sharing, &upstreams, &mut cx);

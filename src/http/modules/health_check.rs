@@ -5,6 +5,7 @@
 //! Behaviour: nginx.org, ngx_http_upstream_hc_module.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::base::number;
 use crate::config::directive::{block, custom};
@@ -13,11 +14,13 @@ use crate::config::{Arity, Context, Diagnostic, Node, Span, params, settings};
 use crate::http::config::compile::Cx;
 use crate::http::config::server::Server;
 use crate::http::modules::proxy_pass::Pass;
-use crate::http::modules::{BlockConf, Directive, ModuleTable};
+use crate::http::modules::{BlockConf, Confs, Directive, ModuleTable};
 use crate::http::scope::Variable;
 use crate::http::upstream::grpc_check::{self, Call};
 use crate::http::upstream::matching::Match;
 use crate::http::upstream::protocol::Protocol;
+use crate::http::upstream::tls::Layer;
+use crate::proto::message::Version;
 use crate::shared::health_check::{self as shared, Agent, HasAgent, Matches};
 use crate::upstream::check::Rules;
 
@@ -43,6 +46,8 @@ pub struct Check {
     pub kind: Kind,
     /// The call of one with `type=grpc`.
     pub call: Call,
+    /// It uses TLS, where no `proxy_pass` says so.
+    pub is_tls: bool,
     matching: Option<Box<str>>,
     span: Span,
 }
@@ -64,12 +69,22 @@ impl Check {
     }
 }
 
+/// The check of an `upstream` block.
+#[derive(Debug)]
+pub struct OfGroup {
+    /// The index of the group.
+    pub group: usize,
+    pub check: Check,
+    /// `None`: its connections are plain.
+    pub layer: Option<Arc<Layer>>,
+}
+
 /// The checks of the whole block, while it is read.
 #[derive(Debug, Default)]
 pub struct Draft {
     matches: Matches<Match>,
-    /// The checks of `upstream` blocks, with the indexes of their groups.
-    of_groups: Vec<(usize, Check)>,
+    of_groups: Vec<OfGroup>,
+    /// Agents, with the indexes of their groups.
     agents: Vec<(usize, Agent)>,
 }
 
@@ -77,7 +92,7 @@ pub struct Draft {
 #[derive(Debug)]
 pub struct Table {
     matches: HashMap<Box<str>, Match>,
-    of_groups: Vec<(usize, Check)>,
+    pub of_groups: Vec<OfGroup>,
     agents: Vec<(usize, Agent)>,
 }
 
@@ -90,11 +105,6 @@ impl Table {
     /// The conditions for the responses to a check.
     pub fn conditions(&self, check: &Check) -> Option<&Match> {
         self.matches.get(check.matching()?)
-    }
-
-    /// The checks of `upstream` blocks, with the indexes of their groups.
-    pub fn of_groups(&self) -> impl Iterator<Item = (usize, &Check)> {
-        self.of_groups.iter().map(|(index, check)| (*index, check))
     }
 }
 
@@ -114,7 +124,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Checks the servers of the group that the location passes to, or of the upstream block that it stands in, and leaves unhealthy ones out: \
          interval=, jitter=, fails=, passes=, uri=, port=, match=, keepalive_time=, type=http, tcp or grpc, mandatory, persistent. A gRPC server \
          must say that it serves grpc_service=, or answer with grpc_status= (12: it has no health service). One process checks for all workers. \
-         Requests of a location's check have the location's settings (proxy_set_header, proxy_ssl_*, timeouts), others those of the http block."),
+         Requests of a location's check have the location's settings (proxy_set_header, proxy_ssl_*, timeouts), others those of the http block, and use \
+         TLS with ssl."),
     shared::agent_check(UPSTREAM),
     block("match", Context::HTTP, Arity::exactly(1), matching, "Names the conditions that the response to a health check must meet; all must hold.")
         .opens(&[(Context::HTTP, Context::MATCH)]),
@@ -153,7 +164,7 @@ impl Conf {
     pub fn add_to_group(self, index: usize, cx: &mut Cx) {
         if let Some(check) = self.check {
             cx.upstreams.check(index, &check.rules);
-            cx.drafts.health_check.of_groups.push((index, check));
+            cx.drafts.health_check.of_groups.push(OfGroup { group: index, check, layer: None });
         }
         if let Some(agent) = self.agent {
             cx.upstreams.advise(index);
@@ -162,11 +173,17 @@ impl Conf {
     }
 }
 
-/// Tells the groups of locations with checks that they are checked, before the groups are made.
-pub fn tell_groups(servers: &[Server], cx: &mut Cx) {
+/// Completes the checks before the groups are made: those of locations are told to their groups, those of `upstream` blocks
+/// get the settings of the `http` block, `root`.
+pub fn complete(servers: &[Server], root: &Confs, cx: &mut Cx) {
     for location in servers.iter().flat_map(Server::locations) {
         let Some(check) = location.confs.health_check.check() else { continue };
         match location.confs.proxy_pass.pass() {
+            _ if check.is_tls => {
+                let message = "\"health_check\" in a location takes \"ssl\" from the URL of its upstream";
+                let help = "write https:// or grpcs:// there";
+                cx.diagnostics.push(Diagnostic::error(check.span, message).help(help));
+            }
             Some(Pass::Fixed { .. }) if check.kind == Kind::Grpc && location.protocol != Protocol::Grpc => {
                 let message = "\"health_check\" with \"type=grpc\" requires \"grpc_pass\"";
                 cx.diagnostics.push(Diagnostic::error(check.span, message));
@@ -183,6 +200,15 @@ pub fn tell_groups(servers: &[Server], cx: &mut Cx) {
             }
         }
     }
+    let mut of_groups = std::mem::take(&mut cx.drafts.health_check.of_groups);
+    for OfGroup { check, layer, .. } in of_groups.iter_mut().filter(|it| it.check.is_tls) {
+        let is_grpc = check.kind == Kind::Grpc;
+        let family = if is_grpc { &root.grpc.upstream } else { &root.proxy.upstream };
+        let has_http2 = is_grpc || (check.kind == Kind::Http && root.proxy.version() == Version::Http2);
+        let offered = has_http2.then_some("h2");
+        *layer = family.set.tls.layer(family.prefix(), (None, offered), check.span, cx);
+    }
+    cx.drafts.health_check.of_groups = of_groups;
 }
 
 const PARAMETERS: &[&str] = &[
@@ -197,6 +223,7 @@ const PARAMETERS: &[&str] = &[
     "type=",
     "grpc_service=",
     "grpc_status=",
+    "ssl",
     "mandatory",
     "persistent",
 ];
@@ -211,12 +238,17 @@ fn health_check(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnos
         keepalive_ms: 0,
         kind: Kind::Http,
         call: Call::default(),
+        is_tls: false,
         matching: None,
         span: node.span,
     };
     for word in &node.args {
         let invalid = || params::invalid_parameter(word, PARAMETERS);
         if check.rules.take(word)? {
+            continue;
+        }
+        if &*word.text == "ssl" {
+            check.is_tls = true;
             continue;
         }
         let (name, value) = word.text.split_once('=').ok_or_else(invalid)?;

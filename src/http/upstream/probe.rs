@@ -11,10 +11,10 @@ use std::rc::Rc;
 
 use crate::base::path::normalize_uri;
 use crate::http::client::Client;
-use crate::http::config::location::{Kind, Location, LocationId, Locations};
+use crate::http::config::location::{self, Location, LocationId, Locations};
 use crate::http::config::server::Server;
 use crate::http::downstream::Downstream;
-use crate::http::modules::health_check::{self, Check};
+use crate::http::modules::health_check::{Check, Kind, OfGroup};
 use crate::http::modules::proxy_pass;
 use crate::http::request::body::Body;
 use crate::http::request::error::Failure;
@@ -34,16 +34,20 @@ use crate::proto::head::RequestHead;
 use crate::proto::message::{Method, Version};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, timeout};
+use crate::shared::tls::outgoing;
 use crate::sys::address::SockAddr;
 use crate::upstream::Upstreams;
 use crate::upstream::follow::Tell;
 use crate::upstream::known::Spot;
 use crate::upstream::prober::{self, Board, Outcome, Permits};
-use crate::upstream::talk::{self, Talk};
+use crate::upstream::talk::{self, HANDSHAKING, Talk};
 use crate::upstream::{GroupState, Session};
 
 /// The name under which requests of checks introduce themselves, unless `proxy_set_header` gives another.
 const AGENT: &[u8] = b"pronghorn (health check)";
+
+/// Why there is nothing that a check's request could belong to.
+const NO_ADDRESS: &str = "the configuration has no address";
 
 /// How much of a body is read at a time.
 const READ_BYTES: usize = 16 * 1024;
@@ -137,18 +141,22 @@ fn plans(worker: &'static Worker) -> Vec<(usize, Plan)> {
         })
     });
     let of_blocks = config.servers.first().into_iter().flat_map(|server| {
-        table.of_groups().filter_map(move |(index, check)| {
-            let is_grpc = check.kind == health_check::Kind::Grpc;
-            let (protocol, scheme) =
-                if is_grpc { (Protocol::Grpc, "grpc") } else { (Protocol::Http, "http") };
+        table.of_groups.iter().filter_map(move |OfGroup { group: index, check, layer }| {
+            let (protocol, scheme) = match (check.kind, check.is_tls) {
+                (Kind::Grpc, true) => (Protocol::Grpc, "grpcs"),
+                (Kind::Grpc, false) => (Protocol::Grpc, "grpc"),
+                (Kind::Http | Kind::Tcp, true) => (Protocol::Http, "https"),
+                (Kind::Http | Kind::Tcp, false) => (Protocol::Http, "http"),
+            };
+            let index = *index;
             let url = format!("{scheme}://{}", config.upstreams.get(index)?.name);
             let target: &'static _ =
                 Box::leak(Box::new(proxy_pass::Target::parse_value(&url, protocol).ok()?));
             let host_line = Box::leak(Box::new(HostLine::of(target)));
-            let place = (Kind::Server, "", server.span);
+            let place = (location::Kind::Server, "", server.span);
             let mut location =
                 Location::new(LocationId::default(), place, config.root.clone(), Locations::default());
-            location.protocol = protocol;
+            (location.protocol, location.tls) = (protocol, layer.clone());
             plan(index, check, (server, &*Box::leak(Box::new(location))), target, host_line)
         })
     });
@@ -168,11 +176,11 @@ fn checker(plan: Plan) -> prober::Check {
 impl Plan {
     /// Probes a peer once.
     async fn probe(&'static self, target: &prober::Target) -> Outcome {
-        if self.check.kind == health_check::Kind::Tcp {
+        if self.check.kind == Kind::Tcp {
             return self.talk(target).await;
         }
         let Some(mut request) = self.request() else {
-            return Outcome::Undecided("the configuration has no address".into());
+            return Outcome::Undecided(NO_ADDRESS.into());
         };
         let conf = request.passes();
         let limit_ms = conf.connect_timeout_ms().saturating_add(conf.read_timeout_ms());
@@ -188,13 +196,35 @@ impl Plan {
         let conf = self.location.passes();
         let limit_ms = conf.connect_timeout_ms().saturating_add(conf.read_timeout_ms());
         let talk = self.conditions.map_or(Talk::default(), |conditions| conditions.conversation.talk(b""));
-        let is_ready = async |_: &mut Transport| Ok(());
-        talk::check(&target.peer.address, conf.connect_options(), is_ready, talk, limit_ms).await
+        let prepare = async |transport: &mut Transport| self.secure(transport, target, limit_ms).await;
+        talk::check(&target.peer.address, conf.connect_options(), prepare, talk, limit_ms).await
+    }
+
+    /// Encrypts the connection of a check that only talks, if its location's are encrypted.
+    async fn secure(
+        &self,
+        transport: &mut Transport,
+        target: &prober::Target,
+        limit_ms: u64,
+    ) -> Result<(), Outcome> {
+        let failed = |why| Outcome::Failed { doing: HANDSHAKING, why };
+        let Some(layer) = self.location.tls.as_deref().filter(|_| self.target.is_tls) else { return Ok(()) };
+        let mut request = self.request().ok_or_else(|| Outcome::Undecided(NO_ADDRESS.into()))?;
+        let terms = layer.terms(&mut request, self.target.tls_name());
+        request.is_parked = true;
+        let place = format!("{} {}", self.group.group.name, target.peer.name);
+        let prefix = self.location.passes().prefix();
+        let made = outgoing::secure(Some(layer), transport, &terms, (prefix, &place), limit_ms);
+        made.await.map_err(|failure| match failure {
+            outgoing::Failure::Ours(why) => Outcome::Undecided(why),
+            outgoing::Failure::Peer(why) => failed(why),
+            outgoing::Failure::TimedOut => failed("timed out".into()),
+        })
     }
 
     /// A request that no client has sent. `None`: there is no server that it could be for.
     fn request(&self) -> Option<Box<Request>> {
-        let is_grpc = self.check.kind == health_check::Kind::Grpc;
+        let is_grpc = self.check.kind == Kind::Grpc;
         let uri = self.check.uri.as_bytes();
         let mut input = Buffer::take(uri.len() + 64);
         let (method, name) = if is_grpc { (Method::Post, &b"POST"[..]) } else { (Method::Get, &b"GET"[..]) };
@@ -278,7 +308,7 @@ impl Plan {
     async fn judge(&self, request: &mut Request, answer: Answer, target: &prober::Target) -> Outcome {
         let Answer { mut carrier, head, head_length } = answer;
         request.proxied.set_head(Rc::clone(&head));
-        let is_grpc = self.check.kind == health_check::Kind::Grpc;
+        let is_grpc = self.check.kind == Kind::Grpc;
         let reads_body = is_grpc || self.conditions.is_some_and(Match::reads_body);
         let wanted = match (reads_body, self.check.keepalive_ms) {
             (true, _) => BODY_BYTES_MAX,
