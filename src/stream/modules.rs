@@ -25,6 +25,7 @@ pub mod health_check;
 pub mod keyval;
 pub mod limit_conn;
 pub mod map;
+pub mod mqtt;
 pub mod mqtt_preread;
 pub mod pass;
 pub mod postgres_preread;
@@ -190,6 +191,7 @@ modules! {
     ssl_preread => [Preread preread] state State;
     mqtt_preread => [Preread preread] state State;
     postgres_preread => [Preread preread] state State;
+    mqtt        => [Preread preread];
     health_check => [] draft Draft table Table;
     upstream    => [] draft Selections table Table;
     proxy       => [];

@@ -155,7 +155,10 @@ async fn preread(session: &mut Session, transport: &Transport) -> Result<(), u16
                     Verdict::More => {}
                 }
                 let held = session.preread.data().len();
-                if held >= core.preread_bytes_max() {
+                let usual = core.preread_bytes_max();
+                let most =
+                    session.server.confs.mqtt.message_bytes_max().map_or(usual, |most| most.max(usual));
+                if held >= most {
                     log::error!(
                         session.logger(),
                         &*session,
@@ -163,8 +166,8 @@ async fn preread(session: &mut Session, transport: &Transport) -> Result<(), u16
                     );
                     return Err(400);
                 }
-                session.preread.grow(core.preread_bytes_max());
-                let room = core.preread_bytes_max() - held;
+                session.preread.grow(if held < usual { usual } else { (2 * held).min(most) });
+                let room = most - held;
                 let space = session.preread.space();
                 let room = room.min(space.len());
                 transport.readable().await.map_err(|_| 200u16)?;

@@ -3,6 +3,7 @@
 mod balance;
 mod health;
 mod modules;
+mod mqtt;
 mod pass;
 mod preread;
 mod proxy;

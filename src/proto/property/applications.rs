@@ -263,6 +263,13 @@ pub fn reads_memcached_reply(data: &[u8], key: &[u8]) {
 /// # Panics
 /// If that does not hold.
 pub fn reads_first_messages(data: &[u8]) {
+    if let Ok(Some(length)) = mqtt::message(data, usize::MAX) {
+        let names = mqtt::Names { client_id: Some(b"other"), username: Some(b"ann"), password: Some(b"") };
+        if let Ok(bytes) = mqtt::rewrite(&data[..length], &names, usize::MAX) {
+            let read = mqtt::parse(&bytes).expect("it is one").expect("it is whole");
+            assert_eq!((&*read.client_id, read.username.as_deref()), (&b"other"[..], Some(&b"ann"[..])));
+        }
+    }
     let (mqtt, postgres) = (mqtt::parse(data), postgres::parse(data));
     for cut in (0..data.len()).step_by(data.len() / CUTS_MAX + 1) {
         let part = mqtt::parse(&data[..cut]);
