@@ -5,6 +5,8 @@ mod health;
 mod modules;
 mod mqtt;
 mod pass;
+mod peers;
+mod pen;
 mod preread;
 mod proxy;
 mod proxy_protocol;
