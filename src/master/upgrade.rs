@@ -46,7 +46,7 @@ pub struct OtherWorkers {
     /// The prober of the newer master checks the servers of upstreams: that of this one only looks names up, for its
     /// own workers.
     is_probing: bool,
-    /// What this master has reported to the older one about its own prober.
+    /// The last report to the older master: whether the prober of this one checks.
     has_told_probing: bool,
 }
 

@@ -76,7 +76,7 @@ pub fn message(data: &[u8], bytes_max: usize) -> Result<Option<usize>, Refusal> 
     Ok((data.len() >= whole).then_some(whole))
 }
 
-/// What is to be replaced in a CONNECT; `None`: what the client has sent.
+/// The fields to replace in a CONNECT; `None`: it stays as the client has sent it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Names<'a> {
     pub client_id: Option<&'a [u8]>,

@@ -9,7 +9,7 @@ use crate::script::Compile;
 use crate::script::regex::{Pattern, Regex};
 use crate::upstream::talk::{Expect, Talk};
 
-/// What a check sends, and what must come back.
+/// The bytes that a check sends, and the answer that it expects.
 #[derive(Debug, Default)]
 pub struct Conversation {
     send: Option<Box<[u8]>>,

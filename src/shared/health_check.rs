@@ -72,7 +72,7 @@ pub struct Agent {
     send: Box<[u8]>,
 }
 
-/// `agent_check`. `slot`: where the block keeps it.
+/// `agent_check`
 #[rustfmt::skip]
 pub const fn agent_check<C: HasAgent, X: 'static>(contexts: Context) -> Directive<C, X> {
     custom("agent_check", contexts, Arity::at_least(1), |conf: &mut C, _, node| read_agent(conf.agent(), node),

@@ -35,7 +35,7 @@ struct Plan {
     worker: &'static Worker,
     check: &'static Check,
     conversation: Option<&'static Conversation>,
-    /// Whose settings the connections have.
+    /// The server whose settings the connections have.
     server: &'static Server,
     layer: Option<&'static Layer>,
     /// The name for TLS, unless `proxy_ssl_name` gives another.

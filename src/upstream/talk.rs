@@ -28,7 +28,7 @@ pub(super) const READING: &str = "reading from upstream";
 /// Between the two: the handshake of TLS, where there is one.
 pub const HANDSHAKING: &str = "SSL handshaking to upstream";
 
-/// What a peer must say.
+/// A condition for the answer of a peer.
 pub trait Expect {
     /// True if the bytes that have come so far are enough.
     fn is_met(&self, bytes: &[u8]) -> bool;

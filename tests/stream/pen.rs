@@ -1,4 +1,4 @@
-//! What users of pen rely on: clients come back to their server, also after it was gone, and limits change while it serves.
+//! The promises of pen to its users: clients come back to their server, also after it was gone, and limits change while it serves.
 //! TLS in front of plain TCP is in `tls.rs`, clients that stay with a server over a reload in `balance.rs`.
 
 use std::collections::BTreeMap;

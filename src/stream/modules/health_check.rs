@@ -83,7 +83,7 @@ impl Table {
         self.agents.iter().map(|(index, agent)| (*index, agent))
     }
 
-    /// What a check talks about; `None`: it only connects.
+    /// The conversation of a check; `None`: it only connects.
     pub fn conversation(&self, check: &Check) -> Option<&Conversation> {
         self.matches.get(check.matching()?)
     }
