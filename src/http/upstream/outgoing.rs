@@ -108,6 +108,8 @@ pub struct Outgoing {
     is_copied: bool,
     /// Bytes of the body have been sent without being kept: the request cannot be sent again.
     is_spent: bool,
+    /// The peer does not want the rest. The request can be sent to another one all the same.
+    is_stopped: bool,
     /// Sending waits for the upstream's socket, not for the client's.
     pub waits_for_upstream: bool,
     /// Bytes sent on the current connection.
@@ -209,6 +211,7 @@ impl Outgoing {
             pipe: None,
             is_copied: false,
             is_spent: false,
+            is_stopped: false,
             waits_for_upstream: false,
             sent: 0,
         }))
@@ -225,8 +228,11 @@ impl Outgoing {
         Decoder::new(self.encoder, &self.bytes)
     }
 
-    /// True if everything has been sent.
+    /// True if everything has been sent, or the peer does not want the rest.
     pub fn is_done(&self) -> bool {
+        if self.is_stopped {
+            return true;
+        }
         let has_rest = match self.rest {
             Rest::Nothing => false,
             Rest::File => !self.file_left.is_empty(),
@@ -274,6 +280,7 @@ impl Outgoing {
             pipe: None,
             is_copied: false,
             is_spent: false,
+            is_stopped: false,
             waits_for_upstream: false,
             sent: 0,
         })
@@ -309,6 +316,7 @@ impl Outgoing {
         self.needs_end = self.encoder.has_streams();
         self.piece.0.clear();
         self.frame = Frame::default();
+        self.is_stopped = false;
     }
 
     /// Sends what is available, reading the client's body on the way. Ready when everything has been sent.

@@ -86,8 +86,7 @@ impl Outgoing {
 
     /// The peer does not want the rest.
     fn stop(&mut self) {
-        self.is_spent = true;
-        (self.at, self.rest, self.needs_end) = (self.bytes.len(), Rest::Nothing, false);
+        self.is_stopped = true;
         self.piece.0.clear();
     }
 
