@@ -34,6 +34,7 @@ pub struct Block {
     queue: Option<waiting::Rule>,
     retries: Option<budget::Rule>,
     pub keepalive_requests: Inherit<u64>,
+    pub keepalive_streams: Inherit<u64>,
     pub keepalive_time: Inherit<u64>,
     pub keepalive_timeout: Inherit<u64>,
     pub resolver: Inherit<Arc<Settings>>,
@@ -62,6 +63,10 @@ impl Block {
             requests_max: self.keepalive_requests.get(defaults.requests_max),
             time_ms: self.keepalive_time.get(defaults.time_ms),
             timeout_ms: self.keepalive_timeout.get(defaults.timeout_ms),
+            streams_max: self
+                .keepalive_streams
+                .as_ref()
+                .map_or(defaults.streams_max, |count| u32::try_from(*count).unwrap_or(u32::MAX)),
         };
         let method = self.method.unwrap_or_default();
         let mut group = Group::with((part, name), self.servers, method, keepalive, self.has_zone);

@@ -33,11 +33,20 @@ pub struct Keepalive {
     pub time_ms: u64,
     /// Maximum time that a connection stays idle.
     pub timeout_ms: u64,
+    /// Maximum number of streams of a connection of HTTP/2 at a time; its peer may permit fewer.
+    pub streams_max: u32,
 }
 
 impl Default for Keepalive {
     fn default() -> Self {
-        Self { idle_max: 32, local: true, requests_max: 1000, time_ms: 3_600_000, timeout_ms: 60_000 }
+        Self {
+            idle_max: 32,
+            local: true,
+            requests_max: 1000,
+            time_ms: 3_600_000,
+            timeout_ms: 60_000,
+            streams_max: 128, // as many as the default of http2_max_concurrent_streams lets a client have
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
+use crate::log;
 use crate::net::open::Place;
 use crate::net::tls::client::Terms;
 use crate::net::{Transport, drain};
@@ -75,6 +76,8 @@ pub struct Link {
     requests: Cell<u64>,
     /// Requests that have a stream now, or are about to open one.
     users: Cell<usize>,
+    /// The log says that it has as many streams as it may have.
+    is_full_told: Cell<bool>,
     idle_since_ms: Cell<u64>,
     /// It gets no further requests.
     is_over: Cell<bool>,
@@ -85,11 +88,11 @@ pub struct Link {
 
 impl Link {
     /// Starts the task of a new connection. `links`: where it is found as long as it lives.
-    pub(super) fn start(opened: Opened, group: &Group, streams_max: u32, links: &Rc<Links>) -> Rc<Self> {
+    pub(super) fn start(opened: Opened, group: &Group, links: &Rc<Links>) -> Rc<Self> {
         let rules = &group.keepalive;
         let Opened { transport, place, peer, tag, terms, is_single } = opened;
         let limits = Limits {
-            streams_max,
+            streams_max: rules.streams_max,
             stream_window: RESPONSE_WINDOW_BYTES,
             abuse_max: ABUSE_MAX,
             ..Limits::default()
@@ -106,6 +109,7 @@ impl Link {
             is_lasting: group.is_block,
             requests: Cell::new(0),
             users: Cell::new(0),
+            is_full_told: Cell::new(false),
             idle_since_ms: Cell::new(now_ms),
             is_over: Cell::new(is_single || rules.idle_max == 0),
             asked_ms: Cell::new(None),
@@ -149,11 +153,28 @@ impl Link {
         let requests = self.requests.get() + 1;
         self.requests.set(requests);
         self.users.set(self.users.get() + 1);
+        self.tell_full();
         let age_ms = runtime::now_ms().saturating_sub(self.opened_ms);
         if requests >= self.rules.requests_max || age_ms > self.rules.time_ms {
             self.is_over.set(true);
         }
         Stream { link: Rc::clone(self), id: Cell::new(0), is_reused: requests > 1 }
+    }
+
+    /// Reports once that further requests need another connection.
+    fn tell_full(&self) {
+        let most = self.proto.borrow().streams_max();
+        if self.users.get() < most || self.is_over.get() || self.is_full_told.replace(true) {
+            return;
+        }
+        let (peer, ours) = (&self.peer.name, self.rules.streams_max as usize);
+        let whose = if most < ours { "its server permits" } else { "\"keepalive_streams\" permits" };
+        log::info!(
+            log::process(),
+            &(),
+            "a connection to upstream server {peer} has {most} streams, as many as {whose}: further requests open \
+             another one"
+        );
     }
 
     /// True if no request uses it.

@@ -18,9 +18,6 @@ use crate::upstream::link::{Link, Opened, Stream};
 use crate::upstream::peer::Peer;
 use crate::upstream::pool::{Tag, are_equal};
 
-/// The most streams of a connection at a time; its peer may permit fewer.
-pub const STREAMS_MAX: u32 = 128;
-
 thread_local! {
     /// The shared connections of all groups, for times when the worker is short of them.
     static ALL: RefCell<Vec<Weak<Links>>> = const { RefCell::new(Vec::new()) };
@@ -69,7 +66,7 @@ impl Links {
                 other.address_id == peer.address_id
                     && other.tag.fits(tag, keepalive.local)
                     && are_equal(other.terms.as_ref(), terms)
-                    && other.waiting_count + 1 < STREAMS_MAX as usize
+                    && other.waiting_count + 1 < keepalive.streams_max as usize
             };
             coming.iter_mut().find(is_it).map(|other| {
                 other.waiting_count += 1;
@@ -109,7 +106,7 @@ impl Links {
             });
         }
         self.idle_max.set(group.keepalive.idle_max);
-        let link = Link::start(opened, group, STREAMS_MAX, self);
+        let link = Link::start(opened, group, self);
         let stream = link.join();
         self.list.borrow_mut().push(link);
         stream

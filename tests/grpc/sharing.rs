@@ -14,12 +14,15 @@ http {
     proxy_http_version 2;
     upstream u { server %%ORIGIN%%; keepalive 2; keepalive_requests 5; keepalive_timeout 500ms; }
     upstream two { server %%ORIGIN%%; server %%OTHER%%; }
+    upstream few { server %%ORIGIN%%; keepalive_streams 2; }
     upstream none { server %%ORIGIN%%; keepalive 0; }
     server {
         listen 127.0.0.1:%%PORT_0%%;
         location / { proxy_pass http://u; }
         location /two { proxy_pass http://two; proxy_next_upstream error non_idempotent; }
         location /bold { proxy_pass http://two; }
+        location /missing { proxy_pass http://two; proxy_next_upstream http_404; }
+        location /few { proxy_pass http://few; }
         location /none { proxy_pass http://none; }
         location /direct { proxy_pass http://%%ORIGIN%%; }
         location /host { proxy_pass http://u; proxy_set_header Host "h.test"; proxy_set_header Connection "Upgrade"; proxy_set_header Upgrade $http_upgrade; }
@@ -83,6 +86,58 @@ fn a_client_of_http_1_is_served_over_http_2() {
     client.send("GET /after HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(client.response().text().contains("GET /after"));
     assert_eq!(origin.accepted(), 1);
+}
+
+#[test]
+fn a_server_that_refuses_a_long_body_early_is_followed_by_another_that_gets_it_whole() {
+    // More than the window of a stream: the server answers while most of the body waits in a file.
+    const LENGTH: usize = 200_000;
+    let (daemon, _origin, _other) = start_http(|server, which| {
+        if which >= 100 {
+            while let Some(call) = server.whole_request() {
+                let text = call.body.len().to_string();
+                server.answer(call.stream, &[], text.as_bytes(), &[]);
+            }
+        }
+        while let Some(call) = server.request() {
+            server.head(call.stream, &[(":status", "404")], END_STREAM).reset(call.stream, 0);
+        }
+    });
+    for _ in 0..3 {
+        let mut client = Client::connect(daemon.port(0));
+        client.send(format!("PUT /missing HTTP/1.1\r\nHost: x\r\nContent-Length: {LENGTH}\r\n\r\n"));
+        client.send(vec![b'x'; LENGTH]);
+        let response = client.response();
+        assert_eq!((response.status, response.text()), (200, LENGTH.to_string()));
+    }
+}
+
+#[test]
+fn a_connection_has_as_many_streams_as_configured() {
+    let (daemon, origin, _other) = start_http(|server, _| {
+        // Both requests of a connection wait for each other; the fifth one comes alone.
+        let mut calls = Vec::new();
+        while let Some(call) = server.whole_request() {
+            calls.push(call.stream);
+            if calls.len() == 2 || call.path() == "/few/last" {
+                for stream in calls.drain(..) {
+                    server.answer(stream, &[("content-length", "2")], b"ok", &[]);
+                }
+            }
+        }
+    });
+    let mut clients: Vec<Client> = (0..4).map(|_| Client::connect(daemon.port(0))).collect();
+    for client in &mut clients {
+        client.send("GET /few HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "ok");
+    }
+    assert_eq!(origin.accepted(), 2);
+    daemon
+        .wait_log("a connection to upstream server .* has 2 streams, as many as .keepalive_streams. permits");
+    assert_eq!(get(daemon.port(0), "/few/last").text(), "ok");
+    assert_eq!(origin.accepted(), 2);
 }
 
 #[test]

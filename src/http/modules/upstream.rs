@@ -104,6 +104,9 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Sets how many idle connections each worker keeps; \"local\" restricts them to the location that opened them.").default("32 local"),
     number("keepalive_requests", UPSTREAM, (0, u32::MAX as u64), |conf: &mut Conf| &mut conf.block.keepalive_requests,
         "Limits the number of requests on one connection.").default("1000"),
+    number("keepalive_streams", UPSTREAM, (1, 65_535), |conf: &mut Conf| &mut conf.block.keepalive_streams,
+        "Limits the number of requests that share a connection of HTTP/2 or gRPC at a time; the server may permit fewer. Further ones open another \
+         connection, and the log says so once.").default("128"),
     millis("keepalive_time", UPSTREAM, |conf: &mut Conf| &mut conf.block.keepalive_time,
         "Sets the age after which a connection is no longer kept.").default("1h"),
     millis("keepalive_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.block.keepalive_timeout, "Sets how long an idle connection is kept.").default("60s"),
