@@ -152,6 +152,11 @@ impl Link {
         }
     }
 
+    /// True if the other master has said hello in our version.
+    pub fn speaks(&self) -> bool {
+        self.speaks
+    }
+
     fn refuse(&mut self) {
         self.speaks = false;
         if !std::mem::replace(&mut self.is_refused, true) {

@@ -238,7 +238,8 @@ impl Master {
             workers: Vec::new(),
             lanes,
             pid_file,
-            other_receives: link.is_some(),
+            // One of another version would never say that it has stopped: both receive then.
+            other_receives: link.as_ref().is_some_and(Link::speaks),
             settled_ms: now_ms,
             elder: link,
             successor: None,
