@@ -47,6 +47,8 @@ pub struct Stream {
     pub(super) window_size: u32,
     /// Bytes that were read and for which the peer has not been given room again.
     pub(super) owed: u32,
+    /// Bytes that its user has taken and not released.
+    pub(super) taken: u32,
     /// Data that has arrived and was not taken.
     pub(super) received: Vec<u8>,
     /// The bytes of the body that are still to come, if `content-length` declares them.
@@ -98,6 +100,7 @@ impl Stream {
             receive_window: i64::from(receive_window),
             window_size: receive_window,
             owed: 0,
+            taken: 0,
             received: Vec::new(),
             declared: None,
             is_remote_closed: false,

@@ -122,7 +122,8 @@ impl Connection {
     pub fn close(&mut self, id: u32, code: Code) {
         let Ok(index) = self.index(id) else { return };
         let stream = self.streams.remove(index);
-        self.owe_used(stream.received.len() as u32);
+        // A body that was read to its end is never released: nothing more is read.
+        self.owe_used(stream.received.len() as u32 + stream.taken);
         if stream.reset.is_none() && self.client.is_some() {
             if !stream.is_local_closed || !stream.is_remote_closed {
                 frame::put_reset(id, code, &mut self.output);
@@ -147,14 +148,20 @@ impl Connection {
 
     /// The data of a stream that has arrived; empty if there is none. Call [`Connection::release`] once it has been used.
     pub fn take_data(&mut self, id: u32) -> Vec<u8> {
-        self.stream(id).map(|stream| std::mem::take(&mut stream.received)).unwrap_or_default()
+        let Some(stream) = self.stream(id) else { return Vec::new() };
+        let data = std::mem::take(&mut stream.received);
+        stream.taken += data.len() as u32;
+        data
     }
 
-    /// Data was used: the peer may send as much again.
+    /// Data was used: the peer may send as much again. Once the stream is closed there is nothing to release.
     pub fn release(&mut self, id: u32, bytes: usize) {
-        self.owe_used(bytes as u32);
         let Some(stream) = self.stream(id) else { return };
-        stream.owed += bytes as u32;
+        let bytes = stream.taken.min(u32::try_from(bytes).unwrap_or(u32::MAX));
+        stream.taken -= bytes;
+        self.owe_used(bytes);
+        let Some(stream) = self.stream(id) else { return };
+        stream.owed += bytes;
         if stream.is_remote_closed || stream.reset.is_some() || stream.owed < stream.window_size / 2 {
             return;
         }

@@ -182,6 +182,24 @@ fn all_bodies_together_are_bounded_by_the_window_of_the_connection() {
     assert_eq!(ended(&mut connection), Some((kind::GOAWAY, Code::FLOW_CONTROL_ERROR)));
 }
 
+/// Its last bytes are used, but never released: otherwise each body would take a part of the window with it.
+#[test]
+fn a_body_that_was_read_to_its_end_gives_its_room_back_with_its_stream() {
+    let mut connection = begun();
+    for stream in (1..400).step_by(2) {
+        post(&mut connection, stream);
+        send(&mut connection, kind::DATA, flag::END_STREAM, stream, &[7; 16 * 1024]);
+        assert_eq!(connection.take_data(stream).len(), 16 * 1024);
+        connection.send_block(stream, &[0x88], true).expect("open");
+        connection.close(stream, Code::INTERNAL_ERROR);
+        connection.release(stream, 16 * 1024); // too late: it counts once
+        flushed(&mut connection);
+    }
+    assert!(connection.failure().is_none());
+    let room = connection.receive_window + i64::from(connection.owed);
+    assert_eq!(room, i64::from(CONNECTION_WINDOW_BYTES));
+}
+
 #[test]
 fn a_stream_that_sends_more_than_its_window_is_reset() {
     let mut connection = begun_with(Limits { stream_window: 70_000, ..Limits::default() });
