@@ -24,6 +24,7 @@ mod gunzip;
 mod gzip;
 mod gzip_static;
 mod h2;
+mod h2_peers;
 mod headers_more;
 mod hostile;
 mod keepalive;
