@@ -165,3 +165,49 @@ fn the_page_needs_nothing_from_elsewhere() {
     let outside = page.replace("http://www.w3.org/2000/svg", "");
     assert!(page.starts_with("<!doctype html>") && !outside.contains("//"), "no address of another site");
 }
+
+/// The page in a browser, if there is one: it runs its script, which asks for the numbers, and shows them without an error.
+#[test]
+fn a_browser_shows_each_upstream_with_the_states_of_its_peers() {
+    use std::process::{Command, Stdio};
+    let browser = || Command::new("chromium");
+    let has_browser = browser().arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if crate::support::daemon::is_stand_in() || has_browser.is_err() {
+        return;
+    }
+    let conf = r#"
+http {
+    upstream app { zone app 64k; server %%ORIGIN%%; server 127.0.0.1:1 down; server 127.0.0.1:2 backup; }
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location / { proxy_pass http://app; }
+        location /status { status; }
+    }
+}
+"#;
+    let origin = Origin::saying("x");
+    let daemon = Setup::new(conf).set("ORIGIN", origin.address()).level("crit").start();
+    assert_eq!(get(daemon.port(0), "/").text(), "x");
+    let output = browser()
+        .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"])
+        .args([
+            "--virtual-time-budget=6000",
+            &format!("--user-data-dir={}", daemon.path("browser").display()),
+        ])
+        .arg(format!("http://127.0.0.1:{}/status", daemon.port(0)))
+        .output()
+        .expect("it runs");
+    let (page, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    for part in [
+        "Upstream app",
+        ">2 of 3 up<",
+        &*origin.address(),
+        ">down<",
+        "127.0.0.1:2 (backup)",
+        "requests / s",
+        "polyline",
+    ] {
+        assert!(page.contains(part), "{part}: {page}\n{log}");
+    }
+    assert!(!log.contains("Uncaught") && page.contains("role=\"status\"></span>"), "{page}\n{log}");
+}
