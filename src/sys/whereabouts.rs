@@ -276,7 +276,6 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::hint::black_box;
     use std::sync::atomic::AtomicBool;
 
     use super::*;
@@ -284,27 +283,28 @@ mod tests {
     static WORDS_OF_TEST: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 
     #[inline(never)]
-    fn turns_round(is_over: &AtomicBool) -> u64 {
-        let mut turns = 0_u64;
+    fn turns_round(is_over: &AtomicBool, turns: &AtomicU64) {
         while !is_over.load(Relaxed) {
-            turns = black_box(turns.wrapping_add(1));
+            turns.store(turns.load(Relaxed).wrapping_add(1), Relaxed);
         }
-        turns
     }
 
     #[test]
     fn a_thread_that_turns_round_tells_where() {
         report_to(&WORDS_OF_TEST).expect("installed");
-        let is_over = AtomicBool::new(false);
+        let (is_over, turns) = (AtomicBool::new(false), AtomicU64::new(0));
         let text = std::thread::scope(|scope| {
             let (send, receive) = std::sync::mpsc::channel();
-            let is_over = &is_over;
+            let (is_over, turns) = (&is_over, &turns);
             scope.spawn(move || {
                 // SAFETY: takes no arguments.
                 send.send(unsafe { libc::syscall(libc::SYS_gettid) }).expect("received");
-                turns_round(is_over)
+                turns_round(is_over, turns);
             });
             let thread = receive.recv().expect("sent");
+            while turns.load(Relaxed) == 0 {
+                std::thread::yield_now(); // it may still be sending
+            }
             // The test's thread is not the main one, so it is asked by its own number.
             // SAFETY: a plain system call.
             unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, SIGNAL) };
