@@ -62,7 +62,7 @@ pub fn request(
         max: core.client_max_body_size(),
         timeout_ms: core.client_body_timeout_ms(),
         buffer_size: core.client_body_buffer_size(),
-        min_rate: core.client_body_min_rate(),
+        min_rate: core.client_body_min_rate(server.root.protocol),
     };
     let length = declared.as_ref().map_or(BodyLength::None, |length| *length);
     let keep_alive = wants_keep_alive(&head);

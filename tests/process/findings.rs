@@ -78,8 +78,18 @@ fn what_nginx_takes_twice_may_stand_twice() {
         ("server", "server_name a a;", &[]),
         ("events", "debug_connection 127.0.0.1; debug_connection 127.0.0.1;", &[]),
         ("main", "worker_processes 0;", &["[warn] worker_processes 0 is taken for 1"]),
-        ("main", "worker_processes 300;", &["[warn] worker_processes 300 is taken for 256"]),
     ]);
+}
+
+#[test]
+fn there_are_only_so_many_workers() {
+    if is_stand_in() {
+        return; // nginx starts any number
+    }
+    let (code, found) = findings(&within("main", "worker_processes 300;"));
+    assert_eq!(code, 0);
+    // A machine may lack the memory for so many, which is another warning.
+    assert!(found.iter().any(|line| line == "[warn] worker_processes 300 is taken for 256"), "{found:?}");
 }
 
 #[test]

@@ -20,6 +20,7 @@ fn a_stopped_worker_is_named_and_the_others_serve() {
     }
     let daemon = Setup::new(CONF).set("WATCHDOG", "60s").level("notice").start();
     let workers = daemon.workers();
+    daemon.wait_log("generation 1 serves"); // one that is not ready is not asked for signs of life
     send(workers[0], Signal::SIGSTOP);
     // Connections come, so its queue fills; the sibling answers each of them.
     for _ in 0..20 {

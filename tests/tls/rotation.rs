@@ -374,7 +374,7 @@ fn upstreams_are_shown_a_changed_certificate() {
             server { listen 127.0.0.1:%%PORT_2%% ssl; ssl_certificate a.pem; ssl_certificate_key a.key; ssl_verify_client optional_no_ca;
                 return 200 "$ssl_client_serial"; }
             server { listen 127.0.0.1:%%PORT_0%%; proxy_ssl_certificate own.pem; proxy_ssl_certificate_key own.key;
-                location / { proxy_pass https://127.0.0.1:%%PORT_2%%; }
+                location / { proxy_pass https://127.0.0.1:%%PORT_2%%; proxy_http_version 1.0; }
                 location /kept { proxy_pass https://kept; proxy_http_version 1.1; proxy_set_header Connection ""; } }
             upstream kept { server 127.0.0.1:%%PORT_2%%; keepalive 1; }
         }

@@ -175,7 +175,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         .default("100 20s"),
     custom("client_body_min_rate", Context::ANY, Arity::between(1, 2), body_min_rate,
         "Sets the minimum rate, in bytes a second, at which a request body must arrive while it is being read, and the time by which it may fall behind. \
-         Data that has arrived earns time, up to client_body_timeout; off sets no minimum.").default("500 10s"),
+         Data that has arrived earns time, up to client_body_timeout; off sets no minimum, which is the default for grpc_pass.").default("500 10s"),
     size("client_header_buffer_size", HTTP_SERVER, |c| &mut c.client_header_buffer_size, "Sets the size of the first buffer for a request head."),
     buffers("large_client_header_buffers", HTTP_SERVER, |c| &mut c.large_client_header_buffers,
         "Sets the number and size of the buffers for a large request head: each line must fit one buffer, and the whole head all of them."),

@@ -28,7 +28,9 @@ pub fn told(request: &Request, limit: Limit) -> String {
     let (value, span) = match limit {
         Limit::BodySize(_) => (core.client_max_body_size().to_string(), core.client_max_body_size.span()),
         Limit::BodyTimeout => (ms(core.client_body_timeout_ms()), core.client_body_timeout.span()),
-        Limit::BodyRate => (rate(core.client_body_min_rate()), core.client_body_min_rate.span()),
+        Limit::BodyRate => {
+            (rate(core.client_body_min_rate(request.location.protocol)), core.client_body_min_rate.span())
+        }
         Limit::HeaderTimeout => (ms(core.client_header_timeout_ms()), core.client_header_timeout.span()),
         Limit::HeaderRate => (rate(core.client_header_min_rate()), core.client_header_min_rate.span()),
         Limit::HeadSize => (core.header_buffers(), core.large_client_header_buffers.span()),

@@ -88,7 +88,7 @@ fn bound_body(request: &mut Request) {
         max: core.client_max_body_size(),
         timeout_ms: core.client_body_timeout_ms(),
         buffer_size: core.client_body_buffer_size(),
-        min_rate: core.client_body_min_rate(),
+        min_rate: core.client_body_min_rate(request.location.protocol),
     });
 }
 
