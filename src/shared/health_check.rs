@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::config::directive::custom;
 use crate::config::inherit::duplicate;
@@ -47,11 +48,64 @@ impl<M> Matches<M> {
     }
 
     /// The blocks, once everything is read; reports the names that no block has.
-    pub fn finish(self, out: &mut Diagnostics) -> HashMap<Box<str>, M> {
+    fn finish(self, out: &mut Diagnostics) -> HashMap<Box<str>, M> {
         for (name, span) in self.used.iter().filter(|(name, _)| !self.blocks.contains_key(name)) {
             out.push(Diagnostic::error(*span, format!("\"match\" block \"{name}\" is not defined")));
         }
         self.blocks
+    }
+}
+
+/// The check of an `upstream` block. `C`: a check of its language part; `L`: TLS for that.
+#[derive(Debug)]
+pub struct OfGroup<C, L> {
+    /// The index of the group.
+    pub group: usize,
+    pub check: C,
+    /// `None`: its connections are plain.
+    pub layer: Option<Arc<L>>,
+}
+
+/// The checks of a language part, while it is read. `M`: what a `match` block contains.
+#[derive(Debug)]
+pub struct Draft<M, C, L> {
+    pub matches: Matches<M>,
+    pub of_groups: Vec<OfGroup<C, L>>,
+    /// Agents, with the indexes of their groups.
+    pub agents: Vec<(usize, Agent)>,
+}
+
+impl<M, C, L> Default for Draft<M, C, L> {
+    fn default() -> Self {
+        Self { matches: Matches::default(), of_groups: Vec::new(), agents: Vec::new() }
+    }
+}
+
+impl<M, C, L> Draft<M, C, L> {
+    /// The checks, once everything is read; reports the names that no `match` block has.
+    pub fn finish(self, out: &mut Diagnostics) -> Table<M, C, L> {
+        let Self { matches, of_groups, agents } = self;
+        Table { matches: matches.finish(out), of_groups, agents }
+    }
+}
+
+/// The checks of a language part.
+#[derive(Debug)]
+pub struct Table<M, C, L> {
+    matches: HashMap<Box<str>, M>,
+    pub of_groups: Vec<OfGroup<C, L>>,
+    agents: Vec<(usize, Agent)>,
+}
+
+impl<M, C, L> Table<M, C, L> {
+    /// The agents of groups, with the indexes of these.
+    pub fn agents(&self) -> impl Iterator<Item = (usize, &Agent)> {
+        self.agents.iter().map(|(index, agent)| (*index, agent))
+    }
+
+    /// The `match` block of this name.
+    pub fn matching(&self, name: &str) -> Option<&M> {
+        self.matches.get(name)
     }
 }
 

@@ -100,7 +100,7 @@ fn plans(worker: &'static Worker) -> Vec<(usize, Plan)> {
     let table = &config.tables.health_check;
     let plan = |index: usize, check: &'static Check, server, layer, host| {
         let group = Rc::clone(worker.upstreams.get(index)?);
-        let conversation = table.conversation(check);
+        let conversation = check.conversation(table);
         Some((index, Plan { worker, check, conversation, server, layer, host, group }))
     };
     let of_servers = config.servers.iter().filter_map(|server| {

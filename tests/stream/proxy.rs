@@ -229,3 +229,21 @@ fn idle_sessions_end_with_their_clients_and_leave_nothing() {
     });
     assert_eq!(daemon.complaints("warn|error|crit|alert|emerg"), [""; 0]);
 }
+
+#[test]
+fn the_local_address_is_chosen_once_or_for_each_server() {
+    for (dynamic, expected) in [("off", "127.0.0.2"), ("on", "127.0.0.3")] {
+        let origin = Origin::start(|peer| {
+            let source = peer.stream().peer_addr().expect("connected").ip().to_string();
+            peer.send(source);
+        });
+        let conf = "stream {
+            map $upstream_last_server_name $source { volatile; default 127.0.0.2; localhost 127.0.0.3; }
+            upstream app { server localhost:%%ORIGIN%%; }
+            server { listen 127.0.0.1:%%PORT_0%%; proxy_pass app; proxy_bind $source; proxy_bind_dynamic %%DYNAMIC%%; }
+        }";
+        let daemon = Setup::new(conf).set("ORIGIN", origin.port()).set("DYNAMIC", dynamic).start();
+        let (bytes, _) = Client::connect(daemon.port(0)).rest();
+        assert_eq!(String::from_utf8_lossy(&bytes), expected, "proxy_bind_dynamic {dynamic}");
+    }
+}

@@ -4,9 +4,6 @@
 //! them (`http/upstream/probe.rs`, `upstream/prober.rs`). Touches: nothing.
 //! Behaviour: nginx.org, ngx_http_upstream_hc_module.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use crate::base::number;
 use crate::config::directive::{block, custom};
 use crate::config::inherit::{duplicate, own};
@@ -21,7 +18,7 @@ use crate::http::upstream::matching::Match;
 use crate::http::upstream::protocol::Protocol;
 use crate::http::upstream::tls::Layer;
 use crate::proto::message::Version;
-use crate::shared::health_check::{self as shared, Agent, HasAgent, Matches};
+use crate::shared::health_check::{self as shared, Agent, HasAgent};
 use crate::upstream::check::Rules;
 
 settings! {
@@ -67,52 +64,20 @@ impl Check {
     pub fn matching(&self) -> Option<&str> {
         self.matching.as_deref()
     }
-}
 
-/// The check of an `upstream` block.
-#[derive(Debug)]
-pub struct OfGroup {
-    /// The index of the group.
-    pub group: usize,
-    pub check: Check,
-    /// `None`: its connections are plain.
-    pub layer: Option<Arc<Layer>>,
-}
-
-/// The checks of the whole block, while it is read.
-#[derive(Debug, Default)]
-pub struct Draft {
-    matches: Matches<Match>,
-    of_groups: Vec<OfGroup>,
-    /// Agents, with the indexes of their groups.
-    agents: Vec<(usize, Agent)>,
-}
-
-/// The same, once everything is read.
-#[derive(Debug)]
-pub struct Table {
-    matches: HashMap<Box<str>, Match>,
-    pub of_groups: Vec<OfGroup>,
-    agents: Vec<(usize, Agent)>,
-}
-
-impl Table {
-    /// The agents of groups, with the indexes of these.
-    pub fn agents(&self) -> impl Iterator<Item = (usize, &Agent)> {
-        self.agents.iter().map(|(index, agent)| (*index, agent))
-    }
-
-    /// The conditions for the responses to a check.
-    pub fn conditions(&self, check: &Check) -> Option<&Match> {
-        self.matches.get(check.matching()?)
+    /// The conditions for the responses to it.
+    pub fn conditions<'a>(&self, table: &'a Table) -> Option<&'a Match> {
+        table.matching(self.matching()?)
     }
 }
+
+pub type OfGroup = shared::OfGroup<Check, Layer>;
+pub type Draft = shared::Draft<Match, Check, Layer>;
+pub type Table = shared::Table<Match, Check, Layer>;
 
 impl ModuleTable for Table {
     fn open(cx: &mut Cx) -> Self {
-        let Draft { matches, of_groups, agents } = std::mem::take(&mut cx.drafts.health_check);
-        let matches = matches.finish(&mut cx.diagnostics);
-        Self { matches, of_groups, agents }
+        std::mem::take(&mut cx.drafts.health_check).finish(&mut cx.diagnostics)
     }
 }
 

@@ -126,7 +126,7 @@ fn plans(worker: &'static Worker) -> Vec<(usize, Plan)> {
     let plan = |index: usize, check: &'static Check, (server, location), target, host_line| {
         let index = config.upstreams.alias(index).unwrap_or(index);
         let group = Rc::clone(worker.upstreams.get(index)?);
-        let conditions = table.conditions(check);
+        let conditions = check.conditions(table);
         Some((index, Plan { worker, check, conditions, server, location, target, host_line, group }))
     };
     let locations = config.servers.iter().flat_map(|server| {

@@ -4,14 +4,11 @@
 //! (`stream/probe.rs`, `upstream/prober.rs`). Touches: nothing.
 //! Behaviour: nginx.org, ngx_stream_upstream_hc_module.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use crate::config::directive::{block, custom, millis};
 use crate::config::inherit::{duplicate, own};
 use crate::config::{Arity, Context, Diagnostic, Node, Setting, Span, params, settings};
 use crate::shared::conversation::Conversation;
-use crate::shared::health_check::{self as shared, Agent, HasAgent, Matches};
+use crate::shared::health_check::{self as shared, Agent, HasAgent};
 use crate::stream::config::compile::Cx;
 use crate::stream::config::server::Server;
 use crate::stream::modules::proxy::{Layer, Pass};
@@ -48,51 +45,20 @@ impl Check {
     pub fn matching(&self) -> Option<&str> {
         self.matching.as_deref()
     }
-}
 
-/// The check of an `upstream` block.
-#[derive(Debug)]
-pub struct OfGroup {
-    /// The index of the group.
-    pub group: usize,
-    pub check: Check,
-    /// `None`: its connections are plain.
-    pub layer: Option<Arc<Layer>>,
-}
-
-/// The checks of the whole block, while it is read.
-#[derive(Debug, Default)]
-pub struct Draft {
-    matches: Matches<Conversation>,
-    of_groups: Vec<OfGroup>,
-    /// Agents, with the indexes of their groups.
-    agents: Vec<(usize, Agent)>,
-}
-
-/// The same, once everything is read.
-#[derive(Debug)]
-pub struct Table {
-    matches: HashMap<Box<str>, Conversation>,
-    pub of_groups: Vec<OfGroup>,
-    agents: Vec<(usize, Agent)>,
-}
-
-impl Table {
-    /// The agents of groups, with the indexes of these.
-    pub fn agents(&self) -> impl Iterator<Item = (usize, &Agent)> {
-        self.agents.iter().map(|(index, agent)| (*index, agent))
-    }
-
-    /// The conversation of a check; `None`: it only connects.
-    pub fn conversation(&self, check: &Check) -> Option<&Conversation> {
-        self.matches.get(check.matching()?)
+    /// What it talks about; `None`: it only connects.
+    pub fn conversation<'a>(&self, table: &'a Table) -> Option<&'a Conversation> {
+        table.matching(self.matching()?)
     }
 }
+
+pub type OfGroup = shared::OfGroup<Check, Layer>;
+pub type Draft = shared::Draft<Conversation, Check, Layer>;
+pub type Table = shared::Table<Conversation, Check, Layer>;
 
 impl ModuleTable for Table {
     fn open(cx: &mut Cx) -> Self {
-        let Draft { matches, of_groups, agents } = std::mem::take(&mut cx.drafts.health_check);
-        Self { matches: matches.finish(&mut cx.diagnostics), of_groups, agents }
+        std::mem::take(&mut cx.drafts.health_check).finish(&mut cx.diagnostics)
     }
 }
 

@@ -52,6 +52,7 @@ settings! {
     pub struct Conf {
         pass: Option<Pass> => own,
         bind: Inherit<Bind<Session>>,
+        bind_dynamic: Setting<bool> = false,
         connect_timeout: Setting<u64> = 60_000,
         timeout: Setting<u64> = 600_000,
         /// Read as nginx's; memory is taken as needed.
@@ -88,6 +89,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("proxy_bind", BOTH, Arity::between(1, 2), bind,
         "Sets the local address of connections to upstreams, with an optional port. With transparent it may be any address, such as \
          $remote_addr.").default("off"),
+    flag("proxy_bind_dynamic", BOTH, |c| &mut c.bind_dynamic,
+        "Evaluates the variables of proxy_bind for each server that is tried, instead of once for a session."),
     millis("proxy_connect_timeout", BOTH, |c| &mut c.connect_timeout, "Limits the time for connecting to an upstream."),
     millis("proxy_timeout", BOTH, |c| &mut c.timeout, "Ends a session after this time without a byte in either direction."),
     size("proxy_buffer_size", BOTH, |c| &mut c.buffer_size, "Accepted as in nginx; a direction holds up to 16k, or a pipe of the kernel."),
@@ -221,7 +224,17 @@ impl Conf {
         self.proxy_protocol.get().then(|| self.proxy_protocol_version.get())
     }
 
-    /// The options of one session's connection.
+    /// True if the local address is evaluated for each server.
+    pub fn binds_anew(&self) -> bool {
+        self.bind_dynamic.get() && self.bind.as_ref().is_some_and(Bind::is_evaluated)
+    }
+
+    /// True if the name for TLS has variables, which may be those of the server that was chosen.
+    pub fn names_depend_on_peer(&self) -> bool {
+        self.tls.name.as_ref().is_some_and(|name| name.as_text().is_none())
+    }
+
+    /// The options of a session's connections.
     pub fn connect_options(&self, session: &mut Session) -> connect::Options {
         let (fixed, is_transparent) = self.bind.as_ref().map_or((None, false), Bind::fixed);
         let own = self.bind.as_ref().and_then(|bind| bind.evaluate(session));

@@ -139,6 +139,16 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 pub static VARIABLES: &[Variable] = &[
     variable("upstream_addr", |s, _, out| each(s, out, |attempt, out| out.extend_from_slice(attempt.name())),
         "The addresses of the servers tried, with commas between."),
+    variable("upstream_last_addr", |s, _, out| match s.upstream.attempts().last() {
+        Some(attempt) => { out.extend_from_slice(attempt.name()); true }
+        None => false,
+    },
+        "The address of the server that was chosen last."),
+    variable("upstream_last_server_name", |s, _, out| match s.upstream.attempts().last().and_then(Attempt::server_name) {
+        Some(name) => { out.extend_from_slice(name.as_bytes()); true }
+        None => false,
+    },
+        "The name of the server that was chosen last, as in its server line, without the port."),
     variable("upstream_connect_time", |s, _, out| each(s, out, |attempt, out| seconds(attempt.connect_us, out)),
         "The time to connect to each server, in seconds."),
     variable("upstream_first_byte_time", |s, _, out| each(s, out, |attempt, out| seconds(attempt.header_us, out)),

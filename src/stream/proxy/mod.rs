@@ -60,6 +60,9 @@ pub struct Search {
     group: Rc<GroupState>,
     /// The terms of TLS; `None`: connections are plain.
     terms: Option<Arc<Terms>>,
+    /// The host that the group is written as, for these terms.
+    host: String,
+    options: Box<connect::Options>,
     course: upstream::Session,
     by_connect: bool,
     /// For a sticky group: its table, and the client's key in it.
@@ -82,6 +85,7 @@ impl Search {
         let (group, host) = target::find(session, client).await?;
         let layer = conf.layer().filter(|_| !session.is_udp());
         let terms = layer.map(|layer| layer.terms(session, &host));
+        let options = Box::new(conf.connect_options(session));
         session.upstream.begin_pass();
         let mut course = upstream::Session::new(&group, conf.next_upstream_tries());
         let selection = session.config().tables.upstream.selection(&group.group);
@@ -103,15 +107,17 @@ impl Search {
             group.retries.earn(rule);
         }
         let by_connect = selection.is_some_and(|selection| selection.by_connect);
-        Ok(Self { conf, group, terms, course, by_connect, binding, started_ms: runtime::now_ms() })
+        let started_ms = runtime::now_ms();
+        Ok(Self { conf, group, terms, host, options, course, by_connect, binding, started_ms })
     }
 
     /// Connects to the next peer that can be reached. Errors: the status with which the session ends.
     pub async fn connect(&mut self, session: &mut Session) -> Result<(Transport, Place), u16> {
         loop {
             let peer = self.pick(session)?;
+            self.suit(session);
             let terms = (self.conf, self.terms.as_ref());
-            match attempt(session, terms, (&self.group, &peer)).await {
+            match attempt(session, terms, &self.options, (&self.group, &peer)).await {
                 Ok((transport, place)) => {
                     self.connected(session, &transport);
                     return Ok((transport, place));
@@ -122,6 +128,18 @@ impl Search {
             if !self.goes_on(session) {
                 return Err(502);
             }
+        }
+    }
+
+    /// Evaluates what depends on the peer that was chosen.
+    fn suit(&mut self, session: &mut Session) {
+        if self.conf.binds_anew() {
+            *self.options = self.conf.connect_options(session);
+        }
+        if let (Some(terms), Some(layer)) = (&mut self.terms, self.conf.layer())
+            && self.conf.names_depend_on_peer()
+        {
+            *terms = layer.terms(session, &self.host);
         }
     }
 
@@ -208,11 +226,11 @@ enum Failure {
 async fn attempt(
     session: &mut Session,
     (conf, terms): (&Conf, Option<&Arc<Terms>>),
+    options: &connect::Options,
     (group, peer): (&GroupState, &Rc<Peer>),
 ) -> Result<(Transport, Place), Failure> {
-    let options = Box::new(conf.connect_options(session));
     let started_us = runtime::now_us();
-    let opened = connect::open(&peer.address, &options, conf.connect_timeout_ms()).await;
+    let opened = connect::open(&peer.address, options, conf.connect_timeout_ms()).await;
     let (mut transport, place) = match opened {
         Ok(opened) => opened,
         Err(refusal) => {
