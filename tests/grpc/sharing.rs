@@ -114,11 +114,17 @@ fn a_server_that_refuses_a_long_body_early_is_followed_by_another_that_gets_it_w
 
 #[test]
 fn a_connection_has_as_many_streams_as_configured() {
-    let (daemon, origin, _other) = start_http(|server, _| {
-        // Both requests of a connection wait for each other; the fifth one comes alone.
+    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, both) = (std::sync::Mutex::new(tell), std::sync::Barrier::new(2));
+    let (daemon, origin, _other) = start_http(move |server, _| {
+        // Two connections wait for each other until both have two requests; the fifth one comes alone.
         let mut calls = Vec::new();
         while let Some(call) = server.whole_request() {
             calls.push(call.stream);
+            tell.lock().expect("not poisoned").send(()).expect("the test goes on");
+            if calls.len() == 2 {
+                both.wait();
+            }
             if calls.len() == 2 || call.path() == "/few/last" {
                 for stream in calls.drain(..) {
                     server.answer(stream, &[("content-length", "2")], b"ok", &[]);
@@ -129,6 +135,8 @@ fn a_connection_has_as_many_streams_as_configured() {
     let mut clients: Vec<Client> = (0..4).map(|_| Client::connect(daemon.port(0))).collect();
     for client in &mut clients {
         client.send("GET /few HTTP/1.1\r\nHost: x\r\n\r\n");
+        // One after the other: a request that comes while another one waits for a connection could take its place.
+        told.recv_timeout(crate::support::deadline()).expect("it has come");
     }
     for client in &mut clients {
         assert_eq!(client.response().text(), "ok");
