@@ -161,6 +161,7 @@ fn the_time_of_an_idle_session_goes_on() {
     }
     daemon.wait_log("udp timed out, packets from/to client:1/1");
     assert!(begun.elapsed() >= Duration::from_secs(2));
+    daemon.wait_line("session.log", "^200 ");
     let lines = daemon.read("session.log");
     assert_eq!(lines.lines().count(), 1, "{lines}");
 }
