@@ -6,8 +6,8 @@
 //! new one, and connections that move are judged anew. If the configuration itself has been edited meanwhile nothing is
 //! done, since the operator may not be ready.
 //!
-//! The decisions are in `net/tls/watch.rs`, and reading certificates in `cycle/renewal.rs`. Touches: inotify, the files of certificates and keys, the workers'
-//! control sockets. A worker that is forked later inherits the newer certificate with the configuration.
+//! The decisions are in `net/tls/watch.rs`, and reading certificates in `cycle/renewal.rs`. Touches: inotify, the files of
+//! certificates and keys, the workers' control sockets. A worker that is forked later inherits the newer certificate with the configuration.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;

@@ -14,7 +14,7 @@ use crate::log;
 use crate::master::Master;
 use crate::master::link::Message;
 use crate::master::roles::Role;
-use crate::master::seat::{Cargo, Connection};
+use crate::master::seat::{Cargo, Connection, Worker};
 use crate::master::slots::Group;
 use crate::master::supervisor::{Phase, WorkerId};
 use crate::net::handover::MovedSession;
@@ -37,14 +37,17 @@ impl Master {
     /// True if workers wait for the sessions of earlier ones.
     pub(super) fn is_receiving_due(&self) -> bool {
         let is_serving = self.supervisor.phase() == Phase::Serving && !self.supervisor.is_switching();
-        is_serving && !self.other_receives && self.workers.iter().any(|worker| self.is_held(worker.id))
+        is_serving && !self.other_receives && self.workers.iter().any(|worker| self.is_held(worker))
     }
 
-    fn is_held(&self, id: WorkerId) -> bool {
-        let is_it = |worker: &&crate::master::seat::Worker| worker.id == id;
-        let is_worker =
-            self.workers.iter().find(is_it).is_some_and(|it| it.role == Role::Worker && !it.receives);
-        is_worker && self.supervisor.is_of_generation(id)
+    /// True if a worker does not receive yet, and will.
+    fn is_held(&self, worker: &Worker) -> bool {
+        worker.role == Role::Worker && !worker.receives && self.supervisor.is_of_generation(worker.id)
+    }
+
+    /// True if sessions wait here for their next worker.
+    fn has_sessions(&self) -> bool {
+        self.pending.iter().any(|it| matches!(it.cargo, Cargo::Session(_)))
     }
 
     /// Lets the workers of this generation receive, once they have the sessions of those before.
@@ -53,17 +56,15 @@ impl Master {
             return;
         }
         let is_late = clock::monotonic_ms() >= self.settled_ms + HANDOVER_MS;
-        let has_sessions = || self.pending.iter().any(|it| matches!(it.cargo, Cargo::Session(_)));
-        if !is_late && (self.supervisor.do_former_ones_accept() || has_sessions()) {
+        if !is_late && (self.supervisor.do_former_ones_accept() || self.has_sessions()) {
             return;
         }
         self.receive_everywhere();
         let held: Vec<WorkerId> =
-            self.workers.iter().map(|worker| worker.id).filter(|id| self.is_held(*id)).collect();
-        for id in held {
-            if let Some(worker) = self.worker_mut(id) {
-                worker.receives = worker.send(&ToWorker::Receive);
-            }
+            self.workers.iter().filter(|worker| self.is_held(worker)).map(|worker| worker.id).collect();
+        for worker in self.workers.iter_mut().filter(|worker| held.contains(&worker.id)) {
+            worker.order(ToWorker::Receive);
+            worker.receives = true;
         }
     }
 
@@ -80,12 +81,10 @@ impl Master {
         if self.other_receives || matches!(self.supervisor.phase(), Phase::Serving | Phase::Stopping { .. }) {
             return;
         }
-        let has_sessions = self.pending.iter().any(|it| matches!(it.cargo, Cargo::Session(_)));
-        if has_sessions || self.supervisor.is_somebody_receiving() {
+        if self.has_sessions() || self.supervisor.is_somebody_receiving() {
             return;
         }
-        let link = self.elder.as_ref().or(self.successor.as_ref().map(|successor| &successor.link));
-        self.other_receives = link.is_some_and(|link| link.send(&Message::Released, &[]));
+        self.other_receives = self.link().is_some_and(|link| link.send(&Message::Released, &[]));
     }
 
     /// Tells the kernel which sockets of an address get the datagrams of which clients. While a worker is stuck, another

@@ -634,7 +634,6 @@ impl Master {
             }
             _ => {}
         }
-        let link = self.elder.as_ref().or(self.successor.as_ref().map(|successor| &successor.link));
         let message = match &connection.cargo {
             Cargo::Idle(handover) => Message::HandOver(handover.clone()),
             Cargo::Tunnel(tunnel) => Message::Tunnel(tunnel.clone()),
@@ -645,7 +644,7 @@ impl Master {
         };
         // A connection from the link goes back only when no worker here can take it any more.
         let may_go = !connection.is_from_link || self.supervisor.phase() == Phase::Leaving;
-        match link {
+        match self.link() {
             Some(link) if count == 0 && may_go => link.send(&message, &connection.fds),
             // The last worker is leaving and there is no other master: the connection closes.
             None if matches!(self.supervisor.phase(), Phase::Leaving | Phase::Stopping { .. }) => true,

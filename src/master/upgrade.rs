@@ -239,12 +239,14 @@ impl Master {
         }
     }
 
+    /// The link to the other master of an upgrade.
+    pub(super) fn link(&self) -> Option<&Link> {
+        self.elder.as_ref().or(self.successor.as_ref().map(|successor| &successor.link))
+    }
+
     /// Reports this master's workers to the other one, if they have changed.
     pub(super) fn tell_workers(&mut self) {
-        let Some(link) = self.elder.as_ref().or(self.successor.as_ref().map(|successor| &successor.link))
-        else {
-            return;
-        };
+        let Some(link) = self.link() else { return };
         let own: Vec<(Lane, i32)> = self.workers.iter().map(|worker| (worker.lane, worker.pid)).collect();
         if self.others.told.as_ref() != Some(&own) && link.send(&Message::Workers(own.clone()), &[]) {
             self.others.told = Some(own);
