@@ -82,25 +82,24 @@ fn add(request: &Request, counts: &mut Pending) {
         [one] if one.header_us.is_some() && one.connect_us.is_none_or(|us| us == 0) => {
             (request.upstream.slot(), one.header_us, Some(one.response_us()))
         }
-        _ => return add_tries(request, facts, counts),
+        _ => return add_tries(request, zones, facts, counts),
     };
     let us = [Some(request_us), header_us, response_us];
     let shape = Shape::new([zones[0], zones[1], group], facts, us);
     let us = us.map(Option::unwrap_or_default);
     let amounts = Amounts { bytes_in: request.length(), bytes_out: request.bytes_sent, us };
-    counts.finish(shape, amounts, || Parts { zones, group, times: times(request) });
+    counts.finish(shape, amounts, || Parts { zones, group, times: times(request, zones) });
 }
 
 /// The histograms of a request's times: the whole of it, and to the upstream's response head and to its end.
 #[cold]
-fn times(request: &Request) -> [[Option<Histogram>; 3]; 3] {
+fn times(request: &Request, zones: [Option<Slot>; 2]) -> [[Option<Histogram>; 3]; 3] {
     let durations = &request.config.tables.counters;
-    let of_zone = |slot: Option<Slot>| Some(slot?.detail()?.histogram(0));
-    let location = request.location.confs.status_zone.of_location();
+    let [server, location] = zones.map(|slot| Some(slot?.detail()?.histogram(0)));
     let detail = request.upstream.detail();
     let [_, header, response] = UPSTREAM_TIMES.map(|number| detail.map(|it| it.histogram(number)));
     [
-        [durations.request, of_zone(request.server.slot), of_zone(location)],
+        [durations.request, server, location],
         [durations.header, header, None],
         [durations.response, response, None],
     ]
@@ -108,16 +107,15 @@ fn times(request: &Request) -> [[Option<Histogram>; 3]; 3] {
 
 /// Counts a request for which a connection was made, or that was tried more than once, or has no response of an upstream.
 #[cold]
-fn add_tries(request: &Request, facts: Facts, counts: &mut Pending) {
+fn add_tries(request: &Request, zones: [Option<Slot>; 2], facts: Facts, counts: &mut Pending) {
     let status = facts.status();
     let durations = &request.config.tables.counters;
     let bytes = [(Word::BytesIn, request.length()), (Word::BytesOut, request.bytes_sent)];
-    let location = request.location.confs.status_zone.of_location();
-    for slot in [request.server.slot, location].into_iter().flatten() {
+    for slot in zones.into_iter().flatten() {
         counts.count(slot, status, &bytes);
         counts.count_facts(slot, facts);
     }
-    let [request_times, header_times, response_times] = times(request);
+    let [request_times, header_times, response_times] = times(request, zones);
     counts.record_all(request_times, runtime::now_us().saturating_sub(request.started_us));
     request.upstream.count(status, facts, counts);
     let connect = request.upstream.detail().map(|detail| detail.histogram(UPSTREAM_TIMES[0]));
