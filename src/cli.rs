@@ -430,12 +430,12 @@ struct Report<'a> {
     findings: Vec<Finding<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     needs: Vec<Needed>,
-    /// What it may need of the system; absent if it is refused.
+    /// The resources that it may need; absent if it is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     resources: Option<&'a Resources>,
 }
 
-/// What a configuration may need of the system.
+/// The resources that a configuration may need of the system.
 #[derive(Serialize)]
 struct Resources {
     /// Of one worker, and how many that may have.

@@ -1,4 +1,4 @@
-//! What a configuration needs of the system: open files and memory.
+//! The resources that a configuration needs of the system: open files and memory.
 //!
 //! Pure, but for the memory that this process has now, which the configuration occupies. The numbers are told by `-t`
 //! and at a start, with a warning where the system has less.

@@ -10,7 +10,7 @@ use crate::log;
 use crate::net::tls::watch::{self, Expiry, Files, Stamp, Watch};
 use crate::sys::clock;
 
-/// What is known of the files, and of the warnings about their ends.
+/// The state of the files as last seen, and of the warnings about their ends.
 #[derive(Debug, Default)]
 pub struct Renewal {
     watch: Watch,

@@ -138,6 +138,11 @@ impl<S: Scope> Script<S> {
     }
 }
 
+/// True for the value of a condition that holds: neither empty nor 0.
+pub fn is_true(value: &[u8]) -> bool {
+    !matches!(value, b"" | b"0")
+}
+
 /// True when `text` has variables, so that it must be compiled.
 pub fn has_variables(text: &str) -> bool {
     text.contains('$')

@@ -163,3 +163,9 @@ impl<S: Scope> fmt::Debug for Definition<S> {
         }
     }
 }
+
+/// Appends the value of a variable; false if it has none.
+pub fn put(value: Option<&str>, out: &mut Vec<u8>) -> bool {
+    out.extend_from_slice(value.unwrap_or_default().as_bytes());
+    value.is_some()
+}

@@ -13,7 +13,7 @@ use crate::base::number::{parse_millis, parse_size};
 use crate::config::{Diagnostic, Node, Span, params};
 use crate::log::{self, access, named};
 use crate::script::Scope;
-use crate::script::value::Script;
+use crate::script::value::{self, Script};
 use crate::shared::Environment;
 use crate::shared::log_format::Format;
 use crate::sys::clock;
@@ -112,11 +112,10 @@ impl<S: Scope> Log<S> {
 
     /// The line of a scope; `None`: the log's condition says that there is none.
     pub fn line(&self, scope: &mut S) -> Option<Vec<u8>> {
-        if let Some(condition) = &self.condition {
-            let value = condition.to_vec(scope);
-            if value.is_empty() || value == b"0" {
-                return None;
-            }
+        if let Some(condition) = &self.condition
+            && !value::is_true(&condition.to_vec(scope))
+        {
+            return None;
         }
         let mut line = Vec::with_capacity(256);
         self.format.render(scope, &mut line);

@@ -464,7 +464,7 @@ mod tests {
         client
     }
 
-    /// What has arrived, each datagram with its sender and the address that it was sent to.
+    /// The datagrams that have arrived, each with its sender and the address that it was sent to.
     fn take(
         receiver: &mut Receiver,
         fd: BorrowedFd<'_>,

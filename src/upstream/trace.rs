@@ -71,11 +71,6 @@ impl Attempt {
         }
     }
 
-    /// The name of the peer's server in the configuration, without a port.
-    pub fn server_name(&self) -> Option<&str> {
-        self.peer.as_ref().map(|peer| &*peer.server_name)
-    }
-
     /// Adds the turn to its peer's counters.
     fn count(&self) {
         let Some(slot) = self.peer.as_ref().and_then(|peer| peer.shared.slot) else { return };
@@ -196,6 +191,11 @@ impl Trace {
     pub fn peer_name(&self) -> Option<&str> {
         let attempt = self.attempts.last()?;
         attempt.peer.as_ref().map(|peer| &*peer.name).or(attempt.group.as_deref())
+    }
+
+    /// The name of the last peer's server, without a port.
+    pub fn server_name(&self) -> Option<&str> {
+        self.attempts.last()?.peer.as_ref().map(|peer| &*peer.server_name)
     }
 
     /// Appends the turns for another process.

@@ -16,6 +16,7 @@ use crate::proto::field_text::Lines;
 use crate::proto::head::ResponseHead;
 use crate::proto::header::Id;
 use crate::proto::message::Version;
+use crate::script::value;
 
 settings! {
     /// The settings of one block.
@@ -48,7 +49,7 @@ pub fn is_wanted(request: &mut Request) -> bool {
     let conf: &'static Conf = &request.location.confs.early_hints;
     request.version() >= Version::Http11
         && !request.is_subrequest()
-        && conf.conditions.iter().any(|script| !matches!(&*script.to_vec(request), b"" | b"0"))
+        && conf.conditions.iter().any(|script| value::is_true(&script.to_vec(request)))
 }
 
 /// Sends a 103 head with the upstream's fields, except hop-by-hop and hidden ones.

@@ -14,7 +14,7 @@ use crate::http::response::headers::trailer;
 use crate::http::scope::Variable;
 use crate::http::upstream::selection::Selection;
 use crate::http::upstream::sticky::Sticky;
-use crate::script::variable::{Argument, prefix, variable};
+use crate::script::variable::{Argument, prefix, put, variable};
 use crate::shared::balance_key::Key;
 use crate::shared::sticky::{self, Zones};
 use crate::shared::upstream_rows::{self as rows, Draft};
@@ -163,15 +163,8 @@ pub static VARIABLES: &[Variable] = &[
     variable("upstream_bytes_received", |request, _, out| each(request, out, |attempt, out| count(attempt.received, out)),
         "The bytes received from each server."),
     variable("upstream_bytes_sent", |request, _, out| each(request, out, |attempt, out| count(attempt.sent, out)), "The bytes sent to each server."),
-    variable("upstream_last_addr", |request, _, out| match request.upstream.attempts().last() {
-        Some(attempt) => { out.extend_from_slice(attempt.name()); true }
-        None => false,
-    },
-        "The address of the server that was chosen last."),
-    variable("upstream_last_server_name", |request, _, out| match request.upstream.attempts().last().and_then(Attempt::server_name) {
-        Some(name) => { out.extend_from_slice(name.as_bytes()); true }
-        None => false,
-    },
+    variable("upstream_last_addr", |request, _, out| put(request.upstream.peer_name(), out), "The address of the server that was chosen last."),
+    variable("upstream_last_server_name", |request, _, out| put(request.upstream.server_name(), out),
         "The name of the server that was chosen last, as in its server line, without the port."),
     // empty, as in nginx without a cache; log formats often use it
     variable("upstream_cache_etag", |_, _, _| false, "The ETag of a cached response; always empty, since there is no cache."),

@@ -21,6 +21,7 @@ use crate::http::scope::Variable;
 use crate::log;
 use crate::log::format::cookie_date;
 use crate::script::Scope;
+use crate::script::value;
 use crate::script::variable::{Change, VariableId, changeable, variable};
 use crate::sys::clock;
 
@@ -291,7 +292,7 @@ fn make(request: &mut Request, conf: &'static Conf) {
             request.variable(id, &mut reset);
         }
         let known = state(request, conf);
-        if matches!(&reset[..], b"" | b"0") {
+        if !value::is_true(&reset) {
             let is_marked = conf.mark().is_none_or(|mark| known.cookie.get(22..24) == Some(&[mark, b'=']));
             known.set = (!is_marked).then_some(got);
             return;

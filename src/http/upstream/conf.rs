@@ -26,6 +26,7 @@ use crate::http::upstream::tls;
 use crate::net::connect;
 use crate::net::pace::Pace;
 use crate::proto::header::Id;
+use crate::script::value;
 use crate::shared::bind::Bind;
 use crate::upstream::Faults;
 
@@ -349,7 +350,7 @@ impl Conf {
 
     /// True if a connection to the peer that was chosen last is permitted.
     pub fn allows(&self, request: &mut Request) -> bool {
-        self.set.allow.iter().all(|condition| !matches!(&*condition.to_vec(request), b"" | b"0"))
+        self.set.allow.iter().all(|condition| value::is_true(&condition.to_vec(request)))
     }
 
     pub fn next(&self) -> Faults {

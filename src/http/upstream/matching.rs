@@ -11,6 +11,7 @@ use crate::http::request::Request;
 use crate::http::scope::Script;
 use crate::http::upstream::proxied::Head;
 use crate::script::regex::{Pattern, Regex};
+use crate::script::value;
 use crate::shared::conversation::Conversation;
 
 /// Maximum number of a body's bytes that are looked at, as in nginx.
@@ -91,7 +92,7 @@ impl Match {
         }
         for script in &self.required {
             let value = script.to_vec(request);
-            if matches!(&*value, b"" | b"0") {
+            if !value::is_true(&value) {
                 return Err((REQUIRED, format!("a value is \"{}\"", String::from_utf8_lossy(&value))));
             }
         }

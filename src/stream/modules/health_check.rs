@@ -46,7 +46,7 @@ impl Check {
         self.matching.as_deref()
     }
 
-    /// What it talks about; `None`: it only connects.
+    /// Its conversation with a peer; `None`: it only connects.
     pub fn conversation<'a>(&self, table: &'a Table) -> Option<&'a Conversation> {
         table.matching(self.matching()?)
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use crate::config::directive::{block as opens, custom};
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span};
-use crate::script::variable::variable;
+use crate::script::variable::{put, variable};
 use crate::shared::balance_key::Key;
 use crate::shared::sticky::{self, Source, Zones};
 use crate::shared::upstream_rows::{self as rows, Draft};
@@ -139,15 +139,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 pub static VARIABLES: &[Variable] = &[
     variable("upstream_addr", |s, _, out| each(s, out, |attempt, out| out.extend_from_slice(attempt.name())),
         "The addresses of the servers tried, with commas between."),
-    variable("upstream_last_addr", |s, _, out| match s.upstream.attempts().last() {
-        Some(attempt) => { out.extend_from_slice(attempt.name()); true }
-        None => false,
-    },
-        "The address of the server that was chosen last."),
-    variable("upstream_last_server_name", |s, _, out| match s.upstream.attempts().last().and_then(Attempt::server_name) {
-        Some(name) => { out.extend_from_slice(name.as_bytes()); true }
-        None => false,
-    },
+    variable("upstream_last_addr", |s, _, out| put(s.upstream.peer_name(), out), "The address of the server that was chosen last."),
+    variable("upstream_last_server_name", |s, _, out| put(s.upstream.server_name(), out),
         "The name of the server that was chosen last, as in its server line, without the port."),
     variable("upstream_connect_time", |s, _, out| each(s, out, |attempt, out| seconds(attempt.connect_us, out)),
         "The time to connect to each server, in seconds."),

@@ -16,6 +16,7 @@ use crate::http::request::Request;
 use crate::http::scope::Script;
 use crate::log;
 use crate::script::regex::{Pattern, Regex};
+use crate::script::value;
 
 /// The test that an `if` makes.
 #[derive(Debug)]
@@ -101,7 +102,7 @@ impl Condition {
     pub(super) fn holds(&'static self, run: &Run, request: &mut Request) -> bool {
         let subject = run.value(&self.subject, request);
         let holds = match &self.test {
-            Test::True => !matches!(&subject[..], b"" | b"0"),
+            Test::True => value::is_true(&subject),
             Test::Equals(value) => run.value(value, request) == subject,
             Test::Matches { pattern, regex } => matches(pattern, regex, &subject, request),
             Test::File(kind) => leads_to(*kind, &subject, request),
