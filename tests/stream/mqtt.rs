@@ -3,18 +3,6 @@
 
 use crate::support::{Client, Daemon, Origin, Setup};
 
-/// A broker that sends back all that it gets.
-fn echo() -> Origin {
-    Origin::start(|peer| {
-        loop {
-            let bytes = peer.some(4096);
-            if bytes.is_empty() || peer.try_send(&bytes).is_err() {
-                return;
-            }
-        }
-    })
-}
-
 fn start(origin: &Origin, settings: &str) -> Daemon {
     let conf = "stream {
         log_format session '$status $bytes_received [$mqtt_preread_clientid]';
@@ -67,7 +55,7 @@ const PING: &[u8] = b"\xc0\0";
 
 #[test]
 fn names_are_set_and_everything_else_passes() {
-    let origin = echo();
+    let origin = Origin::echo();
     let settings =
         r#"mqtt_set_connect clientid "$tenant-$mqtt_preread_clientid"; mqtt_set_connect username $tenant;"#;
     let daemon = start(&origin, settings);
@@ -96,7 +84,7 @@ fn names_are_set_and_everything_else_passes() {
 
 #[test]
 fn an_empty_value_removes_a_name_and_a_password_has_one() {
-    let origin = echo();
+    let origin = Origin::echo();
     let daemon = start(&origin, "mqtt_set_connect username ''; mqtt_set_connect password '';");
     let sent = connect(4, "sensor", Some("ann"), Some(b"secret"));
     expect(&mut Client::connect(daemon.port(0)), &[&sent], &connect(4, "sensor", None, None));
@@ -110,7 +98,7 @@ fn an_empty_value_removes_a_name_and_a_password_has_one() {
 
 #[test]
 fn long_messages_pass_up_to_the_limit() {
-    let origin = echo();
+    let origin = Origin::echo();
     let daemon = start(&origin, "mqtt_set_connect clientid x;");
     let token = vec![b't'; 60_000];
     let sent = connect(4, "sensor", Some("ann"), Some(&token));
@@ -144,7 +132,7 @@ fn sent_of(length: usize) -> Vec<u8> {
 
 #[test]
 fn other_protocols_and_broken_messages_end_with_400() {
-    let origin = echo();
+    let origin = Origin::echo();
     let daemon = start(&origin, "mqtt_set_connect username someone;");
     let good = connect(4, "sensor", None, None);
     let mut trailing = good.clone();

@@ -17,18 +17,6 @@ stream {
 }
 "#;
 
-/// An origin that sends back what it gets.
-fn echo() -> Origin {
-    Origin::start(|peer| {
-        loop {
-            let bytes = peer.some(64 * 1024);
-            if bytes.is_empty() || peer.try_send(&bytes).is_err() {
-                return;
-            }
-        }
-    })
-}
-
 fn start(origin: &Origin, more: &str) -> Daemon {
     Setup::new(CONF).set("ORIGIN", origin.address()).set("MORE", more).level("info").start()
 }
@@ -39,7 +27,7 @@ fn pattern(length: usize) -> Vec<u8> {
 
 #[test]
 fn bytes_go_both_ways_and_are_counted() {
-    let origin = echo();
+    let origin = Origin::echo();
     let daemon = start(&origin, "");
     let mut client = Client::connect(daemon.port(0));
     let mut sum = 0;
@@ -134,7 +122,7 @@ fn a_reset_is_carried_through() {
 
 #[test]
 fn a_silent_session_ends_after_its_timeout() {
-    let origin = echo();
+    let origin = Origin::echo();
     let daemon = start(&origin, "proxy_timeout 300ms;");
     let mut client = Client::connect(daemon.port(0));
     client.send("x");
@@ -147,7 +135,7 @@ fn a_silent_session_ends_after_its_timeout() {
 
 #[test]
 fn a_rate_limits_each_direction() {
-    let origin = echo();
+    let origin = Origin::echo();
     let daemon = start(&origin, "proxy_upload_rate 1000; proxy_download_rate $rate; set $rate 2k;");
     let mut client = Client::connect(daemon.port(0));
     let begun = Instant::now();
@@ -200,7 +188,7 @@ fn every_port_of_a_range_is_served() {
 /// A session keeps nothing but its sockets and a small future while nothing flows.
 #[test]
 fn idle_sessions_end_with_their_clients_and_leave_nothing() {
-    let origin = echo();
+    let origin = Origin::echo();
     let daemon = start(&origin, "");
     let worker = daemon.worker();
     // The first session leaves what a worker opens once.

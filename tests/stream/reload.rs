@@ -9,17 +9,6 @@ use crate::support::tls::{Authority, TlsClient, trusting};
 use crate::support::wire::End;
 use crate::support::{Client, Daemon, Origin, Setup, process, wait_for};
 
-fn echo() -> Origin {
-    Origin::start(|peer| {
-        loop {
-            let bytes = peer.some(4096);
-            if bytes.is_empty() || peer.try_send(&bytes).is_err() {
-                return;
-            }
-        }
-    })
-}
-
 fn start(origin: &Origin, main: &str) -> Daemon {
     let conf = "%%MAIN%%
         stream {
@@ -45,7 +34,7 @@ fn pattern(length: usize) -> Vec<u8> {
 
 #[test]
 fn a_session_moves_to_the_new_worker_and_the_old_one_is_gone() {
-    let origin = echo();
+    let origin = Origin::echo();
     let daemon = start(&origin, "");
     let old = daemon.worker();
     let mut client = Client::connect(daemon.port(0));
@@ -69,7 +58,7 @@ fn a_session_moves_to_the_new_worker_and_the_old_one_is_gone() {
 
 #[test]
 fn its_line_in_the_log_tells_of_its_whole_life() {
-    let origin = echo();
+    let origin = Origin::echo();
     let conf = r"stream {
         map $before $mapped { ~^(?<digit>.) $digit; }
         limit_conn_zone $before zone=z:1m;
@@ -104,7 +93,7 @@ fn its_line_in_the_log_tells_of_its_whole_life() {
 
 #[test]
 fn limits_count_it_in_the_new_worker() {
-    let origin = echo();
+    let origin = Origin::echo();
     let conf = "worker_processes 2; stream {
         limit_conn_zone $remote_addr zone=z:1m;
         upstream app { zone app 64k; server %%ORIGIN%% max_conns=2; }
@@ -209,7 +198,7 @@ fn an_answer_outlives_its_connection() {
 
 #[test]
 fn a_session_goes_on_although_its_listener_is_gone() {
-    let origin = echo();
+    let origin = Origin::echo();
     let daemon = start(&origin, "");
     let mut client = Client::connect(daemon.port(0));
     ping(&mut client, "one");
@@ -234,7 +223,7 @@ fn a_session_goes_on_although_its_listener_is_gone() {
 
 #[test]
 fn a_session_goes_on_although_its_group_is_gone() {
-    let origin = echo();
+    let origin = Origin::echo();
     let conf = "stream {
         log_format all '$status $bytes_received $upstream_addr';
         access_log %%DIR%%/session.log all;
@@ -244,7 +233,7 @@ fn a_session_goes_on_although_its_group_is_gone() {
     let daemon = Setup::new(conf).set("ORIGIN", origin.address()).start();
     let mut client = Client::connect(daemon.port(0));
     ping(&mut client, "one");
-    let other = echo();
+    let other = Origin::echo();
     daemon.rewrite(|text| {
         text.replace("upstream app", "upstream other")
             .replace("pass app", "pass other")
@@ -280,7 +269,7 @@ fn rates_and_time_limits_stay_those_of_its_beginning() {
 
 #[test]
 fn an_upgrade_takes_sessions_along() {
-    let origin = echo();
+    let origin = Origin::echo();
     let conf =
         "worker_processes 2; stream { server { listen 127.0.0.1:%%PORT_0%%; proxy_pass %%ORIGIN%%; } }";
     let daemon = Setup::new(conf).set("ORIGIN", origin.address()).level("info").in_background().start();
@@ -299,7 +288,7 @@ fn an_upgrade_takes_sessions_along() {
 
 #[test]
 fn an_upgrade_that_is_undone_brings_sessions_back() {
-    let origin = echo();
+    let origin = Origin::echo();
     let conf =
         "worker_processes 2; stream { server { listen 127.0.0.1:%%PORT_0%%; proxy_pass %%ORIGIN%%; } }";
     let daemon = Setup::new(conf).set("ORIGIN", origin.address()).level("info").in_background().start();
@@ -374,7 +363,7 @@ fn the_name_that_chose_the_server_is_known_after_a_move() {
                  access_log %%DIR%%/names.log names; }
         server { listen 127.0.0.1:%%PORT_1%% ssl; ssl_certificate b.crt; ssl_certificate_key b.key; proxy_pass %%ORIGIN%%; }
     }";
-    let origin = echo();
+    let origin = Origin::echo();
     let setup = Setup::new(conf).set("ORIGIN", origin.address());
     let daemon = setup.file("b.crt", &pair.certificate).file("b.key", &pair.key).start();
     let mut client = TlsClient::connect(daemon.port(0), &trusting(&authority), "b.test");
@@ -389,7 +378,7 @@ fn the_name_that_chose_the_server_is_known_after_a_move() {
 
 #[test]
 fn a_graceful_stop_waits_for_sessions_up_to_its_timeout() {
-    let origin = echo();
+    let origin = Origin::echo();
     let daemon = start(&origin, "worker_shutdown_timeout 300ms;");
     let mut client = Client::connect(daemon.port(0));
     ping(&mut client, "one");

@@ -74,6 +74,18 @@ impl Origin {
         Self::replying(move |_| bytes.clone())
     }
 
+    /// A server that sends back all that it gets, whatever the protocol.
+    pub fn echo() -> Self {
+        Self::start(|peer| {
+            loop {
+                let bytes = peer.some(64 * 1024);
+                if bytes.is_empty() || peer.try_send(&bytes).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
     /// A server whose response is `first-last`, the second half of which waits for the channel; one request
     /// per connection.
     pub fn in_two_parts() -> (Sender<()>, Self) {
