@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use pronghorn::runtime::buffer::Buffer;
-use pronghorn::runtime::channel::queue;
+use pronghorn::runtime::channel::oneshot;
 use pronghorn::runtime::{Io, Runtime, Timer, now_ms, race, sleep, spawn, timeout, yield_now};
 
 const ROUNDS: u32 = 1_000_000;
@@ -41,13 +41,13 @@ fn main() {
         }
         report("take and give a 4K buffer", began, ROUNDS);
 
-        let (sender, mut receiver) = queue(16);
         let began = Instant::now();
         for number in 0..ROUNDS {
-            let _ = sender.push(number);
+            let (sender, receiver) = oneshot();
+            let _ = sender.send(number);
             receiver.recv().await;
         }
-        report("queue push and receive", began, ROUNDS);
+        report("make a oneshot, send and receive", began, ROUNDS);
 
         sockets().await;
     });

@@ -12,13 +12,14 @@ use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::task::{Poll, Waker, ready};
+use std::task::{Poll, ready};
 
 use crate::base::frame::{Fields, put_option, put_vector16};
 use crate::log::{self, access};
 use crate::net::handover::{MovedSession, TunnelState};
 use crate::net::{clients, drain, open, room};
 use crate::runtime::buffer::Buffer;
+use crate::runtime::channel::Notify;
 use crate::runtime::{self, Io, race};
 use crate::script::Scope;
 use crate::shm::counter::{self, Total};
@@ -75,8 +76,8 @@ pub struct Table {
     is_full: Cell<bool>,
     /// Sessions that live, also those that no more datagrams come to.
     count: Cell<usize>,
-    /// Tasks that wait until there is none.
-    emptied: RefCell<Vec<Waker>>,
+    /// Signals that there is none.
+    emptied: Notify,
 }
 
 impl Table {
@@ -88,7 +89,7 @@ impl Table {
             next: Cell::new(0),
             is_full: Cell::new(false),
             count: Cell::new(0),
-            emptied: RefCell::default(),
+            emptied: Notify::new(),
         })
     }
 
@@ -108,14 +109,9 @@ impl Table {
 
     /// Waits until there is no session.
     async fn is_empty(&self) {
-        poll_fn(|cx| {
-            if self.count.get() == 0 {
-                return Poll::Ready(());
-            }
-            self.emptied.borrow_mut().push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+        while self.count.get() > 0 {
+            self.emptied.notified().await;
+        }
     }
 }
 
@@ -158,8 +154,7 @@ impl Drop for Client {
         let table = &self.table;
         table.count.set(table.count.get() - 1);
         if table.count.get() == 0 {
-            let emptied = table.emptied.take();
-            emptied.into_iter().for_each(Waker::wake);
+            table.emptied.notify();
         }
     }
 }
