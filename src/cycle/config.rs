@@ -11,6 +11,7 @@ use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::stapling::Ignored;
 use crate::net::tls::watch::{self, Pair, Trusted};
 use crate::script::keyval::Declared;
+use crate::shared::control::Allowed;
 use crate::shm::named::Used;
 use crate::stream;
 use crate::sys::socket::ListenOptions;
@@ -242,9 +243,9 @@ impl Config {
         })
     }
 
-    /// True if some location lets the clients of workers change something (`api write=on`).
-    pub fn takes_orders(&self) -> bool {
-        self.http.as_ref().is_some_and(|http| http.tables.api.takes_orders)
+    /// The orders that the clients of workers may give by `api`.
+    pub fn allowed_orders(&self) -> Allowed {
+        self.http.as_ref().map_or(Allowed::Nothing, |http| http.tables.api.allowed)
     }
 
     /// True if there is anything for a prober to do.

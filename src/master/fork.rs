@@ -106,8 +106,8 @@ impl Master {
             |listen: &&Listener| socket::Make::wanted(&listen.address, &listen.options).is_dual_stack;
         let ports = self.listeners().iter().filter(is_dual_stack).filter_map(|listen| listen.address.port());
         let connections_max = self.settings().worker_connections() as u64;
-        let workers_order = self.cycle.config.takes_orders();
-        let roster = Roster::new(addresses, names, connections_max, workers_order);
+        let allowed = self.cycle.config.allowed_orders();
+        let roster = Roster::new(addresses, names, connections_max, allowed);
         roster.with_dual_stack(ports)
     }
 

@@ -15,7 +15,7 @@ use std::fmt;
 use crate::master::roles::Role;
 use crate::net::clients::ROWS_MAX;
 use crate::net::handover::{NO_LISTENER, STATE_BYTES_MAX};
-use crate::shared::control::ORDERS_MAX;
+use crate::shared::control::{Allowed, ORDERS_MAX};
 use crate::worker::messages::{BYTES_MAX, Listed, ToMaster};
 
 /// Maximum number of messages read from one worker in one turn of the master's loop.
@@ -171,8 +171,8 @@ pub struct Facts {
     pub connections_max: u64,
     /// Servers whose names are followed: index of the group, index of the server.
     pub followed: HashSet<(u32, u32)>,
-    /// Some location lets clients of workers change something (`api write=on`).
-    pub workers_order: bool,
+    /// The orders that the clients of workers may give.
+    pub allowed: Allowed,
 }
 
 /// A message as received, before any of it is trusted.
@@ -204,8 +204,8 @@ pub enum Fault {
     NotAsked,
     UnknownListener(u32),
     UnknownServer(u32, u32),
-    /// No location lets clients give orders.
-    NotEntitled,
+    /// No location lets clients give orders that need this.
+    NotEntitled(Allowed),
     /// The descriptor is not a connection but this.
     NoConnection(&'static str),
     /// The memory of a tunnel's state can still be changed, or is larger than allowed.
@@ -234,7 +234,10 @@ impl fmt::Display for Fault {
             Self::UnknownServer(group, server) => {
                 write!(out, "there is no server {server} with a followed name in group {group}")
             }
-            Self::NotEntitled => write!(out, "Order came, and no location has \"api write=on\""),
+            Self::NotEntitled(needed) => {
+                let directive = if *needed == Allowed::Changes { "api write=on" } else { "api" };
+                write!(out, "Order came, and no location has \"{directive}\"")
+            }
             Self::NoConnection(what) => {
                 write!(out, "HandOver brings connections, it came with {what}")
             }
@@ -333,7 +336,9 @@ impl Ledger {
             ToMaster::Learned(learned) if !facts.followed.contains(&(learned.group, learned.server)) => {
                 Err(Fault::UnknownServer(learned.group, learned.server))
             }
-            ToMaster::Order(..) if role == Role::Worker && !facts.workers_order => Err(Fault::NotEntitled),
+            ToMaster::Order(_, order) if role == Role::Worker && facts.allowed < order.needs() => {
+                Err(Fault::NotEntitled(order.needs()))
+            }
             _ => Ok((received.fd_count == terms.fds).then_some(message)),
         }
     }
@@ -399,7 +404,7 @@ pub mod property {
     use std::collections::HashSet;
     use std::os::fd::AsFd;
 
-    use super::{Facts, Ledger, Received, State};
+    use super::{Allowed, Facts, Ledger, Received, State};
     use crate::master::roles::Role;
     use crate::sys::msg;
     use crate::worker::messages::{self, BYTES_MAX};
@@ -433,7 +438,7 @@ pub mod property {
             listen_count: 2,
             connections_max: 10,
             followed: HashSet::from([(0, 0)]),
-            workers_order: true,
+            allowed: Allowed::Changes,
         };
         for state in [State::Starting, State::Ready, State::Draining, State::Quitting] {
             if let Ok(Some(_)) = Ledger::default().judge(Role::Worker, state, &facts, received, 0) {
@@ -457,7 +462,7 @@ mod tests {
 
     fn facts() -> Facts {
         let followed = HashSet::from([(0, 1), (3, 0)]);
-        Facts { listen_count: 2, connections_max: 10, followed, workers_order: true }
+        Facts { listen_count: 2, connections_max: 10, followed, allowed: Allowed::Changes }
     }
 
     fn hand_over(listen: u32) -> ToMaster {
@@ -640,6 +645,25 @@ mod tests {
                 judge_of(Role::Prober, State::Ready, &learned(group, server), 0),
                 Err(Fault::UnknownServer(group, server))
             );
+        }
+    }
+
+    #[test]
+    fn a_worker_gives_the_orders_that_its_configuration_allows() {
+        let judge = |allowed, order| {
+            let facts = Facts { allowed, ..facts() };
+            let message = ToMaster::Order(1, order);
+            Ledger::default().judge(Role::Worker, State::Ready, &facts, with(&message.to_bytes(1), 0), 0)
+        };
+        for allowed in [Allowed::Processes, Allowed::Changes] {
+            assert!(matches!(judge(allowed, Order::Processes), Ok(Some(_))), "{allowed:?}");
+        }
+        assert!(matches!(judge(Allowed::Changes, Order::Connections), Ok(Some(_))));
+        let refused = judge(Allowed::Nothing, Order::Processes);
+        assert_eq!(refused, Err(Fault::NotEntitled(Allowed::Processes)));
+        for allowed in [Allowed::Nothing, Allowed::Processes] {
+            let refused = judge(allowed, Order::Connections);
+            assert_eq!(refused, Err(Fault::NotEntitled(Allowed::Changes)), "{allowed:?}");
         }
     }
 

@@ -10,6 +10,7 @@ use crate::master::roles::Role;
 use crate::master::rules::{Facts, Fault, LEFT_MAX, Ledger, Received, State};
 use crate::master::supervisor::WorkerId;
 use crate::net::handover::{Handover, MovedSession, MovedTunnel, NO_LISTENER, STATE_BYTES_MAX};
+use crate::shared::control::Allowed;
 use crate::shm::lanes::Lane;
 use crate::sys::address::SockAddr;
 use crate::sys::datagram;
@@ -49,12 +50,12 @@ impl Roster {
         addresses: Vec<SockAddr>,
         names: HashMap<(u32, u32), Name>,
         connections_max: u64,
-        workers_order: bool,
+        allowed: Allowed,
     ) -> Self {
         let indexes = 0..u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         let listens = addresses.iter().cloned().zip(indexes).collect();
         let followed = names.keys().copied().collect();
-        let facts = Facts { listen_count: addresses.len(), connections_max, followed, workers_order };
+        let facts = Facts { listen_count: addresses.len(), connections_max, followed, allowed };
         let mut by_key: HashMap<String, Vec<(u32, u32)>> = HashMap::new();
         for (index, name) in &names {
             by_key.entry(name.key.clone()).or_default().push(*index);
@@ -396,7 +397,7 @@ mod tests {
     #[test]
     fn a_connection_belongs_to_the_closest_listener() {
         let addresses = ["0.0.0.0:80", "127.0.0.1:80", "[::]:81"].map(inet).to_vec();
-        let roster = Roster::new(addresses, HashMap::new(), 1, false);
+        let roster = Roster::new(addresses, HashMap::new(), 1, Allowed::Nothing);
         let of = |text| roster.listener_of(&inet(text));
         assert_eq!((of("127.0.0.1:80"), of("127.0.0.2:80")), (Some(1), Some(0)));
         assert_eq!((of("[::1]:81"), of("[::ffff:127.0.0.1]:81")), (Some(2), Some(2)));
@@ -437,7 +438,7 @@ mod tests {
 
         let datagram = SockAddr::Datagram(Box::new(([127, 0, 0, 1], 53).into()));
         let addresses = vec![inet("127.0.0.1:53"), datagram.clone()];
-        let worker = Worker { roster: Rc::new(Roster::new(addresses, HashMap::new(), 1, false)), ..worker() };
+        let worker = Worker { roster: Rc::new(Roster::new(addresses, HashMap::new(), 1, Allowed::Nothing)), ..worker() };
         let session = |listen| {
             let (client, state) = (([192, 0, 2, 1], 53).into(), TunnelState::default());
             MovedSession { listen, client, state }

@@ -38,6 +38,18 @@ pub enum Order {
     Differences,
 }
 
+/// The orders that a configuration lets the clients of its workers give.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Allowed {
+    /// None: no location has `api`.
+    #[default]
+    Nothing,
+    /// [`Order::Processes`], which `api` shows.
+    Processes,
+    /// All: some location has `api write=on`.
+    Changes,
+}
+
 /// The process that gave an order, for the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Operator {
@@ -71,6 +83,14 @@ pub struct Answer {
 }
 
 impl Order {
+    /// The least that a configuration must allow for the clients of its workers to give it.
+    pub fn needs(&self) -> Allowed {
+        match self {
+            Self::Processes => Allowed::Processes,
+            _ => Allowed::Changes,
+        }
+    }
+
     /// Appends it to the payload of a message.
     pub fn write(&self, out: &mut Vec<u8>) {
         fn text(out: &mut Vec<u8>, text: &str, max: usize) {

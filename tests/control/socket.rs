@@ -151,3 +151,23 @@ fn a_reload_adds_moves_and_removes_it() {
     wait_for("the controller to end", || daemon.controllers_now().is_empty().then_some(()));
     assert!(!daemon.path("moved").exists());
 }
+
+/// The exporter of nginx Plus starts with a look at the processes, so a location that only reads must answer it.
+#[test]
+fn a_location_that_only_reads_shows_the_processes() {
+    if is_stand_in() {
+        return;
+    }
+    const CONF: &str = r#"
+        worker_processes 2;
+        http { server { listen 127.0.0.1:%%PORT_0%%; location /api { api; } location / { return 200 ok; } } }
+    "#;
+    let daemon = Setup::new(CONF).level("notice").start();
+    for version in ["8", "9"] {
+        let answer = get(daemon.port(0), &format!("/api/{version}/processes"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let body: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
+        assert_eq!(body, json!({ "respawned": 0 }));
+    }
+    assert!(!daemon.log().contains("breaks a rule"), "{}", daemon.log());
+}

@@ -31,7 +31,7 @@ use crate::net::transport::Probe;
 use crate::proto::header::Id;
 use crate::runtime::blocking::Lane;
 use crate::script::keyval::Declared;
-use crate::shared::control::{Answer, Operator, Order};
+use crate::shared::control::{Allowed, Answer, Operator, Order};
 use crate::shared::status_zone::Zones;
 use crate::shared::zone;
 use crate::upstream::edits::Part;
@@ -64,7 +64,12 @@ impl BlockConf for Conf {
     const INHERITS_NAMELESS: bool = true;
 
     fn freeze(&mut self, cx: &mut Cx) {
-        cx.drafts.api.takes_orders |= self.access.is_some_and(|access| access.may_write);
+        let allowed = match self.access {
+            None => Allowed::Nothing,
+            Some(Access { may_write: false, .. }) => Allowed::Processes,
+            Some(Access { may_write: true, .. }) => Allowed::Changes,
+        };
+        cx.drafts.api.allowed = cx.drafts.api.allowed.max(allowed);
     }
 
     fn acts(&self) -> bool {
@@ -75,8 +80,8 @@ impl BlockConf for Conf {
 /// The facts about all locations of the `http` block.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Table {
-    /// Some location lets clients change something.
-    pub takes_orders: bool,
+    /// The orders that clients may give in some location.
+    pub allowed: Allowed,
 }
 
 impl ModuleTable for Table {
