@@ -11,7 +11,7 @@ mod source;
 
 pub use config::Config;
 pub use need::{Need, Shown};
-pub use renewal::{Renewal, Renewed};
+pub use renewal::{Renewal, Renewed, TrustedRenewal};
 pub use settings::{Settings, default_pid};
 pub use source::{Compiled, Draft, Embedded, Loaded, Source, early_log, read, read_tree};
 

@@ -3,11 +3,13 @@
 //! For the master, which passes them on, and for the only process with `master_process off`. The decisions are in
 //! `net/tls/watch.rs`. Touches: the files of certificates and keys, the error log.
 
+use std::path::PathBuf;
+
 use zeroize::Zeroizing;
 
 use crate::cycle::Config;
 use crate::log;
-use crate::net::tls::watch::{self, Expiry, Files, Stamp, Watch};
+use crate::net::tls::watch::{self, Expiry, Files, Stamp, Trusted, Watch};
 use crate::sys::clock;
 
 /// The state of the files as last seen, and of the warnings about their ends.
@@ -131,5 +133,61 @@ impl Renewal {
                 log::at!(level, log::process(), &(), "{}", ending.text);
             }
         }
+    }
+}
+
+/// The files by which peers' certificates are judged, as last seen.
+#[derive(Debug, Default)]
+pub struct TrustedRenewal {
+    watch: Watch,
+}
+
+/// The outcome of a look at the files by which peers are judged.
+#[derive(Debug, Default)]
+pub struct Changed {
+    /// Some path may lead elsewhere now: watch anew.
+    pub has_changed: bool,
+    /// Files that are others now, and can be used.
+    pub paths: Vec<PathBuf>,
+}
+
+impl TrustedRenewal {
+    /// `was_in_force`: the configuration was so before, and what it took from its files may be older than they are. Trying
+    /// them again after a generation that failed would fail again, so the next change counts.
+    pub fn new(config: &Config, was_in_force: bool) -> Self {
+        let stamp = |file: &Trusted| if was_in_force { Stamp::of_file(&file.path) } else { file.stamp };
+        Self { watch: Watch::new(config.trusted().map(|file| Some(stamp(file)))) }
+    }
+
+    /// Some file may have changed: the next look is due at once.
+    pub fn stir(&mut self) {
+        self.watch.stir();
+    }
+
+    /// When to look next; `None`: there is nothing to watch.
+    pub fn due_ms(&self) -> Option<u64> {
+        self.watch.due_ms()
+    }
+
+    /// Finds the files that have changed and can be used; the others are logged.
+    pub fn look(&mut self, config: &Config, now_ms: u64) -> Changed {
+        let files: Vec<&Trusted> = config.trusted().collect();
+        let stamps: Vec<Stamp> = files.iter().map(|file| Stamp::of_file(&file.path)).collect();
+        let look = self.watch.look(now_ms, stamps.iter().copied());
+        for (_, text) in look.faults {
+            log::error!(log::process(), &(), "{text}; until then the file's former contents stay in force");
+        }
+        let mut changed = Changed { has_changed: look.has_changed, paths: Vec::new() };
+        for index in look.read {
+            let (Some(file), Some(stamp)) = (files.get(index), stamps.get(index)) else { continue };
+            match file.check() {
+                Ok(()) => {
+                    self.watch.taken(index, *stamp);
+                    changed.paths.push(file.path.clone());
+                }
+                Err(error) => self.watch.failed(index, *stamp, now_ms, &error),
+            }
+        }
+        changed
     }
 }

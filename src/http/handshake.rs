@@ -68,8 +68,11 @@ pub async fn secure(
         counted.set(server.slot);
         let takes_h2 = listen.takes_h2(&config.servers[index]);
         let config = match server.root.confs.ssl.is_dynamic() {
-            false => Arc::clone(tls.config(takes_h2)),
-            true => tls.config_with(load_for(hello, server, worker, (listen, client), probe)?, takes_h2),
+            false => Arc::clone(tls.config(hello, takes_h2)),
+            true => {
+                let loaded = load_for(hello, server, worker, (listen, client), probe)?;
+                tls.config_with(loaded, hello, takes_h2)
+            }
         };
         stapling::refresh(tls.certificates(), || lookup(worker, server));
         Some(Choice { config, record_bytes: tls.record_bytes(), chosen: (server, tls) })

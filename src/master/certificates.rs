@@ -12,11 +12,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use crate::cycle::{Config, Renewal};
+use crate::cycle::{Config, Renewal, TrustedRenewal};
 use crate::log;
 use crate::master::Master;
 use crate::master::supervisor::{Event, Order, WorkerId};
-use crate::net::tls::watch::{LOOK_MS, Stamp, Trusted, Watch};
+use crate::net::tls::watch::LOOK_MS;
 use crate::sys::watcher::Watcher;
 use crate::sys::{clock, sealed};
 
@@ -34,7 +34,7 @@ pub struct Certificates {
     watcher: Option<Watcher>,
     parcels: Vec<Parcel>,
     /// Those by which peers are judged.
-    trusted: Watch,
+    trusted: TrustedRenewal,
     /// Some of them have changed, and wait for new workers.
     changed: Vec<PathBuf>,
     has_complained: bool,
@@ -98,10 +98,7 @@ impl Master {
     pub(super) fn watch_certificates(&mut self, was_in_force: bool) {
         self.certificates.renewal = Renewal::new(&self.cycle.config, was_in_force);
         self.certificates.parcels.clear();
-        // After a generation that failed, those in force may be older than their files, but trying them again would fail
-        // again: the next change counts.
-        let stamp = |file: &Trusted| if was_in_force { Stamp::of_file(&file.path) } else { file.stamp };
-        self.certificates.trusted = Watch::new(self.cycle.config.trusted().map(|file| Some(stamp(file))));
+        self.certificates.trusted = TrustedRenewal::new(&self.cycle.config, was_in_force);
         self.certificates.changed.clear();
         self.certificates.follow(&self.cycle.config);
         self.certificates.renewal.tell_expiry(&self.cycle.config);
@@ -143,25 +140,11 @@ impl Master {
 
     /// Notes which of the files that peers are judged by have changed, and can be used.
     fn look_at_trusted(&mut self, now_ms: u64) {
-        let files: Vec<&Trusted> = self.cycle.config.trusted().collect();
-        let stamps: Vec<Stamp> = files.iter().map(|file| Stamp::of_file(&file.path)).collect();
-        let look = self.certificates.trusted.look(now_ms, stamps.iter().copied());
-        if look.has_changed {
+        let mut changed = self.certificates.trusted.look(&self.cycle.config, now_ms);
+        if changed.has_changed {
             self.certificates.follow(&self.cycle.config);
         }
-        for (_, text) in look.faults {
-            log::error!(log::process(), &(), "{text}; until then the file's former contents stay in force");
-        }
-        for index in look.read {
-            let (Some(file), Some(stamp)) = (files.get(index), stamps.get(index)) else { continue };
-            match file.check() {
-                Ok(()) => {
-                    self.certificates.trusted.taken(index, *stamp);
-                    self.certificates.changed.push(file.path.clone());
-                }
-                Err(error) => self.certificates.trusted.failed(index, *stamp, now_ms, &error),
-            }
-        }
+        self.certificates.changed.append(&mut changed.paths);
     }
 
     /// Gives the configuration new workers that judge by the changed files, once nothing else is going on.

@@ -438,7 +438,10 @@ mod tests {
 
         let datagram = SockAddr::Datagram(Box::new(([127, 0, 0, 1], 53).into()));
         let addresses = vec![inet("127.0.0.1:53"), datagram.clone()];
-        let worker = Worker { roster: Rc::new(Roster::new(addresses, HashMap::new(), 1, Allowed::Nothing)), ..worker() };
+        let worker = Worker {
+            roster: Rc::new(Roster::new(addresses, HashMap::new(), 1, Allowed::Nothing)),
+            ..worker()
+        };
         let session = |listen| {
             let (client, state) = (([192, 0, 2, 1], 53).into(), TunnelState::default());
             MovedSession { listen, client, state }

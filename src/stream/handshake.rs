@@ -101,14 +101,14 @@ fn choose(
         None => (default, default.tls.as_ref()?),
     };
     let config = match own.confs.ssl.is_dynamic() {
-        false => Arc::clone(tls.config(false)),
+        false => Arc::clone(tls.config(hello, false)),
         true => {
             session.tls = Some(Rc::new(Info::offered(hello.clone())));
             let folder = &session.config().folder;
             let loaded = own.confs.ssl.load_for(session, folder);
             session.tls = None;
             let loaded = loaded.map_err(|error| log::error!(session.logger(), &*session, "{error}"));
-            tls.config_with(loaded.ok()?, false)
+            tls.config_with(loaded.ok()?, hello, false)
         }
     };
     let worker = session.worker;

@@ -23,7 +23,7 @@ use std::task::{Context, Poll};
 
 use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ};
 
-use crate::cycle::{Config, Renewal};
+use crate::cycle::{Config, Renewal, TrustedRenewal};
 use crate::log;
 use crate::net::budget;
 use crate::net::clients;
@@ -155,12 +155,22 @@ pub fn run(config: Config, seat: Seat) -> i32 {
 /// A process that serves alone is being debugged, so the files are read in its loop. One that has become another user may
 /// be unable to read its keys again, which is logged.
 async fn renew_certificates(config: &'static Config) {
-    let mut renewal = Renewal::new(config, false);
+    let (mut renewal, mut trusted) = (Renewal::new(config, false), TrustedRenewal::new(config, false));
     renewal.tell_expiry(config);
     loop {
         runtime::sleep(LOOK_ALONE_MS).await;
         renewal.stir();
         renewal.look(config, runtime::now_ms());
+        trusted.stir();
+        // Its settings are those that it started with: with a master new workers would take the place of this one.
+        for path in trusted.look(config, runtime::now_ms()).paths {
+            let (path, log) = (path.display(), log::process());
+            log::warn!(
+                log,
+                &(),
+                "\"{path}\" has changed: with \"master_process off\" it is used after a restart"
+            );
+        }
     }
 }
 

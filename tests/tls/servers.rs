@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use rcgen::KeyPair;
 
+use crate::support::daemon::is_stand_in;
 use crate::support::tls::{Authority, TlsClient, client_config, trusting};
 use crate::support::{Daemon, Setup, wait_for};
 
@@ -172,6 +173,43 @@ fn other_implementations_are_served_with_both_versions() {
         let text = output("gnutls-cli", &[&words[..], &more].concat());
         let is_good = text.contains("Status: The certificate is trusted") && text.contains(expected);
         assert!(is_good && text.contains("Handshake was completed"), "{priority}: {text}");
+    }
+}
+
+#[test]
+fn whose_order_of_suites_counts() {
+    if is_stand_in() {
+        return;
+    }
+    const AES_128: &str = "ECDHE-ECDSA-AES128-GCM-SHA256";
+    const AES_256: &str = "ECDHE-ECDSA-AES256-GCM-SHA384";
+    const CHACHA: &str = "ECDHE-ECDSA-CHACHA20-POLY1305";
+    for (more, expected) in [
+        ("", [AES_256, AES_256, CHACHA]),
+        ("ssl_prefer_server_ciphers on;", [AES_256; 3]),
+        ("ssl_prefer_server_ciphers off;", [AES_256, AES_128, CHACHA]),
+        ("ssl_conf_command Options ServerPreference;", [AES_256; 3]),
+        (
+            "ssl_prefer_server_ciphers on; ssl_conf_command Options PrioritizeChaCha;",
+            [AES_256, AES_256, CHACHA],
+        ),
+        (
+            "ssl_prefer_server_ciphers off; ssl_conf_command Options PrioritizeChaCha;",
+            [AES_256, AES_128, CHACHA],
+        ),
+    ] {
+        let (daemon, _) = start(more);
+        let offers = [[AES_256, AES_128, CHACHA], [AES_128, CHACHA, AES_256], [CHACHA, AES_128, AES_256]];
+        for (offer, expected) in offers.iter().zip(expected) {
+            let url = format!("https://127.0.0.1:{}/", daemon.port(0));
+            let text = output("curl", &["-sSk", "--tls-max", "1.2", "--ciphers", &offer.join(":"), &url]);
+            assert_eq!(text, format!("TLSv1.2 {expected} .\n"), "{more}: {offer:?}");
+        }
+        let (first, other) = ("TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_256_GCM_SHA384");
+        let url = format!("https://127.0.0.1:{}/", daemon.port(0));
+        let text = output("curl", &["-sSk", "--tls13-ciphers", &format!("{first}:{other}"), &url]);
+        let chosen = if expected[2] == CHACHA { first } else { other };
+        assert_eq!(text, format!("TLSv1.3 {chosen} .\n"), "{more}");
     }
 }
 

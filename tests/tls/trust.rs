@@ -194,3 +194,39 @@ fn a_configuration_that_is_being_edited_is_not_used_with_the_file() {
     let good = site.config(&site.issue(8), &version::TLS13);
     assert_eq!(site.connect(&good).get("site.test", "/").body, b"unfinished");
 }
+
+#[test]
+fn without_a_master_a_changed_file_is_told_and_the_former_one_counts() {
+    if is_stand_in() {
+        return;
+    }
+    let (authority, clients, others) =
+        (Authority::new("test"), Authority::new("clients"), Authority::new("others"));
+    let conf = r#"
+        master_process off;
+        http {
+            server {
+                listen 127.0.0.1:%%PORT_0%% ssl; server_name site.test;
+                ssl_certificate site.pem; ssl_certificate_key site.key;
+                ssl_verify_client on; ssl_client_certificate clients.pem;
+                location / { return 200 "$ssl_client_verify"; }
+            }
+        }
+    "#;
+    let pair = authority.issue(&["site.test"]);
+    let daemon = Setup::new(conf)
+        .level("warn")
+        .alone()
+        .file("site.pem", pair.certificate)
+        .file("site.key", pair.key)
+        .file("clients.pem", clients.certificate())
+        .start();
+    let config = client_config(&authority, Some(&clients.issue(&["someone"])), rustls::ALL_VERSIONS);
+    let ask = || TlsClient::connect(daemon.port(0), &config, "site.test").get("site.test", "/").status;
+    assert_eq!(ask(), 200);
+    daemon.write("clients.pem", "no certificate");
+    daemon.wait_log("clients.pem.*until then the file's former contents stay in force");
+    daemon.write("clients.pem", others.certificate());
+    daemon.wait_log("clients.pem\" has changed: with \"master_process off\" it is used after a restart");
+    assert_eq!(ask(), 200);
+}

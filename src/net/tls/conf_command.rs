@@ -29,7 +29,7 @@ const WITHOUT_EFFECT: [&str; 5] =
     ["SignatureAlgorithms", "ClientSignatureAlgorithms", "RecordPadding", "DHParameters", "ServerInfoFile"];
 
 /// Words of `Options` without a counterpart: rustls behaves in one way only, and securely.
-const OPTIONS_WITHOUT_EFFECT: [&str; 22] = [
+const OPTIONS_WITHOUT_EFFECT: [&str; 21] = [
     "EmptyFragments",
     "Bugs",
     "Compression",
@@ -43,8 +43,6 @@ const OPTIONS_WITHOUT_EFFECT: [&str; 22] = [
     "NoRenegotiation",
     "AllowNoDHEKEX",
     "PreferNoDHEKEX",
-    // With the client's order its preference counts anyway; rustls cannot mix both.
-    "PrioritizeChaCha",
     "MiddleboxCompat",
     "AntiReplay",
     "ExtendedMasterSecret",
@@ -182,6 +180,7 @@ fn options(selected: &mut Selected, value: &str) -> Result<Vec<Dropped>, Error> 
         let (is_on, word) = signed(item);
         match word.to_ascii_lowercase().as_str() {
             "serverpreference" => selected.server_preference = Some(is_on),
+            "prioritizechacha" => selected.prioritizes_chacha = is_on,
             "sessionticket" => selected.session_tickets = Some(is_on),
             "txcertificatecompression" => selected.certificate_compression = Some(is_on),
             "ignoreunexpectedeof" => dropped.push(Dropped::new(word, Reason::NoEffect)),
@@ -227,7 +226,7 @@ mod tests {
         let (selected, notes) =
             applied("Options", "ServerPreference,PrioritizeChaCha, -SessionTicket").expect("options");
         assert_eq!((selected.server_preference, selected.session_tickets), (Some(true), Some(false)));
-        assert_eq!(notes, 1);
+        assert_eq!((selected.prioritizes_chacha, notes), (true, 0));
         let (selected, _) = applied("Options", "-TxCertificateCompression").expect("an option");
         assert_eq!(selected.certificate_compression, Some(false));
         assert_eq!(applied("NumTickets", "0").expect("a number").0.ticket_count, Some(0));

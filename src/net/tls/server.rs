@@ -11,11 +11,14 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{
-    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, StoresServerSessions,
+    self, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, StoresServerSessions,
     WebPkiClientVerifier,
 };
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
-use rustls::{KeyLog, ServerConfig, SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion, compress};
+use rustls::{
+    CipherSuite, KeyLog, ServerConfig, SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion,
+    compress,
+};
 use smallvec::SmallVec;
 
 use crate::net::tls::Verdict;
@@ -24,10 +27,43 @@ use crate::net::tls::handshake::{Catcher, note_signature};
 use crate::net::tls::ocsp::clients::{Denial, StatusCheck};
 use crate::net::tls::ocsp::stapling::{self, Ignored, Staple, Stapling};
 use crate::net::tls::verify::{ClientVerifier, Trust};
+use crate::proto::client_hello::ClientHello;
 use crate::sys::clock;
 
 /// The most early data of a client (`ssl_early_data`), as in OpenSSL.
 pub const EARLY_BYTES_MAX: u32 = 16 * 1024;
+
+/// Whose order of cipher suites counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    Client,
+    Server,
+    /// The server's, but a client that names ChaCha20-Poly1305 first gets it: it has no instructions for AES
+    /// (OpenSSL's `PrioritizeChaCha`).
+    #[default]
+    ServerAfterChaCha,
+}
+
+impl Order {
+    /// True if the client's order counts for these suites.
+    fn is_of_client(self, suites: &[u16]) -> bool {
+        const CHACHA: [CipherSuite; 3] = [
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+            CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+        ];
+        // Values of GREASE stand for no suite (RFC 8701).
+        let is_grease = |suite: u16| suite & 0x0f0f == 0x0a0a && suite >> 8 == suite & 0xff;
+        match self {
+            Self::Client => true,
+            Self::Server => false,
+            Self::ServerAfterChaCha => {
+                let first = suites.iter().find(|suite| !is_grease(**suite));
+                first.is_some_and(|first| CHACHA.contains(&CipherSuite::from(*first)))
+            }
+        }
+    }
+}
 
 /// Everything that a [`Server`] is made of.
 pub struct Settings {
@@ -38,7 +74,7 @@ pub struct Settings {
     /// `ssl_stapling` without a file.
     pub stapling: Option<Arc<stapling::Settings>>,
     /// `ssl_prefer_server_ciphers`.
-    pub prefers_own_order: bool,
+    pub order: Order,
     /// `ssl_session_cache`.
     pub sessions: Option<Arc<dyn StoresServerSessions>>,
     /// `ssl_session_tickets`.
@@ -75,8 +111,9 @@ pub type Path = Vec<CertificateDer<'static>>;
 /// What one virtual server offers to clients.
 pub struct Server {
     config: Arc<ServerConfig>,
-    /// The same, offering HTTP/2 first.
-    with_h2: OnceLock<Arc<ServerConfig>>,
+    order: Order,
+    /// The same offering HTTP/2 first, going by the client's order of suites, and both.
+    variants: [OnceLock<Arc<ServerConfig>>; 3],
     certificates: Arc<Certificates>,
     record_bytes: usize,
     trust: Option<Arc<Trust>>,
@@ -104,7 +141,7 @@ impl Server {
         };
         let resolver = Arc::clone(&certificates);
         let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(resolver);
-        config.ignore_client_order = settings.prefers_own_order;
+        config.ignore_client_order = settings.order != Order::Client;
         config.session_storage = settings.sessions.unwrap_or_else(|| Arc::new(NoServerSessionStorage {}));
         if let Some(tickets) = settings.tickets {
             config.ticketer = tickets;
@@ -119,7 +156,8 @@ impl Server {
         config.cert_decompressors = Vec::new();
         Ok(Self {
             config: Arc::new(config),
-            with_h2: OnceLock::new(),
+            order: settings.order,
+            variants: Default::default(),
             certificates,
             record_bytes: settings.record_bytes,
             trust,
@@ -129,13 +167,21 @@ impl Server {
     }
 
     /// What rustls makes a handshake with. `takes_h2`: HTTP/2 is offered too, as the first choice.
-    pub fn config(&self, takes_h2: bool) -> &Arc<ServerConfig> {
-        if !takes_h2 {
-            return &self.config;
-        }
-        self.with_h2.get_or_init(|| {
+    pub fn config(&self, hello: &ClientHello, takes_h2: bool) -> &Arc<ServerConfig> {
+        let is_client_order = self.order.is_of_client(&hello.cipher_suites);
+        let differs = is_client_order && self.config.ignore_client_order;
+        let variant = match (takes_h2, differs) {
+            (false, false) => return &self.config,
+            (true, false) => &self.variants[0],
+            (false, true) => &self.variants[1],
+            (true, true) => &self.variants[2],
+        };
+        variant.get_or_init(|| {
             let mut config = ServerConfig::clone(&self.config);
-            config.alpn_protocols.insert(0, b"h2".to_vec());
+            config.ignore_client_order = !is_client_order;
+            if takes_h2 {
+                config.alpn_protocols.insert(0, b"h2".to_vec());
+            }
             Arc::new(config)
         })
     }
@@ -176,8 +222,13 @@ impl Server {
     }
 
     /// The same with other certificates, for one client: names of files may depend on the ClientHello.
-    pub fn config_with(&self, certificates: Vec<Certificate>, takes_h2: bool) -> Arc<ServerConfig> {
-        let mut config = ServerConfig::clone(self.config(takes_h2));
+    pub fn config_with(
+        &self,
+        certificates: Vec<Certificate>,
+        hello: &ClientHello,
+        takes_h2: bool,
+    ) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(self.config(hello, takes_h2));
         config.cert_resolver = Arc::new(Certificates::new(certificates, None));
         Arc::new(config)
     }
@@ -285,7 +336,7 @@ impl Certificates {
 }
 
 impl ResolvesServerCert for Certificates {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+    fn resolve(&self, hello: server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let all = self.entries.read().ok()?;
         let schemes = hello.signature_schemes();
         // The client's first choice among the schemes that any key has, as OpenSSL does.
@@ -330,5 +381,29 @@ impl Signer for NotingSigner {
 
     fn scheme(&self) -> SignatureScheme {
         self.0.scheme()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chacha_first_is_the_client_s_order() {
+        let counts = |order: Order, suites: &[u16]| order.is_of_client(suites);
+        for suites in [
+            &[0x1303, 0x1301][..],
+            &[0xcca8],
+            &[0xcca9, 0xc02b],
+            &[0xcaca, 0x1303],
+            &[0x0a0a, 0xfafa, 0x1303],
+        ] {
+            assert!(counts(Order::ServerAfterChaCha, suites), "{suites:x?}");
+            assert!(!counts(Order::Server, suites));
+        }
+        for suites in [&[][..], &[0x1301, 0x1303], &[0xcaca], &[0xcafa, 0x1303], &[0x1a0a, 0x1303]] {
+            assert!(!counts(Order::ServerAfterChaCha, suites), "{suites:x?}");
+            assert!(counts(Order::Client, suites));
+        }
     }
 }

@@ -289,6 +289,8 @@ pub struct Selected {
     pub groups: Vec<&'static dyn SupportedKxGroup>,
     /// `Options ServerPreference`; `None`: `ssl_prefer_server_ciphers` decides.
     pub server_preference: Option<bool>,
+    /// `Options PrioritizeChaCha`.
+    pub prioritizes_chacha: bool,
     /// `Options SessionTicket`; `None`: `ssl_session_tickets` decides.
     pub session_tickets: Option<bool>,
     /// `NumTickets`: tickets after each handshake of TLS 1.3; `None`: our default.
@@ -306,6 +308,7 @@ impl Default for Selected {
             ciphersuites: ciphers::default_ciphersuites(),
             groups: default_groups(),
             server_preference: None,
+            prioritizes_chacha: false,
             session_tickets: None,
             ticket_count: None,
             certificate_compression: None,

@@ -12,7 +12,7 @@ use super::certificate::Certificate;
 use super::handshake::{self, Accepted, Catcher, Choice};
 use super::moved::Moved;
 use super::pem::Passwords;
-use super::server::{Server, Settings};
+use super::server::{Order, Server, Settings};
 use super::settings::{Selected, provider};
 use super::verify::ServerVerifier;
 use super::*;
@@ -37,7 +37,7 @@ fn server(selected: &Selected) -> Server {
         certificates: vec![
             Certificate::from_pem(chain.as_bytes(), key.as_bytes(), &Passwords::default()).unwrap(),
         ],
-        prefers_own_order: false,
+        order: Order::Client,
         sessions: None,
         tickets: None,
         ticket_count: None,
@@ -76,7 +76,11 @@ async fn connected(selected: &Selected) -> (Transport, Transport) {
         let mut transport = Transport::from(b);
         let accepted = handshake::accept(transport.plain().unwrap(), Buffer::default(), |hello| {
             assert_eq!(&*hello.server_name, "a.test");
-            Some(Choice { config: Arc::clone(server.config(false)), record_bytes: 16 * 1024, chosen: () })
+            Some(Choice {
+                config: Arc::clone(server.config(hello, false)),
+                record_bytes: 16 * 1024,
+                chosen: (),
+            })
         });
         let Ok(Accepted::Session(session, ())) = accepted.await else { panic!("no session") };
         transport.secure(*session);

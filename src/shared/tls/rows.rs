@@ -34,7 +34,8 @@ macro_rules! ssl_rows {
     text("ssl_ciphers", CONTEXTS, |c: &mut $conf| &mut c.ciphers,
         "Sets the cipher suites of TLS 1.2 in OpenSSL's notation. There are six: ECDHE with ECDSA or RSA, and AES-128-GCM, AES-256-GCM or ChaCha20-Poly1305."),
     flag("ssl_prefer_server_ciphers", CONTEXTS, |c: &mut $conf| &mut c.prefer_server_ciphers,
-        "Chooses cipher suites in the server's order, not in the client's."),
+        "Chooses cipher suites in the server's order, not in the client's. If it is not set the server's order counts too, but a client that names \
+         ChaCha20-Poly1305 first gets it."),
     text("ssl_ecdh_curve", CONTEXTS, |c: &mut $conf| &mut c.ecdh_curve,
         "Sets the groups of the key exchange, first choice first: X25519MLKEM768, SecP256r1MLKEM768, X25519, prime256v1, secp384r1; auto selects all."),
     custom("ssl_conf_command", CONTEXTS, Arity::exactly(2), |c: &mut $conf, _, node| add_words(&mut c.conf_commands, node),

@@ -20,9 +20,9 @@ use crate::net::tls::context::{self, Context};
 use crate::net::tls::ocsp::cache;
 use crate::net::tls::ocsp::staples::Staples;
 use crate::net::tls::pem;
-use crate::net::tls::server::{self, Clients, Server};
+use crate::net::tls::server::{self, Clients, Order, Server};
 use crate::net::tls::session_cache::{self, SessionCache, Zone, Zones};
-use crate::net::tls::settings as selection;
+use crate::net::tls::settings::{self as selection, Selected};
 use crate::net::tls::ticket::{Keys, SharedKeys, TicketKey, Ticketer};
 use crate::net::tls::verify::{ClientVerifier, Mode, Purpose, Trust};
 use crate::net::tls::watch::{Files, Use, is_ocsp_response};
@@ -68,7 +68,7 @@ settings! {
         pub password_file: Inherit<Box<str>>,
         pub protocols: Inherit<Words>,
         pub ciphers: Inherit<Box<str>>,
-        pub prefer_server_ciphers: Setting<bool> = false,
+        pub prefer_server_ciphers: Inherit<bool>,
         pub ecdh_curve: Inherit<Box<str>>,
         pub conf_commands: Vec<Words> => replace,
         pub verify_client: Setting<VerifyClient> = VerifyClient::Off,
@@ -259,7 +259,7 @@ impl<S: Scope> Conf<S> {
             versions: selected.protocols.versions().to_vec(),
             certificates,
             stapling: self.stapling_settings(cx)?,
-            prefers_own_order: selected.server_preference.unwrap_or(self.prefer_server_ciphers.get()),
+            order: self.order(&selected),
             sessions: Some(Arc::new(self.session_cache(context, cx)?)),
             // Early data is accepted once for each session, so sessions are kept instead.
             tickets: if issues_tickets && !self.early_data.get() {
@@ -286,6 +286,13 @@ impl<S: Scope> Conf<S> {
                 None
             }
         }
+    }
+
+    /// Whose order of cipher suites counts: OpenSSL's options decide before the directive.
+    fn order(&self, selected: &Selected) -> Order {
+        let own = if selected.prioritizes_chacha { Order::ServerAfterChaCha } else { Order::Server };
+        let given = selected.server_preference.or(self.prefer_server_ciphers.as_ref().copied());
+        given.map_or(Order::default(), |is_own| if is_own { own } else { Order::Client })
     }
 
     fn choices(&self) -> Choices<'_> {
