@@ -28,6 +28,7 @@ http {
         location /up/ { proxy_pass http://%%ORIGIN%%; proxy_http_version 1.1; }
         location /files/ { root %%DIR%%; }
     }
+    server { listen 127.0.0.1:%%PORT_0%%; server_name off.test; http2 off; location / { return 200 "off\n"; } }
     server {
         listen 127.0.0.1:%%PORT_1%%;
         keepalive_requests 2;
@@ -186,6 +187,22 @@ fn streams_beyond_the_limit_are_refused_and_may_come_again() {
     assert_eq!(client.answer(slow).status, 200);
     client.send(DATA, END_STREAM, late, b"x");
     assert_eq!(client.answer(late).text(), "x");
+}
+
+/// The connection was made for a server that speaks HTTP/2; its requests may name another one, which does not.
+#[test]
+fn a_server_without_http_2_is_not_reached_over_it() {
+    let (daemon, _origin) = start();
+    let mut client = H2::connect(daemon.port(0));
+    let head = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "off.test")];
+    client.send(HEADERS, END_HEADERS | END_STREAM, 1, &block(&head));
+    assert_eq!(client.answer(1).status, 421);
+    daemon.wait_log("for which the negotiated protocol is disabled.*off\\.test");
+    client.send(HEADERS, END_HEADERS | END_STREAM, 3, &h2::request("GET", "/", &[]));
+    assert_eq!(client.answer(3).status, 200);
+    let mut client = Client::connect(daemon.port(0));
+    client.send("GET / HTTP/1.1\r\nHost: off.test\r\n\r\n");
+    assert_eq!(client.response().text(), "off\n");
 }
 
 #[test]

@@ -431,6 +431,15 @@ async fn answer(stream: Stream, facts: Rc<Facts>, event: Event, number: u64) {
         false => body::Reader::H2(Box::new(Reader::new(expects))),
     });
     let (mut request, entry) = match begun {
+        // nginx's outcome: the connection was made for another server, which speaks HTTP/2
+        Ok(request) if !facts.listen.takes_h2(request.server) => {
+            log::info!(
+                request.error_log(),
+                &request,
+                "client attempted to request the server name for which the negotiated protocol is disabled"
+            );
+            (request, Entry::Refused(421))
+        }
         Ok(request) => (request, Entry::Client),
         Err((request, status)) => (request, Entry::Refused(status)),
     };
