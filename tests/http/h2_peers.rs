@@ -2,7 +2,6 @@
 //!
 //! Each runs on a loop of its own, in this process.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,9 +12,9 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
-use crate::support::deadline::deadline;
+use crate::support::tasks::{listen, run, whole};
 use crate::support::{Daemon, Setup};
 
 const CONF: &str = "worker_processes 1;
@@ -35,34 +34,6 @@ const CONF: &str = "worker_processes 1;
 
 fn start(origin: SocketAddr) -> Daemon {
     Setup::new(CONF).set("ORIGIN", origin).level("info").start()
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
-}
-
-/// Runs a test's own side to its end, within the time that a test has.
-fn run<T>(side: impl Future<Output = T>) -> T {
-    runtime().block_on(async { tokio::time::timeout(deadline(), side).await.expect("in time") })
-}
-
-/// Serves each connection with `serve`, as long as the test lives.
-fn listen<S>(serve: impl Fn(TcpStream) -> S + Send + 'static) -> SocketAddr
-where
-    S: Future<Output = ()> + Send + 'static,
-{
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.set_nonblocking(true).expect("set");
-    let address = listener.local_addr().expect("bound");
-    std::thread::spawn(move || {
-        runtime().block_on(async {
-            let listener = TcpListener::from_std(listener).expect("a listener");
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream));
-            }
-        });
-    });
-    address
 }
 
 /// What a server of the `h2` crate has done.
@@ -110,17 +81,6 @@ async fn answer(request: Request<RecvStream>, mut respond: server::SendResponse<
     trailers.insert("grpc-status", "0".parse().expect("a value"));
     let _ = send.send_data(body.into(), false);
     let _ = send.send_trailers(trailers);
-}
-
-/// A body with its trailers.
-async fn whole(mut body: RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2::Error> {
-    let mut all = Vec::new();
-    while let Some(part) = body.data().await {
-        let part = part?;
-        all.extend_from_slice(&part);
-        body.flow_control().release_capacity(part.len())?;
-    }
-    Ok((all, body.trailers().await?))
 }
 
 async fn h2_client(port: u16) -> client::SendRequest<Bytes> {

@@ -11,6 +11,7 @@ mod environment;
 mod error_log;
 mod fatal_worker;
 mod findings;
+mod h2_streams;
 mod hostile_worker;
 mod listen_changes;
 mod listen_fds;

@@ -18,6 +18,7 @@ pub mod dns;
 pub mod environment;
 pub mod fastcgi;
 pub mod h2;
+pub mod h2_load;
 pub mod h2_server;
 pub mod load;
 pub mod message;
@@ -26,6 +27,7 @@ pub mod packets;
 pub mod port;
 pub mod process;
 pub mod program;
+pub mod tasks;
 pub mod tls;
 pub mod wire;
 
