@@ -16,6 +16,7 @@ use crate::shm::held_counts::{Held, Holders, Refused};
 pub type Declared<S> = zone::Declared<S, ()>;
 pub type Zones<S> = zone::Zones<S>;
 pub type Zone<S> = zone::Zone<S, Holders>;
+pub type Table<S> = zone::Table<S, Holders>;
 
 /// nginx's limit on the length of a key.
 const KEY_BYTES_MAX: usize = 255;
@@ -55,6 +56,26 @@ impl Outcome {
             Self::Passed => "PASSED",
             Self::Rejected => "REJECTED",
             Self::RejectedDryRun => "REJECTED_DRY_RUN",
+        }
+    }
+
+    /// For another process; 0: no limit applied.
+    pub fn number(outcome: Option<Self>) -> u8 {
+        match outcome {
+            None => 0,
+            Some(Self::Passed) => 1,
+            Some(Self::Rejected) => 2,
+            Some(Self::RejectedDryRun) => 3,
+        }
+    }
+
+    /// Reads [`Self::number`].
+    pub fn of_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Passed),
+            2 => Some(Self::Rejected),
+            3 => Some(Self::RejectedDryRun),
+            _ => None,
         }
     }
 }

@@ -15,11 +15,12 @@ use crate::script::value::Script;
 use crate::script::{Compile, Scope};
 use crate::shared::zone::Fate;
 use crate::shared::{ByRule, Severity, zone};
-use crate::shm::leaky_bucket::{EXCESS_MAX, Key, Table};
+use crate::shm::leaky_bucket::{self, EXCESS_MAX, Key};
 
 pub type Declared<S> = zone::Declared<S, Rate>;
 pub type Zones<S> = zone::Zones<S, Rate>;
-pub type Zone<S> = zone::Zone<S, Table, Rate>;
+pub type Zone<S> = zone::Zone<S, leaky_bucket::Table, Rate>;
+pub type Table<S> = zone::Table<S, leaky_bucket::Table, Rate>;
 
 /// The rate of a zone, and when it last complained.
 #[derive(Debug)]
@@ -138,7 +139,7 @@ fn requests(value: &str, what: &str, word: &Word) -> Result<u64, Diagnostic> {
 struct Passed<'a, S> {
     rule: &'a Rule,
     zone: &'a Zone<S>,
-    table: Table,
+    table: leaky_bucket::Table,
     key: Key,
 }
 
@@ -276,7 +277,7 @@ impl Rule {
 }
 
 /// The excess with which a rule would let a scope pass. Errors: it would refuse it, which counts as use of the key.
-fn peek<S>(rule: &Rule, zone: &Zone<S>, (table, key): (Table, Key), now_ms: u64) -> Result<u64, u64> {
+fn peek<S>(rule: &Rule, zone: &Zone<S>, (table, key): (leaky_bucket::Table, Key), now_ms: u64) -> Result<u64, u64> {
     let excess = table.peek(key, zone.detail.rate, now_ms);
     if excess <= rule.burst {
         return Ok(excess);
@@ -290,7 +291,7 @@ fn add<S: Scope>(
     scope: &S,
     rule: &Rule,
     zone: &Zone<S>,
-    (table, key): (Table, Key),
+    (table, key): (leaky_bucket::Table, Key),
     max: u64,
     now_ms: u64,
 ) -> Result<u64, u64> {

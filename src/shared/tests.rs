@@ -111,9 +111,9 @@ fn formats_have_names() {
 /// Limits and zones of a configuration, and a session that they are asked about.
 struct Limited {
     rate: limit_req::Limits,
-    rates: Vec<limit_req::Zone<Session>>,
+    rates: limit_req::Table<Session>,
     hold: limit_conn::Limits,
-    holds: Vec<limit_conn::Zone<Session>>,
+    holds: limit_conn::Table<Session>,
     session: Session,
     found: Vec<String>,
 }

@@ -4,6 +4,7 @@
 //! Wording of the errors: nginx's ngx_http_limit_req_module.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::{fmt, io};
 
 use crate::base::number::parse_size;
@@ -55,6 +56,10 @@ pub struct Zone<S, T, D = ()> {
     /// Counts what became of scopes; `None` with `-t`, or if no room was left.
     pub slot: Option<Slot>,
 }
+
+/// The zones of one kind of limit, by index.
+#[derive(Debug)]
+pub struct Table<S, T, D = ()>(Vec<Zone<S, T, D>>);
 
 /// The outcome for a scope at a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +141,31 @@ impl<S: Scope, T, D> Zone<S, T, D> {
     }
 }
 
+impl<S: Scope, T, D> Table<S, T, D> {
+    /// The zones as status pages show them.
+    pub fn shown(&self) -> impl Iterator<Item = Shown> {
+        self.0.iter().map(Zone::shown)
+    }
+
+    /// The slots of the zones' counters.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.0.iter().filter_map(|zone| zone.slot)
+    }
+
+    /// The zones' memory.
+    pub fn used(&self) -> impl Iterator<Item = Used> {
+        self.0.iter().map(Zone::used)
+    }
+}
+
+impl<S, T, D> Deref for Table<S, T, D> {
+    type Target = [Zone<S, T, D>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
 impl<S: Scope, D> Declared<S, D> {
     /// Of a directive whose first argument is the key. `zone` is what [`parameter`] has read.
     pub fn new(node: &Node, key: Script<S>, (name, bytes): (&str, usize), detail: D) -> Self {
@@ -184,7 +214,7 @@ impl<S: Scope, D> Zones<S, D> {
         kind: &str,
         cx: &mut X,
         open: fn(u64, usize) -> io::Result<T>,
-    ) -> Vec<Zone<S, T, D>> {
+    ) -> Table<S, T, D> {
         let declared = self.complete(X::BLOCK, kind, cx.diagnostics());
         let is_test = cx.is_test() || cx.diagnostics().has_errors();
         let map = |declared: Declared<S, D>| {
@@ -200,7 +230,7 @@ impl<S: Scope, D> Zones<S, D> {
                 .then(|| counter::slot(counter::Kind::Limit, &format!("{} {kind} {name}", X::BLOCK)));
             Zone { name, key, id, bytes, memory, detail, slot: slot.flatten() }
         };
-        declared.into_iter().map(map).collect()
+        Table(declared.into_iter().map(map).collect())
     }
 
     /// All zones by index.

@@ -15,7 +15,6 @@ use crate::http::verdict::{Reply, Verdict};
 use crate::script::variable::variable;
 use crate::shared::limit_conn::{self, Limits, Outcome};
 use crate::shared::zone;
-use crate::shm::counter::Slot;
 use crate::shm::held_counts::{Held, Holders};
 use crate::shm::named::Used;
 
@@ -39,12 +38,7 @@ pub struct State {
 impl State {
     /// The outcome, as a number for another process.
     pub fn number(&self) -> u8 {
-        match self.outcome {
-            None => 0,
-            Some(Outcome::Passed) => 1,
-            Some(Outcome::Rejected) => 2,
-            Some(Outcome::RejectedDryRun) => 3,
-        }
+        Outcome::number(self.outcome)
     }
 }
 
@@ -68,28 +62,15 @@ impl states::State for State {
 }
 
 /// The zones that requests are counted in.
-#[derive(Debug)]
-pub struct Table(Vec<limit_conn::Zone<Request>>);
-
-impl Table {
-    /// The zones as status pages show them.
-    pub fn shown(&self) -> impl Iterator<Item = zone::Shown> {
-        self.0.iter().map(zone::Zone::shown)
-    }
-
-    /// The slots of the zones' counters.
-    pub fn slots(&self) -> impl Iterator<Item = Slot> {
-        self.0.iter().filter_map(|zone| zone.slot)
-    }
-}
+pub type Table = limit_conn::Table<Request>;
 
 impl ModuleTable for Table {
     fn open(cx: &mut Cx) -> Self {
-        Self(std::mem::take(&mut cx.drafts.limit_conn).open("limit_conn", cx, Holders::open))
+        std::mem::take(&mut cx.drafts.limit_conn).open("limit_conn", cx, Holders::open)
     }
 
     fn add_zones(&self, zones: &mut Vec<Used>) {
-        zones.extend(self.0.iter().map(zone::Zone::used));
+        zones.extend(self.used());
     }
 }
 
@@ -140,7 +121,7 @@ pub fn preaccess(request: &mut Request) -> Verdict {
 
 fn limit(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.confs.limit_conn;
-    let zones = &request.config.tables.limit_conn.0;
+    let zones = &request.config.tables.limit_conn;
     let Some((outcome, held)) = conf.limits.hold(request, zones) else { return Verdict::Next };
     request.states.limit_conn = State { outcome: Some(outcome), held };
     if outcome != Outcome::Rejected {
@@ -152,13 +133,8 @@ fn limit(request: &mut Request) -> Verdict {
 
 /// Counts a request that another process has admitted.
 pub fn admit_again(request: &mut Request, saved: u8) {
-    let outcome = match saved {
-        1 => Outcome::Passed,
-        2 => Outcome::Rejected,
-        3 => Outcome::RejectedDryRun,
-        _ => return,
-    };
+    let Some(outcome) = Outcome::of_number(saved) else { return };
     let conf: &'static Conf = &request.location.confs.limit_conn;
-    let held = conf.limits.hold_again(request, &request.config.tables.limit_conn.0);
+    let held = conf.limits.hold_again(request, &request.config.tables.limit_conn);
     request.states.limit_conn = State { outcome: Some(outcome), held };
 }

@@ -16,7 +16,6 @@ use crate::runtime;
 use crate::script::variable::variable;
 use crate::shared::limit_req::{self, Limits, Outcome};
 use crate::shared::zone;
-use crate::shm::counter::Slot;
 use crate::shm::leaky_bucket;
 use crate::shm::named::Used;
 
@@ -56,28 +55,15 @@ impl states::State for State {
 }
 
 /// The zones that requests are counted in.
-#[derive(Debug)]
-pub struct Table(Vec<limit_req::Zone<Request>>);
-
-impl Table {
-    /// The zones as status pages show them.
-    pub fn shown(&self) -> impl Iterator<Item = zone::Shown> {
-        self.0.iter().map(zone::Zone::shown)
-    }
-
-    /// The slots of the zones' counters.
-    pub fn slots(&self) -> impl Iterator<Item = Slot> {
-        self.0.iter().filter_map(|zone| zone.slot)
-    }
-}
+pub type Table = limit_req::Table<Request>;
 
 impl ModuleTable for Table {
     fn open(cx: &mut Cx) -> Self {
-        Self(std::mem::take(&mut cx.drafts.limit_req).open("limit_req", cx, leaky_bucket::Table::open))
+        std::mem::take(&mut cx.drafts.limit_req).open("limit_req", cx, leaky_bucket::Table::open)
     }
 
     fn add_zones(&self, zones: &mut Vec<Used>) {
-        zones.extend(self.0.iter().map(zone::Zone::used));
+        zones.extend(self.used());
     }
 }
 
@@ -130,7 +116,7 @@ pub fn preaccess(request: &mut Request) -> Verdict {
 
 fn limit(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.confs.limit_req;
-    let zones = &request.config.tables.limit_req.0;
+    let zones = &request.config.tables.limit_req;
     let Some((outcome, delay_ms)) = conf.limits.limit(request, zones, runtime::now_ms()) else {
         return Verdict::Next;
     };

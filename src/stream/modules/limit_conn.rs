@@ -8,8 +8,6 @@ use crate::config::directive::{custom, flag, one_of};
 use crate::config::{Arity, Context, Diagnostic, Node, settings};
 use crate::script::variable::variable;
 use crate::shared::limit_conn::{self, Limits, Outcome};
-use crate::shared::zone;
-use crate::shm::counter::Slot;
 use crate::shm::held_counts::{Held, Holders};
 use crate::shm::named::Used;
 use crate::stream::config::compile::Cx;
@@ -36,28 +34,15 @@ pub struct State {
 }
 
 /// The zones that sessions are counted in.
-#[derive(Debug)]
-pub struct Table(Vec<limit_conn::Zone<Session>>);
-
-impl Table {
-    /// The zones as status pages show them.
-    pub fn shown(&self) -> impl Iterator<Item = zone::Shown> {
-        self.0.iter().map(zone::Zone::shown)
-    }
-
-    /// The slots of the zones' counters.
-    pub fn slots(&self) -> impl Iterator<Item = Slot> {
-        self.0.iter().filter_map(|zone| zone.slot)
-    }
-}
+pub type Table = limit_conn::Table<Session>;
 
 impl ModuleTable for Table {
     fn open(cx: &mut Cx) -> Self {
-        Self(std::mem::take(&mut cx.drafts.limit_conn).open("limit_conn", cx, Holders::open))
+        std::mem::take(&mut cx.drafts.limit_conn).open("limit_conn", cx, Holders::open)
     }
 
     fn add_zones(&self, zones: &mut Vec<Used>) {
-        zones.extend(self.0.iter().map(zone::Zone::used));
+        zones.extend(self.used());
     }
 }
 
@@ -96,7 +81,7 @@ pub fn preaccess(session: &mut Session) -> Verdict {
     if conf.limits.is_empty() {
         return Verdict::Next;
     }
-    let zones = &session.config().tables.limit_conn.0;
+    let zones = &session.config().tables.limit_conn;
     let Some((outcome, held)) = conf.limits.hold(session, zones) else { return Verdict::Next };
     session.states.limit_conn = State { outcome: Some(outcome), held };
     if outcome == Outcome::Rejected { Verdict::Done(503) } else { Verdict::Next }
@@ -104,25 +89,15 @@ pub fn preaccess(session: &mut Session) -> Verdict {
 
 /// The word of `$limit_conn_status`, as a number for another process.
 pub fn save(session: &Session) -> u8 {
-    match session.states.limit_conn.outcome {
-        None => 0,
-        Some(Outcome::Passed) => 1,
-        Some(Outcome::Rejected) => 2,
-        Some(Outcome::RejectedDryRun) => 3,
-    }
+    Outcome::number(session.states.limit_conn.outcome)
 }
 
 /// Counts a session that another process has admitted.
 pub fn admit_again(session: &mut Session, saved: u8) {
-    session.states.limit_conn.outcome = match saved {
-        1 => Some(Outcome::Passed),
-        2 => Some(Outcome::Rejected),
-        3 => Some(Outcome::RejectedDryRun),
-        _ => None,
-    };
+    session.states.limit_conn.outcome = Outcome::of_number(saved);
     let conf: &'static Conf = &session.server.confs.limit_conn;
     if !conf.limits.is_empty() {
-        let held = conf.limits.hold_again(session, &session.config().tables.limit_conn.0);
+        let held = conf.limits.hold_again(session, &session.config().tables.limit_conn);
         session.states.limit_conn.held = held;
     }
 }
