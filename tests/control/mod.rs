@@ -4,6 +4,7 @@ mod changes;
 mod connections;
 mod ctl;
 mod disk;
+mod exporter;
 mod hostile;
 mod keyvals;
 mod numbers;

@@ -29,13 +29,13 @@ fn each_server_counts_its_handshakes_and_the_clients_that_it_refuses() {
         control unix:%%DIR%%/ctl;
         http {
             ssl_certificate chain.pem; ssl_certificate_key key.pem;
-            server { listen 127.0.0.1:%%PORT_0%% ssl; server_name one.test; location / { return 200 x; } }
+            server { listen 127.0.0.1:%%PORT_0%% ssl; server_name one.test; status_zone one.test; location / { return 200 x; } }
             server {
-                listen 127.0.0.1:%%PORT_1%% ssl; server_name two.test; location / { return 200 x; }
+                listen 127.0.0.1:%%PORT_1%% ssl; server_name two.test; status_zone two.test; location / { return 200 x; }
                 ssl_verify_client on; ssl_client_certificate ca.pem; ssl_crl crl.pem;
             }
             server {
-                listen 127.0.0.1:%%PORT_2%%; server_name plain.test;
+                listen 127.0.0.1:%%PORT_2%%; server_name plain.test; status_zone plain.test;
                 location / { proxy_pass https://127.0.0.1:%%PORT_0%%; proxy_ssl_name other.test; proxy_ssl_verify on;
                     proxy_ssl_trusted_certificate ca.pem; }
             }
@@ -91,8 +91,8 @@ fn each_server_counts_its_handshakes_and_the_clients_that_it_refuses() {
         json!({ "handshakes": 0, "handshakes_failed": 0, "session_reuses": 0 })
     );
     let status = control(&daemon, "GET", "/pronghorn/status", "").json();
-    let servers = status["servers"].as_array().expect("a list");
-    let two = servers.iter().find(|server| server["name"] == "two.test").expect("two.test");
+    let zones = status["zones"].as_array().expect("a list");
+    let two = zones.iter().find(|zone| zone["name"] == "two.test").expect("two.test");
     assert_eq!(two["tls_clients_refused"], 4, "{two}");
     assert_eq!(plus(&daemon, "license"), json!({ "eval": false }));
 }

@@ -89,7 +89,8 @@ fn zones_count_statuses_protocols_and_ends() {
         (&docs["docs"]["requests"], &docs["docs"]["responses"]["codes"]),
         (&json!(5), &json!({ "204": 3, "410": 2 }))
     );
-    assert_eq!(plus(&daemon, "http/server_zones/plain.test")["requests"], 1);
+    let plain = control(&daemon, "GET", "/api/9/http/server_zones/plain.test", "");
+    assert_eq!((plain.status, plain.code().as_str()), (404, "ServerZoneNotFound"), "it has no zone");
     let none = control(&daemon, "GET", "/api/9/http/location_zones/none", "");
     assert_eq!((none.status, none.code().as_str()), (404, "LocationZoneNotFound"));
 
@@ -101,6 +102,8 @@ fn zones_count_statuses_protocols_and_ends() {
     assert_eq!(site["ends"]["upstream_error"], 2, "{site}");
     assert_eq!(site["ends"].as_object().expect("ends").values().filter_map(Value::as_u64).sum::<u64>(), 16);
     assert_eq!(site["latency"]["duration"]["count"], 16);
+    let servers = status["servers"].as_array().expect("a list");
+    assert_eq!(servers.iter().find(|one| one["name"] == "plain.test").expect("it is counted")["requests"], 1);
     let upstream = &status["upstreams"]
         .as_array()
         .expect("a list")

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Source, Verdict, change, document, keyvals, made, made_of, ordered};
 use crate::http::Counted;
-use crate::http::modules::status::view::{Peer, View, Zone};
+use crate::http::modules::status::view::{Peer, View};
 use crate::http::request::Request;
 use crate::log::format::time_iso8601;
 use crate::proto::message::Method;
@@ -361,23 +361,13 @@ fn connections(of: impl Fn(Total) -> u64) -> Value {
     })
 }
 
-/// The numbers of all servers that have the same name, under that name.
+/// The numbers of the servers with a `status_zone`. Others have no count for each status, so that their numbers would
+/// contradict each other; the status page shows them.
 fn server_zones(view: &View) -> Map<String, Value> {
-    let mut zones = Map::new();
-    for zone in view.zones().filter(|zone| zone.place == Place::Server) {
-        zones.insert(zone.name.to_owned(), with_ssl(numbers(zone.slot, "received", "sent"), zone.slot));
-    }
-    for server in view.servers() {
-        let Zone { name, address, slot } = &server;
-        let numbers = with_ssl(numbers(*slot, "received", "sent"), *slot);
-        let name = match *name {
-            "" => (*address).to_owned(),
-            name if zones.contains_key(name) => format!("{name} {address}"),
-            name => name.to_owned(),
-        };
-        zones.insert(name, numbers);
-    }
+    let zones = view.zones().filter(|zone| zone.place == Place::Server);
     zones
+        .map(|zone| (zone.name.to_owned(), with_ssl(numbers(zone.slot, "received", "sent"), zone.slot)))
+        .collect()
 }
 
 /// The numbers of the zones of a place.
