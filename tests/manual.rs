@@ -45,6 +45,7 @@ fn metrics() -> String {
     rows(&mut out, "zone_", metrics::ZONE);
     rows(&mut out, "upstream_", metrics::UPSTREAM);
     rows(&mut out, "upstream_peer_", metrics::PEER);
+    rows(&mut out, "resolver_", metrics::RESOLVER);
     for (about, times) in [("zone_", metrics::ZONE_TIMES), ("upstream_", metrics::UPSTREAM_TIMES)] {
         let splits = metrics::SPLITS.iter().map(|split| (split.name, split.help));
         for (name, help) in splits.chain(times.iter().map(|times| (times.name, times.help))) {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use crate::proto::dns::{Answer, Code, Kind, Name, Service};
 use crate::runtime::channel::Notify;
 use crate::runtime::{self, timeout};
+use crate::shm::counter::{Slot, Word};
 use crate::sys::random;
 use exchange::Exchange;
 pub use source::Source;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub valid_ms: Option<u64>,
     pub ipv4: bool,
     pub ipv6: bool,
+    /// `status_zone=`: where its lookups are counted.
+    pub counts: Option<Slot>,
 }
 
 /// The reason why a name has no addresses. Displays like nginx's `(3: Host not found)`, to be put after the
@@ -268,10 +271,18 @@ impl Resolver {
     }
 
     async fn fly(self: Rc<Self>, key: Key, flight: Rc<Flight>) {
+        self.count(if key.1 { Word::SERVICES } else { Word::NAMES });
         let value = self.look_up(&key, &flight).await;
+        self.count(end(&value.0));
         self.state.borrow_mut().flights.remove(&key);
         flight.landed.replace(Some(value));
         flight.notify.notify();
+    }
+
+    fn count(&self, word: Word) {
+        if let Some(slot) = self.settings.counts {
+            slot.add(word, 1);
+        }
     }
 
     /// Asks for a name and, while the answer is an alias, for its target.
@@ -338,6 +349,23 @@ impl Resolver {
             }
         }
         (value, until_ms)
+    }
+}
+
+/// The word that counts lookups with this end.
+fn end(value: &Value) -> Word {
+    match value {
+        Value::Addresses(_) | Value::Services(_) => Word::NO_ERROR,
+        Value::Failed(Failure::Code(code)) => match code {
+            Code::Format => Word::FORMAT_ERROR,
+            Code::Server => Word::SERVER_FAILURE,
+            Code::NotFound => Word::NO_NAME,
+            Code::NotImplemented => Word::NOT_IMPLEMENTED,
+            Code::Refused => Word::REFUSED,
+            Code::Other => Word::OTHER_ERROR,
+        },
+        Value::Failed(Failure::TimedOut) => Word::TIMED_OUT,
+        Value::Failed(Failure::BadName | Failure::Busy) => Word::OTHER_ERROR,
     }
 }
 

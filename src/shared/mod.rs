@@ -67,6 +67,9 @@ pub trait Environment: Compile {
 
     /// `-t`: nothing is created.
     fn is_test(&self) -> bool;
+
+    /// The zones whose counts the API shows.
+    fn status_zones(&mut self) -> &mut status_zone::Zones;
 }
 
 /// The log context of a scope, plus `, rule: file:line` for the directive that decided.

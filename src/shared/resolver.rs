@@ -12,6 +12,8 @@ use crate::config::{Diagnostic, Inherit, Node, Setting, Word, params, settings};
 use crate::net::Address;
 use crate::net::address::parse_upstream;
 use crate::net::resolver::Settings;
+use crate::shared::Environment;
+use crate::shared::status_zone::Place;
 use crate::sys::names::Names;
 
 /// The port of name servers (RFC 1035 §4.2).
@@ -28,8 +30,8 @@ settings! {
 
 impl Conf {
     /// Reads a `resolver`.
-    pub fn set(&mut self, node: &Node, names: &Names) -> Result<(), Diagnostic> {
-        self.resolver.put(Arc::new(read(node, names)?), node)
+    pub fn set(&mut self, node: &Node, cx: &mut impl Environment) -> Result<(), Diagnostic> {
+        self.resolver.put(Arc::new(read(node, cx)?), node)
     }
 
     pub fn settings(&self) -> Option<&Arc<Settings>> {
@@ -42,18 +44,19 @@ impl Conf {
 }
 
 /// The arguments of a `resolver` directive.
-pub fn read(node: &Node, names: &Names) -> Result<Settings, Diagnostic> {
+pub fn read(node: &Node, cx: &mut impl Environment) -> Result<Settings, Diagnostic> {
     let mut outcome = Ok(());
-    let mut settings = Settings { servers: Vec::new(), valid_ms: None, ipv4: true, ipv6: true };
+    let mut zone = None;
+    let mut settings = Settings { servers: Vec::new(), valid_ms: None, ipv4: true, ipv6: true, counts: None };
     for word in &node.args {
         let invalid = || params::invalid_parameter(word, &["valid=", "ipv4=", "ipv6=", "status_zone="]);
         match word.text.split_once('=') {
             Some(("valid", value)) => settings.valid_ms = Some(parse_millis(value).ok_or_else(invalid)?),
             Some(("ipv4", value)) => settings.ipv4 = on_off(value).ok_or_else(invalid)?,
             Some(("ipv6", value)) => settings.ipv6 = on_off(value).ok_or_else(invalid)?,
-            Some(("status_zone", value)) if !value.is_empty() => {} // for nginx's API, which is not here
+            Some(("status_zone", value)) if !value.is_empty() => zone = Some(value),
             Some(_) => return Err(invalid()),
-            None => match servers(word, names) {
+            None => match servers(word, cx.names()) {
                 Ok(servers) => settings.servers.extend(servers),
                 // The others are asked for at the same time.
                 Err(diagnostic) => outcome = outcome.and(Err(diagnostic)),
@@ -68,6 +71,8 @@ pub fn read(node: &Node, names: &Names) -> Result<Settings, Diagnostic> {
         return Err(Diagnostic::error(node.span, "no name servers defined")
             .help("give at least one address: resolver 127.0.0.53;"));
     }
+    let is_test = cx.is_test();
+    settings.counts = zone.and_then(|name| cx.status_zones().named(Place::Resolver, name, is_test));
     Ok(settings)
 }
 

@@ -12,6 +12,8 @@ pub enum Place {
     Server,
     Location,
     Stream,
+    /// The lookups of a `resolver`; a name is one zone for all language parts.
+    Resolver,
 }
 
 impl Place {
@@ -20,6 +22,7 @@ impl Place {
             Self::Server => "server",
             Self::Location => "location",
             Self::Stream => "stream",
+            Self::Resolver => "resolver",
         }
     }
 }
@@ -44,9 +47,13 @@ impl Zones {
         if is_test {
             return None;
         }
-        let kind = if place == Place::Location { Kind::Location } else { Kind::Zone };
+        let kind = match place {
+            Place::Server | Place::Stream => Kind::Zone,
+            Place::Location => Kind::Location,
+            Place::Resolver => Kind::Resolver,
+        };
         let slot = counter::slot(kind, &format!("{} {name}", place.name()));
-        if slot.and_then(Slot::detail).is_none() {
+        if place != Place::Resolver && slot.and_then(Slot::detail).is_none() {
             let what = "there is no room for all counts of status_zone";
             log::warn!(
                 log::process(),

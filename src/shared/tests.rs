@@ -27,6 +27,10 @@ impl Environment for Cx {
     fn is_test(&self) -> bool {
         self.is_test
     }
+
+    fn status_zones(&mut self) -> &mut crate::shared::status_zone::Zones {
+        Box::leak(Box::default())
+    }
 }
 
 /// What an access handler of another protocol is: a few lines.
@@ -224,7 +228,7 @@ fn trusted_proxies_and_name_servers_are_read() {
     let nodes = cx.read(
         "resolver 127.0.0.53 valid=5s ipv6=off; resolver ipv4=off ipv6=off; resolver valid=5s; resolver x=1;",
     );
-    let read: Vec<_> = nodes.iter().map(|node| resolver::read(node, cx.names())).collect();
+    let read: Vec<_> = nodes.iter().map(|node| resolver::read(node, &mut cx)).collect();
     let settings = read[0].as_ref().expect("an address");
     assert_eq!((settings.servers.len(), settings.valid_ms, settings.ipv6), (1, Some(5000), false));
     assert!(read[1..].iter().all(Result::is_err));

@@ -122,8 +122,8 @@ pub const fn retry_budget<C: Draft, X: 'static>(contexts: Context) -> Directive<
 #[rustfmt::skip]
 pub const fn own_resolver<C: Draft, X: Environment + 'static>(contexts: Context, default: &'static str) -> Directive<C, X> {
     custom("resolver", contexts, Arity::at_least(1), |conf: &mut C, cx: &mut X, node| {
-        conf.block().resolver.put(Arc::new(resolver::read(node, cx.names())?), node)
-    }, "Sets the name servers for servers with \"resolve\".").default(default)
+        conf.block().resolver.put(Arc::new(resolver::read(node, cx)?), node)
+    }, "Sets the name servers for servers with \"resolve\", with the parameters of the resolver directive.").default(default)
 }
 
 /// `resolver_timeout`

@@ -5,9 +5,10 @@
 //!        | names of peers: PEERS | peers: PEERS × 16 | in use: LANES × PEERS × u32
 //!        | names of histograms: HISTOGRAMS | histograms: HISTOGRAMS × STRIPES × 1024
 //!        | names of details: DETAILS | details: DETAILS × 1024 | their histograms: DETAILS × 3 × DETAIL_STRIPES × 1024
+//!        | statuses of peers: PEERS × 32
 //! ```
 //! Each part starts on a page of its own. An unused slot or peer costs 8 bytes (the fingerprint of its name),
-//! a used one 136, and a peer another 4 per worker that used it. Memory that was never used is never scanned.
+//! a used one 136, and a peer another 4 per worker that used it, and 256 for its statuses. Memory that was never used is never scanned.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -28,6 +29,8 @@ pub(super) const SLOT_WORDS: usize = 16;
 /// Maximum number of peers in all upstream groups.
 pub(super) const PEERS: usize = 65_536;
 pub(super) const PEER_WORDS: usize = 16;
+/// The statuses of a peer that are told apart, and one word for all others.
+pub(super) const STATUS_WORDS: usize = 32;
 pub(super) const HISTOGRAMS: usize = 512;
 /// Workers share stripes (lane modulo stripes): histograms only grow, so a count need not be traced to its
 /// worker.
@@ -43,7 +46,7 @@ const DETAIL_STRIPES: usize = 4;
 /// 64 KiB, the largest page size of the machines we build for.
 const PAGE_WORDS: usize = 8192;
 /// "pronghor" and the version of this layout.
-const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 4;
+const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 5;
 
 const LANES_AT: usize = PAGE_WORDS;
 const SLOT_NAMES_AT: usize = LANES_AT + page_up(LANES * LANE_WORDS);
@@ -60,7 +63,8 @@ const DETAIL_NAMES_AT: usize = HISTOGRAMS_AT + page_up(HISTOGRAMS * STRIPES * HI
 const DETAILS_AT: usize = DETAIL_NAMES_AT + page_up(DETAILS);
 const DETAIL_HISTOGRAMS_AT: usize = DETAILS_AT + page_up(DETAILS * DETAIL_WORDS);
 const DETAIL_HISTOGRAM_WORDS: usize = DETAIL_STRIPES * HISTOGRAM_WORDS;
-const END: usize = DETAIL_HISTOGRAMS_AT + page_up(DETAILS * TIMES * DETAIL_HISTOGRAM_WORDS);
+const STATUSES_AT: usize = DETAIL_HISTOGRAMS_AT + page_up(DETAILS * TIMES * DETAIL_HISTOGRAM_WORDS);
+const END: usize = STATUSES_AT + page_up(PEERS * STATUS_WORDS);
 
 /// Address space of the area; little of it is ever touched.
 pub const BYTES: usize = END * size_of::<u64>();
@@ -165,6 +169,11 @@ impl Area {
 
     pub(super) fn peer(&self, peer: usize) -> &'static [AtomicU64; PEER_WORDS] {
         self.block(PEERS_AT + peer % PEERS * PEER_WORDS)
+    }
+
+    /// The counts of the statuses that a peer has sent.
+    pub(super) fn peer_statuses(&self, peer: usize) -> &'static [AtomicU64; STATUS_WORDS] {
+        self.block(STATUSES_AT + peer % PEERS * STATUS_WORDS)
     }
 
     /// The number of connections to `peer` in use by the process of `lane`.

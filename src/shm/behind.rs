@@ -10,6 +10,7 @@ use super::alike::{Alike, Amounts, Parts, Shape};
 use super::counter::{Slot, Word};
 use super::detail::{Detail, Facts};
 use super::histogram::{self, Histogram};
+use super::peers::Place;
 
 /// Number of places for slots and for histograms. Two that map to one place evict each other.
 const PLACES: usize = 16; // the bits of `dirty_sums` and `dirty_durations`
@@ -19,6 +20,11 @@ const WORDS: usize = 16;
 struct Sums {
     slot: Slot,
     words: [u64; WORDS],
+    /// The place of a peer, where each of its statuses is counted.
+    place: Option<Place>,
+    /// Requests with the status below that are not in `words` yet: most requests of a turn have the same.
+    same: u64,
+    status: u16,
 }
 
 #[derive(Clone, Copy)]
@@ -95,7 +101,7 @@ impl Pending {
         let response = [(Word::ResponseUs, amounts.us[2])];
         let zones = parts.zones.into_iter().flatten().map(|slot| (slot, &bytes[..]));
         for (slot, others) in zones.chain(parts.group.map(|slot| (slot, &response[..]))) {
-            self.count_several(slot, facts.status(), count, others);
+            self.count_several((slot, None), facts.status(), count, others);
             self.count_facts_of(slot, facts, count);
         }
         for ((histograms, bucket), us) in parts.times.iter().zip(shape.buckets()).zip(amounts.us) {
@@ -108,22 +114,35 @@ impl Pending {
 
     /// Counts a request that ended with `status`, and adds to other words of its slot.
     pub fn count(&mut self, slot: Slot, status: u16, others: &[(Word, u64)]) {
-        self.count_several(slot, status, 1, others);
+        self.count_several((slot, None), status, 1, others);
+    }
+
+    /// Counts a turn of the peer with this place, which has sent `status`.
+    pub fn count_peer(&mut self, slot: Slot, place: Option<Place>, status: u16, others: &[(Word, u64)]) {
+        self.count_several((slot, place), status, 1, others);
     }
 
     #[inline]
-    fn count_several(&mut self, slot: Slot, status: u16, requests: u64, others: &[(Word, u64)]) {
+    fn count_several(
+        &mut self,
+        (slot, peer): (Slot, Option<Place>),
+        status: u16,
+        requests: u64,
+        others: &[(Word, u64)],
+    ) {
         let at = slot.index() as usize % PLACES;
         self.dirty_sums |= 1 << at;
         let place = &mut self.sums[at];
         if place.as_ref().is_some_and(|sums| sums.slot.index() != slot.index()) {
             place.take().iter_mut().for_each(write_sums);
         }
-        let sums = place.get_or_insert_with(|| Sums { slot, words: [0; WORDS] });
-        sums.words[Word::Requests as usize] += requests;
-        if let Some(word) = Word::of_status(status) {
-            sums.words[word as usize] += requests;
+        let new = || Sums { slot, words: [0; WORDS], place: peer, same: 0, status };
+        let sums = place.get_or_insert_with(new);
+        if sums.status != status {
+            sums.settle();
+            sums.status = status;
         }
+        sums.same += requests;
         for (word, count) in others {
             sums.words[*word as usize] += count;
         }
@@ -208,7 +227,25 @@ pub fn flush() {
     PENDING.with_borrow_mut(Pending::flush);
 }
 
+impl Sums {
+    /// Counts the requests that had the same status.
+    fn settle(&mut self) {
+        let count = std::mem::take(&mut self.same);
+        if count == 0 {
+            return;
+        }
+        self.words[Word::Requests as usize] += count;
+        if let Some(word) = Word::of_status(self.status) {
+            self.words[word as usize] += count;
+            if let Some(place) = self.place {
+                place.count_status(self.status, count);
+            }
+        }
+    }
+}
+
 fn write_sums(sums: &mut Sums) {
+    sums.settle();
     for (index, count) in sums.words.iter_mut().enumerate().filter(|(_, count)| **count != 0) {
         sums.slot.add_at(index, std::mem::take(count));
     }

@@ -120,6 +120,8 @@ pub enum Kind {
     Zone = 4,
     /// A zone of `limit_req` or `limit_conn`.
     Limit = 5,
+    /// A `status_zone` of a `resolver`.
+    Resolver = 6,
 }
 
 impl Kind {
@@ -174,6 +176,25 @@ impl Word {
     pub const LAST_CHECK: Self = Self::Own3;
     /// Milliseconds for which it was unavailable, unhealthy or being checked, until it last came back.
     pub const DOWN_MS: Self = Self::Own4;
+}
+
+/// Peers: the times that failures have made it unavailable.
+impl Word {
+    pub const UNAVAILABLE: Self = Self::Retries;
+}
+
+/// Resolvers: lookups at name servers by what was asked for, and by their end.
+impl Word {
+    pub const NAMES: Self = Self::Requests;
+    pub const SERVICES: Self = Self::Own0;
+    pub const NO_ERROR: Self = Self::Status1xx;
+    pub const FORMAT_ERROR: Self = Self::Status2xx;
+    pub const SERVER_FAILURE: Self = Self::Status3xx;
+    pub const NO_NAME: Self = Self::Status4xx;
+    pub const NOT_IMPLEMENTED: Self = Self::Status5xx;
+    pub const REFUSED: Self = Self::BytesIn;
+    pub const TIMED_OUT: Self = Self::BytesOut;
+    pub const OTHER_ERROR: Self = Self::ResponseUs;
 }
 
 /// Upstreams.
@@ -287,6 +308,14 @@ impl Slot {
         self.word(word).load(Relaxed)
     }
 }
+
+impl PartialEq for Slot {
+    fn eq(&self, other: &Self) -> bool {
+        self.index == other.index
+    }
+}
+
+impl Eq for Slot {}
 
 impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

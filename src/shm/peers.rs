@@ -23,6 +23,9 @@ use super::lanes;
 /// The kind byte of the names of peers, which no kind of counter has.
 const KIND: u8 = 254;
 
+/// The bits below a status in the word that counts it.
+const STATUS_SHIFT: u32 = 48;
+
 /// The words of a place. Times are those of the monotonic clock, which all processes share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Word {
@@ -189,7 +192,7 @@ pub(super) fn used(area: &Area) -> usize {
 }
 
 fn clear_place(area: &Area, index: usize) {
-    for word in area.peer(index) {
+    for word in area.peer(index).iter().chain(area.peer_statuses(index)) {
         word.store(0, Relaxed);
     }
     for lane in 0..lanes::used(area) {
@@ -306,6 +309,33 @@ impl Place {
         let count = area().in_use(lanes::mine().number(), self.index as usize);
         count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
         InUse { count }
+    }
+
+    /// Counts responses with this status. The first 31 that there are have a word each, with the
+    /// status in its upper half; the last word has the number of all others.
+    pub fn count_status(self, status: u16, count: u64) {
+        let words = area().peer_statuses(self.index as usize);
+        let own = u64::from(status) << STATUS_SHIFT;
+        let (others, each) = words.split_last().expect("there are some");
+        for word in each {
+            let before = match word.compare_exchange(0, own | count, Relaxed, Relaxed) {
+                Ok(_) => return,
+                Err(before) => before,
+            };
+            if before >> STATUS_SHIFT == u64::from(status) {
+                word.fetch_add(count, Relaxed);
+                return;
+            }
+        }
+        others.fetch_add(count, Relaxed);
+    }
+
+    /// The statuses that it has sent, with their counts. `None`: there were more of them than are told apart.
+    pub fn statuses(self) -> Option<Vec<(u16, u64)>> {
+        let words = area().peer_statuses(self.index as usize).each_ref().map(|word| word.load(Relaxed));
+        let (others, each) = words.split_last()?;
+        let status = |word: &u64| ((word >> STATUS_SHIFT) as u16, word & ((1 << STATUS_SHIFT) - 1));
+        (*others == 0).then(|| each.iter().filter(|word| **word != 0).map(status).collect())
     }
 
     /// Number of connections in use in all workers.
@@ -458,5 +488,22 @@ mod tests {
         assert_eq!(place.add_weight(Word::CurrentWeight, -10), -7);
         let weights = [Word::CurrentWeight, Word::LostWeight].map(|word| place.weight(word, 100));
         assert_eq!((weights, place.past_ms(Word::ReturnedMs, 100)), ([-7, 3], 77));
+    }
+
+    #[test]
+    fn statuses_are_counted_each_until_there_are_too_many() {
+        let place = place("peers.test", "statuses").expect("room");
+        for (status, count) in [(200, 3), (404, 1), (200, 2)] {
+            place.count_status(status, count);
+        }
+        assert_eq!(place.statuses(), Some(vec![(200, 5), (404, 1)]));
+        for status in 300..329 {
+            place.count_status(status, 1);
+        }
+        assert_eq!(place.statuses().map(|all| all.len()), Some(31), "as many as there are words");
+        place.count_status(200, 1);
+        assert!(place.statuses().is_some_and(|all| all[0] == (200, 6)));
+        place.count_status(599, 1);
+        assert_eq!(place.statuses(), None);
     }
 }

@@ -14,6 +14,7 @@ use crate::script::registry::{self, Variables};
 use crate::script::{Compile, Scope, Values, value, variable};
 use crate::shared::Environment;
 use crate::shared::connection::Connected;
+use crate::shared::status_zone::Zones;
 use crate::shared::tls::{Secured, files, server};
 use crate::stream::config::compile::Cx;
 use crate::stream::session::Session;
@@ -94,6 +95,10 @@ impl Environment for Cx {
 
     fn is_test(&self) -> bool {
         self.options.test_only
+    }
+
+    fn status_zones(&mut self) -> &mut Zones {
+        &mut self.drafts.status_zone
     }
 }
 

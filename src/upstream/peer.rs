@@ -557,6 +557,9 @@ impl Peer {
     /// Counts a failure. True if because of it the peer is now left out.
     pub(super) fn fail(&self, now_ms: u64) -> bool {
         let fails = self.fails().saturating_add(1);
+        // It failed its first turn after a `fail_timeout`.
+        let is_again =
+            self.get(Word::FailedMs, &self.failed_ms) < self.get(Word::CheckedMs, &self.checked_ms);
         self.note_down(now_ms);
         self.set(Word::Fails, &self.fails, fails);
         self.set(Word::FailedMs, &self.failed_ms, now_ms);
@@ -566,6 +569,12 @@ impl Peer {
         }
         if self.fails_max == 0 {
             return false;
+        }
+        // Several requests may fail at the same time, and only the first of them takes it out.
+        if let Some(slot) = self.shared.slot
+            && (fails == self.fails_max || fails > self.fails_max && is_again)
+        {
+            slot.add(counter::Word::UNAVAILABLE, 1);
         }
         self.refresh();
         self.seat.borrow().load().lose(self.weight / i64::try_from(self.fails_max).unwrap_or(i64::MAX));
@@ -725,6 +734,27 @@ mod tests {
         place.set_number(Word::Fails, u64::MAX);
         assert!(peer.fail(30_000));
         assert_eq!(peer.fails(), u64::MAX);
+    }
+
+    #[test]
+    fn it_becomes_unavailable_once_for_failures_at_a_time_and_again_after_its_timeout() {
+        let host = address::parse_upstream("127.0.0.1:84", 80).unwrap();
+        let server = Server { fails_max: 2, ..Server::new("127.0.0.1:84", host) };
+        let slot = counter::slot(counter::Kind::Peer, "peer.test unavailable").unwrap();
+        let place = peers::place("peer.test", "unavailable");
+        let shared = Shared { slot: Some(slot), place };
+        let peer = Peer::new(&server, 0, server.addresses[0].clone(), shared, true);
+        let count = || slot.get(counter::Word::UNAVAILABLE);
+        peer.begin_turn(100_000);
+        peer.fail(100_001);
+        assert_eq!(count(), 0);
+        // Both requests were in progress when the first of them failed.
+        peer.fail(100_002);
+        peer.fail(100_003);
+        assert_eq!(count(), 1);
+        peer.begin_turn(111_000);
+        peer.fail(111_001);
+        assert_eq!((count(), slot.get(counter::Word::Failures)), (2, 4));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::runtime;
 use crate::shm::behind::{self, Pending};
 use crate::shm::counter::{Slot, Word};
 use crate::shm::detail::{Detail, Facts};
-use crate::upstream::peer::Peer;
+use crate::upstream::peer::{Peer, Shared};
 use crate::upstream::state::GroupState;
 
 /// The current activity with an upstream.
@@ -73,10 +73,12 @@ impl Attempt {
 
     /// Adds the turn to its peer's counters.
     fn count(&self) {
-        let Some(slot) = self.peer.as_ref().and_then(|peer| peer.shared.slot) else { return };
+        let Some(Shared { slot: Some(slot), place }) = self.peer.as_ref().map(|peer| peer.shared) else {
+            return;
+        };
         let time = (Word::ResponseUs, self.response_us());
         let others = [(Word::BytesIn, self.received), (Word::BytesOut, self.sent), time];
-        behind::add(|counts| counts.count(slot, self.status, &others));
+        behind::add(|counts| counts.count_peer(slot, place, self.status, &others));
     }
 
     /// Time to the end of the turn, or until now.
@@ -306,7 +308,7 @@ mod tests {
     use crate::shm::detail::{End, Protocol};
     use crate::upstream::balance::tests::peers;
     use crate::upstream::group::Group;
-    use crate::upstream::peer::{Server, Shared};
+    use crate::upstream::peer::Server;
     use crate::upstream::state::tests::state;
 
     fn on_loop(test: impl FnOnce() + 'static) {

@@ -254,7 +254,8 @@ mod tests {
     fn a_group_that_was_made_is_found_by_its_host_and_by_who_was_asked() {
         with_groups(&[], |upstreams| {
             let host = address::parse_upstream("a.test", 80).unwrap();
-            let settings = Settings { servers: Vec::new(), valid_ms: None, ipv4: true, ipv6: true };
+            let settings =
+                Settings { servers: Vec::new(), valid_ms: None, ipv4: true, ipv6: true, counts: None };
             let resolver = Resolvers::default().get(&Arc::new(settings));
             let made = upstreams.make("a.test", Some(80), None, &host, vec![inet("1.1.1.1:80")]);
             let (found, is_fresh) = upstreams.find_made("A.test", Some(80), None, 1000).unwrap();

@@ -59,14 +59,8 @@ stream {
 "#;
 
 /// Numbers that the daemon does not count, which the exporter therefore shows as 0 whatever happens.
-const NOT_COUNTED: &[&str] = &[
-    "server_zone_processing",
-    "stream_server_zone_processing",
-    "upstream_keepalives",
-    "upstream_server_unavail",
-    "upstream_server_responses_codes",
-    "stream_upstream_server_unavail",
-];
+const NOT_COUNTED: &[&str] =
+    &["server_zone_processing", "stream_server_zone_processing", "upstream_keepalives"];
 
 /// The samples of the exporter, by name and labels, without its prefix.
 type Samples = BTreeMap<String, f64>;
@@ -131,7 +125,7 @@ fn compare(exporter: u16, expected: &Expected, others: &[&str]) -> Samples {
         let family = name.split('{').next().unwrap_or_default();
         others.contains(&family) || name.contains("=\"admin\"")
     };
-    let mut differences = |samples: &Samples| {
+    let differences = |samples: &Samples| {
         let missing = expected.0.keys().filter(|name| !samples.contains_key(*name));
         let wrong = samples.iter().filter(|(name, value)| {
             !is_other(name) && **value != expected.0.get(*name).copied().unwrap_or_default()
@@ -203,6 +197,9 @@ fn the_exporter_for_nginx_plus_shows_what_was_sent_over_a_reload() {
     let (dead, good, greeter) = (format!("127.0.0.1:{dead}"), origin.address(), greeter.address());
     let secure = plus(&daemon, "http/server_zones/secure");
     let number = |value: &serde_json::Value| value.as_u64().expect("a number") as usize;
+    let codes = |server: &str, code: u16| {
+        format!("upstream_server_responses_codes{{code=\"{code}\",server=\"{server}\",upstream=\"u\"}}")
+    };
     let mut expected = Expected(Samples::new());
     // The proxied ones: three, the teapot, one within the rate, both even ones, both tried ones, and one counted.
     let proxied = 4 + 1 + 2 + 2 + 1;
@@ -247,6 +244,9 @@ fn the_exporter_for_nginx_plus_shows_what_was_sent_over_a_reload() {
         .set(&format!("upstream_server_requests{{server=\"{dead}\",upstream=\"u\"}}"), 1)
         .set(&format!("upstream_server_responses{{code=\"5xx\",server=\"{dead}\",upstream=\"u\"}}"), 1)
         .set(&format!("upstream_server_fails{{server=\"{dead}\",upstream=\"u\"}}"), 1)
+        .set(&format!("upstream_server_unavail{{server=\"{dead}\",upstream=\"u\"}}"), 1)
+        .set(&codes(&dead, 502), 1)
+        .set(&codes(&good, 200), proxied - 1)
         .set(&of_good("state"), 1)
         .set(&of_good("limit"), 7)
         .set(&of_good("requests"), proxied)
@@ -315,6 +315,7 @@ fn the_exporter_for_nginx_plus_shows_what_was_sent_over_a_reload() {
         .set("server_zone_sent{server_zone=\"site\"}", site.sent)
         .set("limit_request_rejected{zone=\"rate\"}", 3)
         .set(&of_good("requests"), proxied + 5)
+        .set(&codes(&good, 200), proxied - 1 + 5)
         .set(
             &format!("upstream_server_responses{{code=\"2xx\",server=\"{good}\",upstream=\"u\"}}"),
             proxied - 1 + 5,

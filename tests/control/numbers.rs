@@ -233,6 +233,72 @@ fn a_queue_shows_its_places_and_those_whom_it_turned_away() {
     assert_eq!(first.response().text(), "done");
 }
 
+#[test]
+fn a_resolver_counts_its_lookups_and_their_ends() {
+    if is_stand_in() {
+        return;
+    }
+    const CONF: &str = r#"
+        worker_processes 1;
+        control unix:%%DIR%%/ctl;
+        http {
+            resolver %%DNS%% ipv6=off status_zone=names;
+            resolver_timeout 300ms;
+            upstream followed { zone followed 64k; server svc.test service=http resolve; resolver %%DNS%% ipv6=off status_zone=services; }
+            server { listen 127.0.0.1:%%PORT_0%%; location / { set $name $arg_name; proxy_pass http://$name:%%ORIGIN_PORT%%; }
+                location /followed { proxy_pass http://followed; } }
+        }
+        stream { resolver %%DNS%% ipv6=off status_zone=names;
+            server { listen 127.0.0.1:%%PORT_1%%; set $name www.test; proxy_pass $name:%%ORIGIN_PORT%%; } }
+    "#;
+    use crate::support::dns::{Dns, FORMERR, NXDOMAIN, REFUSED, SERVFAIL};
+    let origin = Origin::saying("hello");
+    let port = origin.port();
+    let dns = Dns::start(move |query| match &*query.name {
+        "www.test" => query.reply(&[query.a(60, "127.0.0.1")]),
+        "none.test" => query.fail(NXDOMAIN),
+        "broken.test" => query.fail(SERVFAIL),
+        "odd.test" => query.fail(FORMERR),
+        "closed.test" => query.fail(REFUSED),
+        "late.test" => Vec::new(),
+        _ => query.reply(&[query.service(60, [0, 1, port], "www.test")]),
+    });
+    let daemon = Setup::new(CONF).set("DNS", dns.address()).set("ORIGIN_PORT", port).level("crit").start();
+    let ask = |name: &str| get(daemon.port(0), &format!("/?name={name}")).status;
+    // The second one comes from the cache.
+    assert_eq!([ask("www.test"), ask("www.test")], [200, 200]);
+    for name in ["none.test", "broken.test", "odd.test", "closed.test", "late.test"] {
+        assert_eq!(ask(name), 502, "{name}");
+    }
+    let names = |found: u64| {
+        json!({
+            "requests": { "name": 5 + found, "srv": 0, "addr": 0 },
+            "responses": {
+                "noerror": found, "formerr": 1, "servfail": 1, "nxdomain": 1, "notimp": 0, "refused": 1, "timedout": 1,
+                "unknown": 0,
+            },
+        })
+    };
+    // A lookup for which nobody waits ends when its next question is due.
+    wait_plus(&daemon, "resolvers/names", |found| *found == names(1));
+    wait_for("the service", || (get(daemon.port(0), "/followed").status == 200).then_some(()));
+    let services = plus(&daemon, "resolvers/services");
+    assert_eq!(
+        (&services["requests"], &services["responses"]["noerror"]),
+        (&json!({ "name": 1, "srv": 1, "addr": 0 }), &json!(2))
+    );
+    // The same name is one zone in streams, and after a reload.
+    assert_eq!(control(&daemon, "PATCH", "/1/control/config", "").status, 200);
+    assert_eq!(get(daemon.port(1), "/").text(), "hello");
+    wait_plus(&daemon, "resolvers", |all| all["names"] == names(2));
+    let status = control(&daemon, "GET", "/pronghorn/status", "").json();
+    let resolvers = status["resolvers"].as_array().expect("a list");
+    let names = resolvers.iter().find(|one| one["name"] == "names").expect("its zone");
+    assert_eq!((&names["names"], &names["found"], &names["timed_out"]), (&json!(7), &json!(2), &json!(1)));
+    let none = control(&daemon, "GET", "/api/9/resolvers/none", "");
+    assert_eq!((none.status, none.code().as_str()), (404, "ResolverZoneNotFound"));
+}
+
 /// Half of a bucket's width and the clock's tick: latencies have sixteen buckets for each power of two.
 const BUCKET: f64 = 1.0 / 16.0;
 

@@ -15,8 +15,8 @@ pub type Conf = resolver::Conf;
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("resolver", Context::ANY, Arity::at_least(1), resolver,
-        "Sets the name servers, asked in turn, for names that are looked up while serving, with the parameters valid=, ipv4= and ipv6=. Without this \
-         directive the system's resolver is asked, which reads /etc/hosts too."),
+        "Sets the name servers, asked in turn, for names that are looked up while serving, with the parameters valid=, ipv4= and ipv6=; \
+         status_zone= names the counts of its lookups. Without this directive the system's resolver is asked, which reads /etc/hosts too."),
     millis("resolver_timeout", Context::ANY, |conf| &mut conf.timeout, "Limits how long a request waits for a name to be resolved."),
 ];
 
@@ -25,5 +25,5 @@ pub static VARIABLES: &[Variable] = &[];
 impl BlockConf for Conf {}
 
 fn resolver(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.set(node, &cx.options.names)
+    conf.set(node, cx)
 }

@@ -103,7 +103,13 @@ impl Source {
 
 fn resolver(system: &System) -> Rc<Resolver> {
     let servers = system.servers.clone();
-    Rc::new(Resolver::new(Arc::new(Settings { servers, valid_ms: None, ipv4: true, ipv6: true })))
+    Rc::new(Resolver::new(Arc::new(Settings {
+        servers,
+        valid_ms: None,
+        ipv4: true,
+        ipv6: true,
+        counts: None,
+    })))
 }
 
 fn is_absent<T>(outcome: &Result<T, Failure>) -> bool {

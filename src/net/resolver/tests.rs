@@ -5,7 +5,7 @@ use crate::runtime::Runtime;
 
 fn resolver(valid_ms: Option<u64>) -> Rc<Resolver> {
     let servers = vec!["127.0.0.1:9".parse().unwrap()];
-    Rc::new(Resolver::new(Arc::new(Settings { servers, valid_ms, ipv4: true, ipv6: true })))
+    Rc::new(Resolver::new(Arc::new(Settings { servers, valid_ms, ipv4: true, ipv6: true, counts: None })))
 }
 
 fn name(text: &str) -> Name {
@@ -117,7 +117,8 @@ fn what_is_no_name_is_not_asked_for() {
 
 #[test]
 fn a_directive_has_one_resolver_and_equal_ones_are_two() {
-    let settings = || Arc::new(Settings { servers: Vec::new(), valid_ms: None, ipv4: true, ipv6: false });
+    let settings =
+        || Arc::new(Settings { servers: Vec::new(), valid_ms: None, ipv4: true, ipv6: false, counts: None });
     let (first, second) = (settings(), settings());
     let resolvers = Resolvers::default();
     assert!(Rc::ptr_eq(&resolvers.get(&first), &resolvers.get(&Arc::clone(&first))));

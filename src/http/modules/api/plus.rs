@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Source, Verdict, change, document, keyvals, made, made_of, ordered};
 use crate::http::Counted;
-use crate::http::modules::status::view::{Peer, View};
+use crate::http::modules::status::view::{Named, Peer, View};
 use crate::http::request::Request;
 use crate::log::format::time_iso8601;
 use crate::proto::message::Method;
@@ -143,7 +143,11 @@ fn get(request: &mut Request, path: &[&str]) -> Verdict {
             filtered(source, json!({ "total": counter::total(Total::Requests), "current": current }))
         }),
         // There is nothing of the kind.
-        ["resolvers"] | ["http", "caches"] | ["stream", "zone_sync"] => document(200, &json!({})),
+        ["http", "caches"] | ["stream", "zone_sync"] => document(200, &json!({})),
+        ["resolvers"] => made(request, |source| filtered(source, resolvers(source).into())),
+        ["resolvers", name] => {
+            one(request, name, resolvers, &fails(404, "resolver zone not found", "ResolverZoneNotFound"))
+        }
         // There is none that could expire.
         ["license"] => document(200, &json!({ "eval": false })),
         ["ssl"] => made(request, |source| filtered(source, ssl())),
@@ -239,6 +243,28 @@ fn one(request: &Request, name: &str, all: fn(&Source) -> Map<String, Value>, no
         Some(value) => filtered(source, value),
         None => missing(&none),
     })
+}
+
+/// The lookups of resolvers with a `status_zone`. We never look addresses up.
+fn resolvers(source: &Source) -> Map<String, Value> {
+    let zone = |zone: Named| {
+        let of = |word| zone.slot.map_or(0, |slot| slot.get(word));
+        let counts = json!({
+            "requests": { "name": of(Word::NAMES), "srv": of(Word::SERVICES), "addr": 0 },
+            "responses": {
+                "noerror": of(Word::NO_ERROR),
+                "formerr": of(Word::FORMAT_ERROR),
+                "servfail": of(Word::SERVER_FAILURE),
+                "nxdomain": of(Word::NO_NAME),
+                "notimp": of(Word::NOT_IMPLEMENTED),
+                "refused": of(Word::REFUSED),
+                "timedout": of(Word::TIMED_OUT),
+                "unknown": of(Word::OTHER_ERROR),
+            },
+        });
+        (zone.name.to_owned(), counts)
+    };
+    source.view().resolvers().map(zone).collect()
 }
 
 /// The handshakes with clients.
@@ -465,6 +491,12 @@ fn peer(peer: &Peer, part: Part) -> Value {
     let Value::Object(object) = &mut value else { return value };
     object.remove("discarded");
     object.remove("sessions");
+    if part == Part::Http
+        && let Some(statuses) = peer.statuses()
+    {
+        let codes = statuses.into_iter().map(|(status, count)| (status.to_string(), json!(count)));
+        object["responses"]["codes"] = Value::from(codes.collect::<Map<_, _>>());
+    }
     let server = peer.server();
     let mut put = |key: &str, value: Value| object.insert(key.to_owned(), value);
     put("id", json!(server.id));
@@ -475,6 +507,7 @@ fn peer(peer: &Peer, part: Part) -> Value {
     put("state", json!(peer.state().as_str()));
     put("active", json!(peer.active()));
     put("fails", json!(peer.slot.map_or(0, |slot| slot.get(Word::Failures))));
+    put("unavail", json!(peer.slot.map_or(0, |slot| slot.get(Word::UNAVAILABLE))));
     if server.conns_max != 0 {
         put("max_conns", json!(server.conns_max));
     }

@@ -193,6 +193,7 @@ pub static PEER: &[Metric<Peer>] = with_statuses![Peer;
     counter("sent_bytes_total", "sent_bytes", |e| of(e.slot, Word::BytesOut), "Bytes sent to the server."),
     counter("response_seconds_total", "response_seconds", |e| us_of(e.slot, Word::ResponseUs), "Sum of the times to the end of the responses."),
     counter("failures_total", "failures", |e| of(e.slot, Word::Failures), "Failed attempts (max_fails)."),
+    counter("unavailable_total", "unavailable", |e| of(e.slot, Word::UNAVAILABLE), "The times that failures have made it unavailable."),
     gauge("connections_active", "connections_active", |e| Value::Number(e.active()), "Connections in use."),
     gauge("weight", "weight", |e| Value::Number(e.weight), "The weight in force."),
     gauge("up", "up", |e| Value::Number(u64::from(e.state().is_up())), "1 unless the server is down, draining, unhealthy or left out for its failures."),
@@ -201,4 +202,18 @@ pub static PEER: &[Metric<Peer>] = with_statuses![Peer;
     counter("unhealthy_total", "unhealthy", |e| of(e.slot, Word::UNHEALTHY), "The times that checks have found it unhealthy."),
     counter("down_seconds_total", "down_seconds", |e| Value::Us(e.down_ms().1.saturating_mul(1000)),
         "Time for which it was left out for its failures, unhealthy, or waited for its first check."),
+];
+
+#[rustfmt::skip]
+pub static RESOLVER: &[Metric<Named>] = &[
+    counter("names_total", "names", |e| of(e.slot, Word::NAMES), "Lookups of names at the name servers; those that the cache answers are not counted."),
+    counter("services_total", "services", |e| of(e.slot, Word::SERVICES), "Lookups of services (SRV records)."),
+    counter("found_total", "found", |e| of(e.slot, Word::NO_ERROR), "Lookups that found something."),
+    counter("no_name_total", "no_name", |e| of(e.slot, Word::NO_NAME), "Lookups of names that do not exist, or have no such record."),
+    counter("format_errors_total", "format_errors", |e| of(e.slot, Word::FORMAT_ERROR), "Lookups that ended with a format error."),
+    counter("server_failures_total", "server_failures", |e| of(e.slot, Word::SERVER_FAILURE), "Lookups that ended with a failure of the name server."),
+    counter("not_implemented_total", "not_implemented", |e| of(e.slot, Word::NOT_IMPLEMENTED), "Lookups of a kind that the name server does not know."),
+    counter("refused_total", "refused", |e| of(e.slot, Word::REFUSED), "Lookups that the name server refused."),
+    counter("timed_out_total", "timed_out", |e| of(e.slot, Word::TIMED_OUT), "Lookups that nobody waits for any more, since no answer came."),
+    counter("other_errors_total", "other_errors", |e| of(e.slot, Word::OTHER_ERROR), "Lookups that ended with another error."),
 ];

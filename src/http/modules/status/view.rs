@@ -150,6 +150,11 @@ impl Peer {
         (now, before.saturating_add(failed_ms).saturating_add(unhealthy_ms))
     }
 
+    /// The number of its responses with each status. `None`: it has no place, or too many statuses.
+    pub fn statuses(&self) -> Option<Vec<(u16, u64)>> {
+        self.place?.statuses()
+    }
+
     pub fn state(&self) -> State {
         let orders = self.place.map(Place::orders).unwrap_or_default();
         let health = self.place.map_or(Health::Unknown, |place| place.health(self.now_ms).0);
@@ -229,8 +234,19 @@ impl View {
         counted.map(|(server, slot)| Zone { name: server.name(), address: &server.address, slot: Some(slot) })
     }
 
-    /// The zones of all protocols.
+    /// The zones of servers and locations of all protocols.
     pub fn zones(&self) -> impl Iterator<Item = Named> + use<> {
+        self.named().filter(|zone| zone.place != status_zone::Place::Resolver)
+    }
+
+    /// The zones of resolvers, each once.
+    pub fn resolvers(&self) -> impl Iterator<Item = Named> + use<> {
+        let mut seen = std::collections::HashSet::new();
+        let all = self.named().filter(|zone| zone.place == status_zone::Place::Resolver);
+        all.filter(move |zone| seen.insert(zone.name))
+    }
+
+    fn named(&self) -> impl Iterator<Item = Named> + use<> {
         let streams = self.stream_zones.into_iter().flat_map(Zones::iter);
         self.config.tables.status_zone.iter().chain(streams).map(|zone| Named {
             place: zone.place,

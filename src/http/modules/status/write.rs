@@ -51,6 +51,14 @@ pub fn json(view: &View) -> Vec<u8> {
         out.close('}');
     }
     out.close(']');
+    out.key("resolvers").open('[');
+    for zone in view.resolvers() {
+        out.item().open('{');
+        out.key("name").string(zone.name);
+        out.members(metrics::RESOLVER, &zone);
+        out.close('}');
+    }
+    out.close(']');
     out.key("servers").open('[');
     for server in view.servers() {
         out.item().open('{');
@@ -226,6 +234,9 @@ pub fn prometheus(view: &View) -> Vec<u8> {
     let of_zones: Vec<_> =
         zones.iter().filter_map(|(labels, zone)| Some((labels.clone(), zone.slot?.detail()?))).collect();
     details(&mut out, "zone_", &of_zones, metrics::ZONE_TIMES);
+    let resolvers: Vec<_> =
+        view.resolvers().map(|zone| (Labels::default().with("resolver", zone.name), zone)).collect();
+    family(&mut out, "resolver_", metrics::RESOLVER, &resolvers);
     let peers: Vec<_> = view
         .upstreams()
         .flat_map(|upstream| view.peers(&upstream.group).collect::<Vec<_>>())
@@ -374,5 +385,6 @@ mod tests {
         check(metrics::UPSTREAM);
         check(metrics::PEER);
         check(metrics::ZONE);
+        check(metrics::RESOLVER);
     }
 }
