@@ -14,7 +14,7 @@ use crate::master::upgrade::OtherWorkers;
 use crate::master::{Master, notify, slots};
 use crate::net::listener::Listener;
 use crate::net::tls::key_log;
-use crate::shm::lanes;
+use crate::shm::{lanes, peers};
 use crate::sys::process::{self, Forked};
 use crate::sys::signal::{Blocked, Signals};
 use crate::sys::{msg, signal, socket, terminal};
@@ -30,6 +30,7 @@ impl Master {
         let waits = self.do_others_receive();
         if role == Role::Prober && self.probed_generation.replace(generation) != Some(generation) {
             self.cycle.config.forget_health(true);
+            peers::begin_checks(generation);
         }
         let mut call = "socketpair()";
         let outcome = (|| {
@@ -143,6 +144,7 @@ impl Master {
         let leaves_terminal = false; // the starter is told here, before it serves
         let duty = Duty::Alone;
         let (number, generation, waits) = (0, 1, false);
+        peers::begin_checks(generation);
         let seat = Seat { number, generation, control: far_end, slots, leased, waits, leaves_terminal, duty };
         if let Some(starter) = starter {
             starter.ready();

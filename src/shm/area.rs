@@ -83,6 +83,8 @@ pub(super) enum Header {
     HistogramsUsed = 3,
     PeersUsed = 4,
     DetailsUsed = 5,
+    /// The last generation whose checks have begun.
+    ChecksBegun = 6,
 }
 
 pub(super) struct Area {

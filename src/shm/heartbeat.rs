@@ -81,6 +81,11 @@ pub fn longest_turn_us_of(lane: Lane) -> u64 {
     area().lane(lane.number())[TURN].load(Relaxed)
 }
 
+/// The generation of this process; 0: it is the master.
+pub fn generation() -> u64 {
+    area().lane(lanes::mine().number())[GENERATION].load(Relaxed)
+}
+
 pub fn read(lane: Lane) -> Heartbeat {
     read_words(area().lane(lane.number()))
 }

@@ -18,7 +18,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::area::{Area, Header, PEER_WORDS, PEERS, area, fingerprint};
 use super::index::{Index, Table};
-use super::lanes;
+use super::{heartbeat, lanes};
 
 /// The kind byte of the names of peers, which no kind of counter has.
 const KIND: u8 = 254;
@@ -184,6 +184,17 @@ pub fn place(group: &str, peer: &str) -> Option<Place> {
 /// alive.
 pub fn sweep(live: &HashSet<u32>) {
     INDEX.lock().unwrap_or_else(PoisonError::into_inner).sweep(area(), live);
+}
+
+/// Notes that the checks of a generation's configuration have begun: from now on its processes believe the health in
+/// shared memory, which the checks of an earlier one may have found until then.
+pub fn begin_checks(generation: u64) {
+    area().header(Header::ChecksBegun).store(generation, Relaxed);
+}
+
+/// True if the checks of this process' generation have begun, or those of a later one.
+pub fn have_checks_begun() -> bool {
+    area().header(Header::ChecksBegun).load(Relaxed) >= heartbeat::generation()
 }
 
 /// Number of places ever assigned: a dead worker cannot have counted in any other.
@@ -505,5 +516,11 @@ mod tests {
         assert!(place.statuses().is_some_and(|all| all[0] == (200, 6)));
         place.count_status(599, 1);
         assert_eq!(place.statuses(), None);
+    }
+
+    #[test]
+    fn the_checks_of_a_generation_have_begun_when_the_master_says_so() {
+        // The lane of the tests' process is the master's, whose generation is 0.
+        assert!(have_checks_begun());
     }
 }

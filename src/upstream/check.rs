@@ -1,11 +1,11 @@
 //! Active checks of a group's peers: their rules, and what their results make of a peer's health.
 //!
-//! Pure: the tasks that run checks are in `upstream/prober.rs`. Touches: nothing. Behaviour: nginx.org,
-//! `health_check` of ngx_http_upstream_hc_module.
+//! The tasks that run checks are in `upstream/prober.rs`. Touches: the peers' health in shared memory, which is only
+//! read. Behaviour: nginx.org, `health_check` of ngx_http_upstream_hc_module.
 
 use crate::base::number;
 use crate::config::{Diagnostic, Word};
-use crate::shm::peers::Health;
+use crate::shm::peers::{self, Health, Place};
 
 /// The parameters that checks of every kind have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +92,14 @@ impl Checks {
     pub fn begin(self, health: Health, is_new: bool) -> Health {
         let is_open = health == Health::Unknown || (is_new && !self.is_persistent);
         if self.is_mandatory && is_open { Health::Checking } else { health }
+    }
+
+    /// The health of a peer as the processes of this configuration see it, and the time since which it holds. Until its
+    /// prober has begun, shared memory has what the checks of the configuration before have found.
+    pub fn shown(self, place: Place, now_ms: u64) -> (Health, u64) {
+        let (health, since_ms) = place.health(now_ms);
+        let is_new = self.is_mandatory && !self.is_persistent && !peers::have_checks_begun();
+        (self.begin(health, is_new), since_ms)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::shm::peers::{self, Health, Place, Word};
 use crate::sys::clock;
 use crate::sys::names::Names;
 use crate::upstream::balance::Time;
+use crate::upstream::check::Checks;
 use crate::upstream::load::{Load, Loads};
 use crate::upstream::outlier::{self, Tally};
 use crate::upstream::sticky::Id;
@@ -145,8 +146,8 @@ pub struct Peer {
     /// The group's rules for outliers.
     pub(super) outliers: Option<outlier::Rules>,
     is_shared: bool,
-    /// The place where a prober writes its health; `None`: it is not checked.
-    checked: Option<Place>,
+    /// The place where a prober writes its health, and its group's checks; `None`: it is not checked.
+    checked: Option<(Place, Checks)>,
     /// The place where its agent's words are; `None`: it has no agent.
     advised: Option<Place>,
     weight: i64,
@@ -226,10 +227,10 @@ impl Peer {
         }
     }
 
-    /// The same peer, whose health a prober tells if `is_checked`.
+    /// The same peer, whose health a prober tells if its group has checks.
     #[must_use]
-    pub(super) fn with_checks(self, is_checked: bool) -> Self {
-        Self { checked: self.shared.place.filter(|_| is_checked), ..self }
+    pub(super) fn with_checks(self, checks: Option<Checks>) -> Self {
+        Self { checked: self.shared.place.zip(checks), ..self }
     }
 
     /// The same peer, which heeds what its agent says if there is one.
@@ -329,8 +330,8 @@ impl Peer {
 
     /// True unless its active checks say otherwise, or have still to say so where they are `mandatory`.
     pub fn is_healthy(&self, now_ms: u64) -> bool {
-        let health = self.checked.map(|place| place.health(now_ms).0);
-        !matches!(health, Some(Health::Unhealthy | Health::Checking))
+        let Some((place, checks)) = self.checked else { return true };
+        !matches!(checks.shown(place, now_ms).0, Health::Unhealthy | Health::Checking)
     }
 
     /// Number of connections in use.

@@ -295,7 +295,7 @@ impl GroupState {
         let shared = Shared { place, ..configured };
         let peer = |server: &Server, spot: Spot| {
             let peer = Peer::new(server, index, spot.address, shared, self.group.is_shared);
-            peer.with_checks(self.group.checks.is_some()).with_agent(self.group.has_agent)
+            peer.with_checks(self.group.checks).with_agent(self.group.has_agent)
         };
         let weight = self.weight(server, &spot);
         let mut peer = if weight == server.weight {

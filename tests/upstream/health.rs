@@ -158,6 +158,34 @@ fn no_request_goes_to_a_server_before_its_mandatory_check() {
 }
 
 #[test]
+fn after_a_reload_no_request_goes_to_a_server_before_its_mandatory_check() {
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    let daemon = start(2, "health_check interval=50ms mandatory;", &[&one]);
+    wait_for("the first check", || (get(daemon.port(0), "/").status == 200).then_some(()));
+    // The next prober starts when this one has ended, which it does only when it goes on.
+    let (prober, old) = (daemon.prober(), daemon.workers_now());
+    send(prober, Signal::SIGSTOP);
+    let further = format!("upstream app {{ server {};", two.origin.address());
+    daemon.rewrite(|text| text.replace("upstream app {", &further));
+    daemon.signal(Signal::SIGHUP);
+    wait_for("the new workers alone", || {
+        let now = daemon.workers_now();
+        (now.len() == 2 && now.iter().all(|pid| !old.contains(pid))).then_some(())
+    });
+    let asked = |backend: &Backend| backend.origin.requests().len() - backend.checked();
+    let before = asked(&one);
+    for _ in 0..8 {
+        assert_eq!(get(daemon.port(0), "/").status, 502);
+    }
+    assert_eq!((asked(&one), asked(&two)), (before, 0));
+    send(prober, Signal::SIGCONT);
+    wait_for("the checks of the new configuration", || {
+        let answered = bodies(&daemon, 4);
+        (answered.contains(&"one".to_owned()) && answered.contains(&"two".to_owned())).then_some(())
+    });
+}
+
+#[test]
 fn a_prober_that_is_killed_is_replaced_and_no_client_notices() {
     let (one, two) = (Backend::named("one"), Backend::named("two"));
     two.is_ill(true);

@@ -137,7 +137,7 @@ impl Peer {
         let Some(place) = self.place else { return (None, before) };
         // Once its time is over it is counted when the next request tries the peer.
         let failed_ms = failed_for_ms(place, self.fails_max, self.fail_timeout_ms, self.now_ms);
-        let (health, since_ms) = place.health(self.now_ms);
+        let (health, since_ms) = self.health(place);
         let unhealthy_ms = match health {
             Health::Unhealthy | Health::Checking => self.now_ms - since_ms,
             Health::Unknown | Health::Healthy | Health::Spare => 0,
@@ -150,6 +150,14 @@ impl Peer {
         (now, before.saturating_add(failed_ms).saturating_add(unhealthy_ms))
     }
 
+    /// The health that its checks say, and since when.
+    fn health(&self, place: Place) -> (Health, u64) {
+        match self.group.checks {
+            Some(checks) => checks.shown(place, self.now_ms),
+            None => place.health(self.now_ms),
+        }
+    }
+
     /// The number of its responses with each status. `None`: it has no place, or too many statuses.
     pub fn statuses(&self) -> Option<Vec<(u16, u64)>> {
         self.place?.statuses()
@@ -157,7 +165,7 @@ impl Peer {
 
     pub fn state(&self) -> State {
         let orders = self.place.map(Place::orders).unwrap_or_default();
-        let health = self.place.map_or(Health::Unknown, |place| place.health(self.now_ms).0);
+        let health = self.place.map_or(Health::Unknown, |place| self.health(place).0);
         let has_failed = self.place.is_some_and(|place| {
             let age_ms = self.now_ms - place.past_ms(Word::CheckedMs, self.now_ms);
             self.fails_max != 0
