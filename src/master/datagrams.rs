@@ -8,6 +8,7 @@
 //! Meanwhile the clients' datagrams wait in the sockets, which both generations have. If the new workers received at once,
 //! they would begin new sessions for clients that have one. Touches: control sockets, the link, steering programs.
 
+use std::ops::Range;
 use std::os::fd::AsFd;
 
 use crate::log;
@@ -18,6 +19,7 @@ use crate::master::seat::{Cargo, Connection, Worker};
 use crate::master::slots::Group;
 use crate::master::supervisor::{Phase, WorkerId};
 use crate::net::handover::MovedSession;
+use crate::net::listener::Listener;
 use crate::sys::{clock, datagram};
 use crate::worker::messages::{SlotIndex, ToWorker};
 
@@ -46,7 +48,7 @@ impl Master {
     }
 
     /// True if sessions wait here for their next worker.
-    fn has_sessions(&self) -> bool {
+    pub(super) fn has_sessions(&self) -> bool {
         self.pending.iter().any(|it| matches!(it.cargo, Cargo::Session(_)))
     }
 
@@ -94,15 +96,24 @@ impl Master {
         group.fds.first().map_or(Ok(()), |any| datagram::steer(any.as_fd(), count))
     }
 
-    /// The worker of this generation that receives a client's datagrams, once all receive.
-    pub(super) fn receiver_of(&self, listen: u32, session: &MovedSession) -> Option<WorkerId> {
-        let counts = self.listeners().iter().map(|listener| {
-            let group = self.slots.group(&listener.address);
-            group.map_or(0, |group| group.fds.len())
-        });
-        let before: usize = counts.clone().take(listen as usize).sum();
-        let count = counts.clone().nth(listen as usize)?;
-        let slot = before + datagram::slot_of(session.client, count);
+    /// The slots of each listener, in the order of the configuration.
+    pub(super) fn spans(&self) -> Vec<Range<usize>> {
+        let mut first = 0;
+        let span = |listener: &Listener| {
+            let begin = first;
+            first += self.slots.group(&listener.address).map_or(0, |group| group.fds.len());
+            begin..first
+        };
+        self.listeners().iter().map(span).collect()
+    }
+
+    /// The worker of this generation that receives a client's datagrams, once all receive. `span`: the slots of the
+    /// listener.
+    pub(super) fn receiver_of(&self, span: &Range<usize>, session: &MovedSession) -> Option<WorkerId> {
+        if span.is_empty() {
+            return None;
+        }
+        let slot = span.start + datagram::slot_of(session.client, span.len());
         self.supervisor.lessee(SlotIndex::try_from(slot).ok()?)
     }
 

@@ -73,6 +73,7 @@ impl Master {
                     news: BTreeSet::new(),
                     edited: BTreeSet::new(),
                     keyvals: Default::default(),
+                    is_full: false,
                     receives: !waits,
                     is_sought: false,
                     is_paused: false,

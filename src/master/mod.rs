@@ -41,6 +41,7 @@ mod whereabouts;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -430,12 +431,16 @@ impl Master {
             // A new connection wakes the master too, so that it need not check while there is none.
             fds.extend(self.slots.groups().flat_map(|group| &group.fds).map(AsFd::as_fd));
         }
+        let listeners_to = fds.len();
         let mut fds: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        // At a reload thousands of sessions may follow each other: go on as soon as their taker has read some.
+        let full = self.workers.iter().filter(|worker| worker.is_full && !self.pending.is_empty());
+        fds.extend(full.map(|worker| PollFd::new(worker.control.as_fd(), PollFlags::POLLOUT)));
         let timeout = PollTimeout::try_from(wait_ms.min(60_000) as u32).unwrap_or(PollTimeout::ZERO);
         // If it is interrupted by a signal, that is what it waits for.
         let _ = poll(&mut fds, timeout);
         let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
-        let is_stirred = fds[listeners_from..].iter().any(is_ready);
+        let is_stirred = fds[listeners_from..listeners_to].iter().any(is_ready);
         drop(fds);
         if is_stirred {
             self.happen(Event::Stirred);
@@ -575,20 +580,28 @@ impl Master {
 
     /// Passes idle connections to the workers of this generation in turn, or to the other master.
     fn deliver(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        self.workers.iter_mut().for_each(|worker| worker.is_full = false);
+        let takers: Vec<WorkerId> = self.supervisor.takers().collect();
+        let spans = if self.has_sessions() { self.spans() } else { Vec::new() };
         for _ in 0..self.pending.len() {
             let Some(connection) = self.pending.pop_front() else { return };
-            if !self.deliver_one(&connection) {
+            if !self.deliver_one(&connection, &takers, &spans) {
                 self.pending.push_back(connection);
             }
         }
     }
 
     /// Passes on one connection; false if no worker can take it now.
-    fn deliver_one(&mut self, connection: &Connection) -> bool {
-        let takers: Vec<WorkerId> = self.supervisor.takers().collect();
+    ///
+    /// `takers`: the workers that take connections over, in the order of their ids; `spans`: the sockets of each listener.
+    fn deliver_one(&mut self, connection: &Connection, takers: &[WorkerId], spans: &[Range<usize>]) -> bool {
         let receiver = match (&connection.cargo, &connection.address) {
             (Cargo::Session(session), Some(address)) => {
-                self.roster.listener_of(address).and_then(|listen| self.receiver_of(listen, session))
+                let listen = self.roster.listener_of(address);
+                listen.and_then(|listen| self.receiver_of(spans.get(listen as usize)?, session))
             }
             _ => None,
         };
@@ -601,11 +614,11 @@ impl Master {
         {
             return false; // its worker is about to be ready
         }
-        // Where its client's datagrams arrive; any other worker can at least pass the answers on.
-        self.turn = match receiver.and_then(|id| takers.iter().position(|worker| worker.id == id)) {
-            Some(index) => index,
-            None => self.turn.wrapping_add(1),
-        };
+        let receiver = receiver.and_then(|id| takers.iter().position(|worker| worker.id == id));
+        self.turn = receiver.unwrap_or(self.turn.wrapping_add(1));
+        // A session has to be where its client's datagrams arrive: it waits for that worker. If there is none, any other
+        // one can at least pass the answers on.
+        let steps = if receiver.is_some() { 1 } else { count };
         // The listener may be gone, and another one cover the client's address.
         let listener = connection.address.as_ref().and_then(|address| {
             let by_local = || {
@@ -628,7 +641,7 @@ impl Master {
                 return true;
             }
             Some(listen)
-                if (0..count).any(|step| takers[(self.turn + step) % count].adopt(listen, connection)) =>
+                if (0..steps).any(|step| takers[(self.turn + step) % count].adopt(listen, connection)) =>
             {
                 return true;
             }

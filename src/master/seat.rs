@@ -136,6 +136,8 @@ pub struct Worker {
     pub edited: BTreeSet<(u32, u32)>,
     /// The changes of key-value zones that it does not know yet.
     pub keyvals: Untold,
+    /// Its socket had no room for the last connection.
+    pub is_full: bool,
     /// It may receive datagrams: no worker of another generation does.
     pub receives: bool,
     /// It is stuck, and has not said where it is.
@@ -178,7 +180,9 @@ impl Worker {
             Cargo::Tunnel(tunnel) => ToWorker::AdoptTunnel(MovedTunnel { listen, ..tunnel.clone() }),
             Cargo::Session(session) => ToWorker::AdoptSession(MovedSession { listen, ..session.clone() }),
         };
-        self.send_with(&message, &connection.fds)
+        let is_sent = self.send_with(&message, &connection.fds);
+        self.is_full |= !is_sent;
+        is_sent
     }
 
     /// Sends a newer certificate in sealed memory; false if its socket is full or gone.
@@ -426,6 +430,7 @@ mod tests {
             news: BTreeSet::new(),
             edited: BTreeSet::new(),
             keyvals: Untold::default(),
+            is_full: false,
             receives: true,
             is_sought: false,
             is_paused: false,

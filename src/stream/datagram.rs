@@ -55,7 +55,8 @@ pub fn with_receiver<T>(f: impl FnOnce(&mut Receiver) -> T) -> T {
 /// A client, as datagrams name it: its address, and the one it sent to.
 type Key = (SocketAddr, Option<IpAddr>);
 
-/// How long a leaving worker waits for its sessions to be handed over before it says that it receives no more.
+/// How long a leaving worker waits for the next of its sessions to be handed over before it says that it receives no more:
+/// the rest cannot move now. Thousands may take longer than this.
 const HANDOVER_MS: u64 = 500;
 
 /// Whether a socket's datagrams are this worker's.
@@ -107,10 +108,12 @@ impl Table {
         self.sessions.borrow_mut().insert(client.key, entry);
     }
 
-    /// Waits until there is no session.
-    async fn is_empty(&self) {
-        while self.count.get() > 0 {
-            self.emptied.notified().await;
+    /// Waits until there is no session, or none ends any more.
+    async fn have_moved(&self) {
+        let mut before = usize::MAX;
+        while self.count.get() > 0 && self.count.get() < before {
+            before = self.count.get();
+            race(self.emptied.notified(), runtime::sleep(HANDOVER_MS)).await;
         }
     }
 }
@@ -193,7 +196,7 @@ pub async fn receive(
         }
     }
     if drain::mode() == drain::Mode::HandOver {
-        race(table.is_empty(), runtime::sleep(HANDOVER_MS)).await;
+        table.have_moved().await;
     }
 }
 

@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ};
 
@@ -517,6 +517,8 @@ impl Control {
 
     fn poll_message(&mut self, cx: &mut Context<'_>, leases: &Leases) -> Poll<Event> {
         while self.io.poll_readable(cx).is_ready() {
+            // A reload may bring thousands of sessions: the clients of those that have come get their turns meanwhile.
+            ready!(self.io.poll_budget(cx));
             let mut buffer = [0; messages::BYTES_MAX];
             let received = self.io.try_receive(|fd| msg::receive(fd, &mut buffer));
             match received {
