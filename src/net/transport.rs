@@ -206,6 +206,17 @@ impl Transport {
         }
     }
 
+    /// The socket itself, for a tunnel's pipes ([`relay::poll_fill`]). `None` if its bytes are not those of the protocol, or
+    /// if another process has abused a socket that it shares.
+    pub fn spliceable(&self) -> Option<&Io> {
+        match self {
+            Self::Plain(io) => Some(io).filter(|io| relay::may_splice(io)),
+            Self::Tls(_) => None,
+            #[cfg(test)]
+            Self::Scripted(_) => None,
+        }
+    }
+
     /// What the bytes of a long body can be moved to without a buffer of the caller's. `None`: another process
     /// may share the socket, or the handshake is not complete.
     #[inline]

@@ -10,6 +10,7 @@ use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, ready};
 
+use crate::log;
 use crate::net::Transport;
 use crate::net::pace::Pace;
 use crate::runtime::buffer::Buffer;
@@ -112,11 +113,21 @@ impl Half {
                 (count, buffer.data().is_empty())
             }
             Some(Held::Pipe(pipe)) => {
-                let Some(io) = target.plain() else {
-                    return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
+                let moved = match target.spliceable() {
+                    Some(io) => {
+                        ready!(relay::poll_drain(io, pipe, cx)).inspect_err(|error| tell(error, target))
+                    }
+                    None => Err(io::ErrorKind::Interrupted.into()),
                 };
-                let count = ready!(relay::poll_drain(io, pipe, cx))?;
-                (count, pipe.held() == 0)
+                match moved {
+                    Ok(count) => (count, pipe.held() == 0),
+                    // Another process has abused a socket that it shares: copy what the pipe holds.
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                        self.held = Some(Held::Buffer(Buffer::of(pipe.take_bytes()?)));
+                        return Poll::Ready(Ok(()));
+                    }
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
             }
             None => (0, true),
         };
@@ -141,15 +152,20 @@ impl Half {
             None => u64::MAX,
         };
         if self.is_bulk
-            && let (Some(from), Some(_)) = (source.plain(), target.plain())
+            && let (Some(from), Some(_)) = (source.spliceable(), target.spliceable())
             && let Ok(mut pipe) = Pipe::take()
         {
-            let count = ready!(relay::poll_fill(from, &mut pipe, allowed, cx))?;
-            self.is_bulk = count >= BULK_BYTES_MIN;
-            if count > 0 {
-                self.held = Some(Held::Pipe(pipe));
+            match ready!(relay::poll_fill(from, &mut pipe, allowed, cx)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => tell(&error, source),
+                filled => {
+                    let count = filled?;
+                    self.is_bulk = count >= BULK_BYTES_MIN;
+                    if count > 0 {
+                        self.held = Some(Held::Pipe(pipe));
+                    }
+                    return Poll::Ready(Ok(count));
+                }
             }
-            return Poll::Ready(Ok(count));
         }
         let mut buffer = Buffer::take(TUNNEL_BYTES);
         let room = buffer.space().len().min(usize::try_from(allowed).unwrap_or(usize::MAX));
@@ -285,6 +301,20 @@ impl Tunneling {
     }
 }
 
+/// Logs that another process has made a socket wait that this one had from it.
+fn tell(error: &io::Error, transport: &Transport) {
+    if error.kind() != io::ErrorKind::Interrupted {
+        return;
+    }
+    let peer = transport.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
+    log::alert!(
+        log::process(),
+        &(),
+        "another process has made the connection of {peer}, which it had handed over, a blocking one: the bytes of \
+         tunnels from earlier workers are copied from now on"
+    );
+}
+
 /// True if everything written has been sent, or never will be.
 fn has_flushed(transport: &Transport, cx: &mut Context<'_>) -> bool {
     transport.poll_flush(cx).is_ready()
@@ -299,9 +329,16 @@ fn opposite(side: Side) -> Side {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::Shutdown;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    use socket2::SockRef;
+
     use super::*;
     use crate::net::transport::script::{Script, play};
-    use crate::runtime::Runtime;
+    use crate::runtime::{Io, Runtime};
 
     fn run<T: 'static>(test: impl AsyncFnOnce((Transport, Script), (Transport, Script)) -> T + 'static) -> T {
         Runtime::new().unwrap().block_on(async { test(play(), play()).await })
@@ -366,6 +403,37 @@ mod tests {
             assert!(matches!((error.cause, error.moved), (Cause::TimedOut, 0)));
             assert_eq!(left.unread(), 2 * TUNNEL_BYTES);
         });
+    }
+
+    /// A connection that another process has as well, and what both see at its other end.
+    fn shared() -> (Transport, OwnedFd, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let other = ours.try_clone().unwrap();
+        let transport = Transport::from(Io::register(ours.into()).unwrap());
+        transport.share();
+        (transport, other.into(), theirs)
+    }
+
+    #[test]
+    fn shared_sockets_are_spliced_until_another_process_makes_one_wait() {
+        for is_abused in [false, true] {
+            Runtime::new().unwrap().block_on(async move {
+                let ((a, other, mut left), (b, _, mut right)) = (shared(), shared());
+                let bytes = vec![b'x'; 6 * TUNNEL_BYTES];
+                left.write_all(&bytes).unwrap();
+                left.shutdown(Shutdown::Write).unwrap();
+                right.shutdown(Shutdown::Write).unwrap();
+                if is_abused {
+                    SockRef::from(&other).set_nonblocking(false).unwrap();
+                }
+                assert_eq!(tunnel(&a, &b, 1000).await.unwrap(), (bytes.len() as u64, 0));
+                let mut arrived = Vec::new();
+                right.read_to_end(&mut arrived).unwrap();
+                assert!(arrived == bytes);
+                assert_eq!(a.spliceable().is_none(), is_abused);
+            });
+        }
     }
 
     #[test]

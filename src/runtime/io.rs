@@ -40,7 +40,7 @@ impl Io {
     }
 
     /// Notes that another process may share this socket. sendfile(2) and splice(2) follow the socket's
-    /// O_NONBLOCK, which that process can clear, so they must not be used on it.
+    /// O_NONBLOCK, which that process can clear, so they must not be used on it, except as `relay.rs` does.
     pub fn share(&self) {
         with(|current| current.reactor.borrow_mut().set(self.index, SHARED));
     }

@@ -2,6 +2,7 @@
 //!
 //! Touches: the two descriptors, and a pipe of the worker's pool for `splice`.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -14,7 +15,7 @@ use crate::runtime::buffer::Buffer;
 use crate::runtime::reactor::{READ, WRITE};
 use crate::runtime::work;
 use crate::runtime::{Io, Timer, now_ms};
-use crate::sys::socket::{UNSENT_PROOF_BYTES, lift_unsent_limit};
+use crate::sys::socket::{self, UNSENT_PROOF_BYTES, lift_unsent_limit};
 use crate::sys::transfer::{Pipe, send_file};
 
 /// Buffer size of a relay without a pipe.
@@ -165,13 +166,35 @@ pub fn advance(target: &Io, moved: u64, count: usize) -> u64 {
 }
 
 /// Moves up to `length` bytes from a socket into an empty pipe. Ready with 0 at the end of the peer's data.
+///
+/// Errors: `Interrupted` if another process has made a shared socket wait; [`may_splice`] is false from then on.
 pub fn poll_fill(source: &Io, pipe: &mut Pipe, length: u64, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     poll_transfer(source, READ, cx, &mut || pipe.fill(source.as_fd(), length))
 }
 
-/// Moves the bytes of a pipe to a socket; may move fewer than there are.
+/// Moves the bytes of a pipe to a socket; may move fewer than there are. Errors: as for [`poll_fill`].
 pub fn poll_drain(target: &Io, pipe: &mut Pipe, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     poll_transfer(target, WRITE, cx, &mut || pipe.drain(target.as_fd()))
+}
+
+thread_local! {
+    /// A shared socket was made to wait.
+    static IS_ABUSED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// True if [`poll_fill`] and [`poll_drain`] may be used on a socket.
+///
+/// Another process that has a shared socket can clear its O_NONBLOCK and read or fill it just before our call, which would
+/// then wait. So the mode is looked at before each call, and a signal of the master ends one that waits nevertheless
+/// (`sys/whereabouts.rs`). After the first such event no shared socket is used in this way again.
+pub fn may_splice(io: &Io) -> bool {
+    !io.is_shared() || !IS_ABUSED.get()
+}
+
+/// The error of a call on a shared socket that is in a mode to wait, or has waited.
+fn abused() -> Poll<io::Result<usize>> {
+    IS_ABUSED.set(true);
+    Poll::Ready(Err(io::ErrorKind::Interrupted.into()))
 }
 
 /// Makes one transfer, waiting while the descriptor says EAGAIN.
@@ -208,6 +231,10 @@ fn poll_transfer(
     call: &mut impl FnMut() -> nix::Result<usize>,
 ) -> Poll<io::Result<usize>> {
     ready!(io.poll_budget(cx));
+    let is_shared = io.is_shared();
+    if is_shared && !socket::is_nonblocking(io.as_fd()) {
+        return abused();
+    }
     loop {
         let is_ready = match direction {
             READ => io.poll_readable(cx).is_ready(),
@@ -221,6 +248,7 @@ fn poll_transfer(
                 work::transferred(count);
                 return Poll::Ready(Ok(count));
             }
+            Err(nix::Error::EINTR) if is_shared => return abused(),
             Err(nix::Error::EINTR) => {}
             Err(nix::Error::EAGAIN) if io.is_hung_up() && direction == READ => {
                 // No edge comes after a hang-up, so only the call itself can find the end.

@@ -559,6 +559,11 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&fd).set_nonblocking(true)
 }
 
+/// True if calls that would wait fail with EAGAIN.
+pub fn is_nonblocking(fd: BorrowedFd<'_>) -> bool {
+    SockRef::from(&fd).nonblocking().unwrap_or(false)
+}
+
 /// Number of connections in a listener's queue (`tcpi_unacked` of a listening socket, tcp(7)).
 pub fn accept_backlog(listener: BorrowedFd<'_>) -> u32 {
     // SAFETY: an all-zero tcp_info is valid, and the kernel writes at most `length` bytes into it.

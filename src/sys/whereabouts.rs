@@ -48,7 +48,24 @@ pub fn report_to(report: &'static [AtomicU64; WORDS]) -> io::Result<()> {
     // SAFETY: the closure is safe in a signal handler, as the comment above says; it panics nowhere, since indexes are
     // checked by `get` and arithmetic wraps.
     unsafe { signal_hook::low_level::register(SIGNAL, write_down) }?;
-    Ok(())
+    end_waiting()
+}
+
+/// Lets the signal end a system call that waits: one that a hostile process makes wait would go on after the handler.
+fn end_waiting() -> io::Result<()> {
+    // SAFETY: a sigaction of zeroes is valid, and both calls get a pointer to this one. The handler stays the one that was
+    // registered, whose flags alone change.
+    let outcome = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        match libc::sigaction(SIGNAL, std::ptr::null(), &raw mut action) {
+            0 => {
+                action.sa_flags &= !libc::SA_RESTART;
+                libc::sigaction(SIGNAL, &raw const action, std::ptr::null_mut())
+            }
+            failed => failed,
+        }
+    };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Has the main thread of a process write down where it is. Errors: there is no such process.
@@ -276,11 +293,17 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
     use std::sync::atomic::AtomicBool;
+    use std::sync::{Mutex, PoisonError};
 
     use super::*;
 
     static WORDS_OF_TEST: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+
+    /// For one test at a time: a process has one report.
+    static IN_USE: Mutex<()> = Mutex::new(());
 
     #[inline(never)]
     fn turns_round(is_over: &AtomicBool, turns: &AtomicU64) {
@@ -291,6 +314,8 @@ mod tests {
 
     #[test]
     fn a_thread_that_turns_round_tells_where() {
+        let _alone = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+        WORDS_OF_TEST[0].store(0, Relaxed);
         report_to(&WORDS_OF_TEST).expect("installed");
         let (is_over, turns) = (AtomicBool::new(false), AtomicU64::new(0));
         let text = std::thread::scope(|scope| {
@@ -353,5 +378,31 @@ mod tests {
         assert_eq!(read(&OUT).as_deref(), Some(&b"0x00x1f0e0xffffffffffffffff"[..]));
         out.put(&[b'a'; 2 * 8 * WORDS]);
         assert_eq!(out.count, (WORDS - 1) * 8, "it stops at the end");
+    }
+
+    #[test]
+    fn a_call_that_waits_is_ended() {
+        let _alone = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+        report_to(&WORDS_OF_TEST).expect("installed");
+        let (mut socket, _peer) = UnixStream::pair().expect("a pair");
+        std::thread::scope(|scope| {
+            let (send, receive) = std::sync::mpsc::channel();
+            let reader = scope.spawn(move || {
+                // SAFETY: takes no arguments.
+                send.send(unsafe { libc::syscall(libc::SYS_gettid) }).expect("received");
+                socket.read(&mut [0]).expect_err("nobody writes").kind()
+            });
+            let thread = receive.recv().expect("sent");
+            let stat = format!("/proc/self/task/{thread}/stat");
+            while !reader.is_finished() {
+                // Only while it sleeps: with one signal after the other it would not get as far.
+                if std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") S ")) {
+                    // SAFETY: a plain system call.
+                    unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, SIGNAL) };
+                }
+                std::thread::yield_now();
+            }
+            assert_eq!(reader.join().expect("it returned"), io::ErrorKind::Interrupted);
+        });
     }
 }

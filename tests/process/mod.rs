@@ -30,7 +30,7 @@ mod root_files;
 mod shutdown_timeout;
 mod signals;
 mod start;
-mod syscalls;
+pub mod syscalls;
 mod test_configuration;
 mod unix_socket;
 pub mod upgrade;

@@ -101,7 +101,7 @@ fn a_small_file_that_stays_as_it_is_takes_three_calls_and_a_share_of_epoll() {
 }
 
 /// Runs `work` while strace counts the process's calls; `None` if that is not possible.
-fn counted(pid: i32, summary: &std::path::Path, work: impl FnOnce()) -> Option<BTreeMap<String, u64>> {
+pub fn counted(pid: i32, summary: &std::path::Path, work: impl FnOnce()) -> Option<BTreeMap<String, u64>> {
     let mut command = Command::new("strace");
     command.args(["-c", "-f", "-U", "name,calls", "-o"]).arg(summary).args(["-p", &pid.to_string()]);
     let mut strace = match command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn() {

@@ -3,7 +3,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::process::upgrade;
+use crate::process::{syscalls, upgrade};
 use crate::support::daemon::send;
 use crate::support::tls::{Authority, TlsClient, trusting};
 use crate::support::wire::End;
@@ -148,6 +148,33 @@ fn bytes_on_their_way_are_not_lost() {
     );
     assert_eq!(client.exactly(3), b"end");
     assert_eq!(client.expect_end(), End::Closed);
+}
+
+/// Moves bytes through a session in both directions, and returns how often its worker called splice(2), if that can be counted.
+fn spliced(daemon: &Daemon, client: &mut Client, name: &str) -> Option<u64> {
+    let bytes = pattern(4 * 1024 * 1024);
+    let calls = syscalls::counted(daemon.worker(), &daemon.path(name), || {
+        for part in bytes.chunks(256 * 1024) {
+            client.send(part);
+            assert!(client.exactly(part.len()) == part);
+        }
+    });
+    calls.map(|calls| calls.get("splice").copied().unwrap_or(0))
+}
+
+#[test]
+fn bulk_moves_inside_the_kernel_after_a_reload_too() {
+    let origin = Origin::echo();
+    let daemon = start(&origin, "worker_processes 1;");
+    let mut client = Client::connect(daemon.port(0));
+    let Some(before) = spliced(&daemon, &mut client, "before") else { return };
+    let old = daemon.worker();
+    daemon.reload();
+    wait_gone(&[old]);
+    let Some(after) = spliced(&daemon, &mut client, "after") else { return };
+    println!("{before} calls of splice before the reload, {after} after it");
+    assert!(before > 0 && after * 4 > before, "{before} calls of splice before the reload, {after} after it");
+    assert_eq!(origin.accepted(), 1);
 }
 
 #[test]
