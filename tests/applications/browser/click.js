@@ -99,6 +99,34 @@ async function wordpress(page, address) {
   await shot(page, 'wordpress-out');
 }
 
+async function phpmyadmin(page, address) {
+  await page.goto(`${address}/phpmyadmin`);
+  await page.fill('#input_username', 'chief');
+  await page.fill('#input_password', password);
+  await page.click('#input_go');
+  await page.waitForSelector('#pma_navigation');
+  await shot(page, 'phpmyadmin');
+  expect(page.url().includes('/phpmyadmin/'), 'the login leads to the databases');
+  await page.goto(`${address}/phpmyadmin/index.php?route=/server/import`);
+  await page.setInputFiles('#input_import_file', `${folder}/import.sql`);
+  await page.click('#buttonGo');
+  await page.waitForSelector('.alert-success');
+  await shot(page, 'phpmyadmin-import');
+  await page.goto(`${address}/phpmyadmin/index.php?route=/sql&db=zoo&table=antelopes&pos=0`);
+  await page.waitForSelector('.table_results');
+  await shot(page, 'phpmyadmin-rows');
+  const text = await page.textContent('body');
+  expect(text.includes('pronghorn 0') && text.includes('2000 total'), 'the rows of an imported file are shown');
+  for (const path of ['/phpmyadmin/libraries/constants.php', '/phpmyadmin/templates/login/form.twig', '/']) {
+    const answer = await get(page, path);
+    expect(answer.status === 404, `${path} is ${answer.status}`);
+  }
+  await page.click('a.disableAjax[href*="route=/logout"], a[href*="route=/logout"]');
+  await page.waitForSelector('#input_username');
+  expect(true, 'after the logout it asks for a password');
+  await shot(page, 'phpmyadmin-out');
+}
+
 async function django(page, address) {
   await page.goto(`${address}/report/`);
   expect(page.url().includes('/admin/login/'), 'a stranger is sent to the login');
@@ -166,7 +194,7 @@ async function main() {
       if (answer.status() >= 500) console.log(`  ${answer.status()} ${answer.url()}`);
     });
     try {
-      await { wordpress, django, page }[name](tab, address);
+      await { wordpress, phpmyadmin, django, page }[name](tab, address);
     } catch (error) {
       failed = true;
       console.log(`  FAILED ${error.message}`);

@@ -4,7 +4,7 @@
 Starts the database, the applications and the proxy in a temporary folder, and runs click.js. Nothing outside that
 folder is changed. See README.md for the packages that it needs.
 
-usage: run.py [--binary PATH] [--keep] [wordpress] [django] [page]
+usage: run.py [--binary PATH] [--keep] [wordpress] [phpmyadmin] [django] [page]
 """
 import argparse
 import base64
@@ -58,14 +58,20 @@ class Site:
         self.binary = binary
         self.processes = []
 
-    def start(self, name, command, socket_path=None, **options):
-        log = open(self.folder / f'{name}.out', 'w')
-        process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, **options)
+    def start(self, name, command, is_up):
+        """Starts a program, and waits until it is up."""
+        out = self.folder / f'{name}.out'
+        with open(out, 'w') as log:
+            process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log)
         self.processes.append((name, process))
-        if socket_path:
-            wait(name, lambda: process.poll() is None and connects(socket_path))
 
-    def proxy(self, name, text, port):
+        def is_done():
+            if process.poll() is not None:
+                sys.exit(f'{name} has ended: {out.read_text()}')
+            return is_up()
+        wait(name, is_done)
+
+    def proxy(self, name, text):
         """Starts the proxy with this configuration, beside the files that examples include."""
         folder = self.folder / name
         (folder / 'logs').mkdir(parents=True)
@@ -73,12 +79,9 @@ class Site:
             if file.is_file():
                 shutil.copy(file, folder)
         (folder / 'site.conf').write_text(f'user root;\ndaemon off;\npid {folder}/pid;\n' + text)
-        self.start(name, [self.binary, '-p', folder, '-c', folder / 'site.conf', '-e', folder / 'logs/error.log'])
-
-        def listens():
-            with socket.socket() as probe:
-                return probe.connect_ex(('127.0.0.1', port)) == 0
-        wait(name, listens)
+        pid = folder / 'pid'  # written when it listens
+        self.start(name, [self.binary, '-p', folder, '-c', folder / 'site.conf', '-e', folder / 'logs/error.log'],
+                   lambda: pid.exists() and pid.read_text())
 
     def stop(self):
         for _, process in reversed(self.processes):
@@ -99,44 +102,80 @@ def example(name, changes):
     return text
 
 
-def wordpress(site):
-    folder, port = site.folder, free_port()
-    data, sql, php = folder / 'mysql', folder / 'mysql.sock', folder / 'php.sock'
-    subprocess.run(['mariadb-install-db', '--user=root', f'--datadir={data}',
-                    '--auth-root-authentication-method=normal'], check=True, stdout=subprocess.DEVNULL)
-    site.start('mariadb', ['mariadbd', '--no-defaults', '--user=root', f'--datadir={data}', f'--socket={sql}',
-                           '--skip-networking', f'--pid-file={folder}/mysql.pid'], sql)
-    subprocess.run(['mariadb', '--no-defaults', f'--socket={sql}', '-uroot', '-e', 'CREATE DATABASE blog'], check=True)
-    root = folder / 'wordpress'
-    # Debian's package consists of links to other packages in part.
-    subprocess.run(['cp', '-rL', '/usr/share/wordpress', root], check=True)
-    (root / 'wp-content/uploads').mkdir(parents=True, exist_ok=True)
-    (root / 'wp-config.php').write_text(f"""<?php
-define('DB_NAME', 'blog'); define('DB_USER', 'root'); define('DB_PASSWORD', ''); define('DB_HOST', 'localhost:{sql}');
-define('WP_HTTP_BLOCK_EXTERNAL', true); define('AUTOMATIC_UPDATER_DISABLED', true); define('DISABLE_WP_CRON', true);
-$table_prefix = 'wp_';
-defined('ABSPATH') || define('ABSPATH', __DIR__ . '/');
-require_once ABSPATH . 'wp-settings.php';
-""")
-    (folder / 'php.conf').write_text(f"""[global]
+def database(site):
+    """Starts a database server without a network; returns its socket."""
+    folder, path = site.folder / 'mysql', site.folder / 'mysql.sock'
+    if not folder.exists():
+        subprocess.run(['mariadb-install-db', '--user=root', f'--datadir={folder}',
+                        '--auth-root-authentication-method=normal'],
+                       check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        site.start('mariadb', ['mariadbd', '--no-defaults', '--user=root', f'--datadir={folder}', f'--socket={path}',
+                               '--skip-networking', f'--pid-file={site.folder}/mysql.pid'], lambda: connects(path))
+    return path
+
+
+def sql(path, text):
+    subprocess.run(['mariadb', '--no-defaults', f'--socket={path}', '-uroot', '-e', text], check=True)
+
+
+def php(site, database_socket):
+    """Starts php-fpm; returns its socket."""
+    folder, path = site.folder, site.folder / 'php.sock'
+    if not path.exists():
+        (folder / 'php.conf').write_text(f"""[global]
 error_log = {folder}/php.log
 daemonize = no
 [www]
 user = root
 group = root
-listen = {php}
+listen = {path}
 pm = static
 pm.max_children = 4
 php_admin_value[upload_tmp_dir] = {folder}
+php_admin_value[session.save_path] = {folder}
+php_admin_value[mysqli.default_socket] = {database_socket}
 """)
-    fpm = next(iter(sorted(pathlib.Path('/usr/sbin').glob('php-fpm*'))))
-    site.start('php', [fpm, '-R', '-F', '-y', folder / 'php.conf'], php)
+        fpm = min(pathlib.Path('/usr/sbin').glob('php-fpm*'))
+        site.start('php', [fpm, '-R', '-F', '-y', folder / 'php.conf'], lambda: connects(path))
+    return path
+
+
+def wordpress(site):
+    folder, port, server = site.folder, free_port(), database(site)
+    sql(server, 'CREATE DATABASE blog')
+    root = folder / 'wordpress'
+    # Debian's package consists of links to other packages in part.
+    subprocess.run(['cp', '-rL', '/usr/share/wordpress', root], check=True)
+    (root / 'wp-content/uploads').mkdir(parents=True, exist_ok=True)
+    (root / 'wp-config.php').write_text(f"""<?php
+define('DB_NAME', 'blog');
+define('DB_USER', 'root');
+define('DB_PASSWORD', '');
+define('DB_HOST', 'localhost:{server}');
+define('WP_HTTP_BLOCK_EXTERNAL', true);
+define('AUTOMATIC_UPDATER_DISABLED', true);
+define('DISABLE_WP_CRON', true);
+$table_prefix = 'wp_';
+defined('ABSPATH') || define('ABSPATH', __DIR__ . '/');
+require_once ABSPATH . 'wp-settings.php';
+""")
     site.proxy('wordpress.site', example('wordpress.conf', [
         ('listen      80;', f'listen 127.0.0.1:{port};'),
-        ('/run/php/php-fpm.sock', php),
+        ('/run/php/php-fpm.sock', php(site, server)),
         ('/srv/wordpress', root),
-    ]), port)
+    ]))
     return f'http://blog.example:{port}'
+
+
+def phpmyadmin(site):
+    port, server = free_port(), database(site)
+    sql(server, "CREATE USER chief@localhost IDENTIFIED BY 'Correct-Horse-9'")
+    sql(server, 'GRANT ALL ON *.* TO chief@localhost')
+    site.proxy('phpmyadmin.site', example('phpmyadmin.conf', [
+        ('listen      80;', f'listen 127.0.0.1:{port};'),
+        ('/run/php/php-fpm.sock', php(site, server)),
+    ]))
+    return f'http://db.example:{port}'
 
 
 def django(site):
@@ -186,12 +225,12 @@ urlpatterns = [path('admin/', admin.site.urls), path('report/', report)]
     (app / 'protected').mkdir()
     (app / 'protected/report.txt').write_text('the report that only members see\n')
     site.start('uwsgi', ['uwsgi', '--plugin', 'python3', '--socket', sock, '--module', 'app.wsgi', '--chdir', app,
-                         '--master', '--processes', '2', '--die-on-term'], sock)
+                         '--master', '--processes', '2', '--die-on-term'], lambda: connects(sock))
     site.proxy('django.site', example('django.conf', [
         ('listen      80;', f'listen 127.0.0.1:{port};'),
         ('/run/app/app.sock', sock),
         ('/srv/app', app),
-    ]), port)
+    ]))
     return f'http://app.example:{port}'
 
 
@@ -219,7 +258,7 @@ http {{
         location /pixel/ {{ rewrite ^ /pixel.png break; }}
     }}
 }}
-""", port)
+""")
     return f'https://page.example:{port}'
 
 
@@ -229,14 +268,17 @@ def main():
     parser.add_argument('--keep', action='store_true', help='leave the temporary folder, with logs and screenshots')
     parser.add_argument('sites', nargs='*', default=[])
     arguments = parser.parse_args()
-    makers = {'wordpress': wordpress, 'django': django, 'page': page}
+    makers = {'wordpress': wordpress, 'phpmyadmin': phpmyadmin, 'django': django, 'page': page}
     chosen = arguments.sites or list(makers)
     site = Site(pathlib.Path(arguments.binary).resolve())
     print('folder', site.folder, flush=True)
     failed = True
     try:
         subprocess.run(['npm', 'install', '--silent', '--no-audit', '--no-fund', '--prefix', site.folder,
-                        'playwright-core'], check=True, stdout=subprocess.DEVNULL)
+                        '--cache', site.folder / 'npm', 'playwright-core'], check=True, stdout=subprocess.DEVNULL)
+        (site.folder / 'import.sql').write_text(
+            'CREATE DATABASE zoo; USE zoo; CREATE TABLE antelopes (name VARCHAR(40));\n'
+            + ''.join(f"INSERT INTO antelopes VALUES ('pronghorn {number}');\n" for number in range(2000)))
         (site.folder / 'upload.txt').write_text('an uploaded text\n' * 100_000)
         (site.folder / 'pixel.png').write_bytes(PIXEL)
         shutil.copy(HERE / 'click.js', site.folder)
