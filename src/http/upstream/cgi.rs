@@ -35,6 +35,16 @@ enum Body {
     Done,
 }
 
+/// How the body behind a head with CGI's fields is delimited; `unsaid`: when they do not tell.
+pub fn body_length(
+    head: &ResponseHead,
+    data: &[u8],
+    method: Method,
+    unsaid: BodyLength,
+) -> Result<BodyLength, Kind> {
+    cgi::body_length(head, data, method, unsaid).map_err(|error| Kind::BadHead(error.as_str()))
+}
+
 impl Decoder {
     pub fn head(&mut self, data: &[u8], bytes_max: usize, head: &mut ResponseHead) -> Result<Progress, Kind> {
         match cgi::parse_any(data, bytes_max, head, &mut self.seen) {
@@ -45,21 +55,14 @@ impl Decoder {
         }
     }
 
-    pub fn begin_body(
-        &mut self,
-        head: &ResponseHead,
-        data: &[u8],
-        method: Method,
-    ) -> Result<BodyLength, Kind> {
-        let length = cgi::body_length(head, data, method, BodyLength::UntilClose)
-            .map_err(|error| Kind::BadHead(error.as_str()))?;
+    pub fn begin_body(&mut self, length: BodyLength) -> BodyLength {
         self.body = match length {
             BodyLength::None => Body::Done,
             BodyLength::Length(length) => Body::Length(length),
             BodyLength::Chunked | BodyLength::UntilClose => Body::UntilClose,
         };
         self.moved(0);
-        Ok(length)
+        length
     }
 
     pub fn body(&mut self, data: &[u8], pieces: &mut Pieces) -> usize {
@@ -129,7 +132,7 @@ mod tests {
             data.extend_from_slice(part);
             if !has_head {
                 let Progress::Complete(length) = decoder.head(&data, 4096, &mut head)? else { continue };
-                decoder.begin_body(&head, &data, method)?;
+                decoder.begin_body(body_length(&head, &data, method, BodyLength::UntilClose)?);
                 data.drain(..length);
                 has_head = true;
             }
@@ -189,7 +192,7 @@ mod tests {
         let (mut decoder, mut head) = (Decoder::default(), ResponseHead::default());
         let text = b"Content-Length: 100\n\n";
         decoder.head(text, 4096, &mut head).unwrap();
-        decoder.begin_body(&head, text, Method::Get).unwrap();
+        decoder.begin_body(body_length(&head, text, Method::Get, BodyLength::UntilClose).unwrap());
         assert_eq!(decoder.raw_left(), Some(100));
         decoder.moved(99);
         assert_eq!((decoder.raw_left(), decoder.is_done()), (Some(1), false));

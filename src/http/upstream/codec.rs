@@ -276,8 +276,12 @@ impl Decoder {
         match self {
             Self::H1(decoder) => decoder.begin_body(head, data, method),
             Self::H2(decoder) => decoder.begin_body(head, data, method),
-            Self::FastCgi(decoder) => decoder.begin_body(head, data, method),
-            Self::Cgi(decoder) => decoder.begin_body(head, data, method),
+            Self::FastCgi(decoder) => {
+                Ok(decoder.begin_body(cgi::body_length(head, data, method, BodyLength::Chunked)?))
+            }
+            Self::Cgi(decoder) => {
+                Ok(decoder.begin_body(cgi::body_length(head, data, method, BodyLength::UntilClose)?))
+            }
             Self::Memcached(decoder) => Ok(decoder.begin_body(head, method)),
         }
     }

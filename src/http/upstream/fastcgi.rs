@@ -14,7 +14,7 @@ use crate::http::upstream::params;
 use crate::proto::cgi::{self, Progress as Parsed, Seen};
 use crate::proto::fastcgi::{self, CONTENT_BYTES_MAX, HEADER_BYTES, Outcome, Params, Records, Step, Type};
 use crate::proto::head::ResponseHead;
-use crate::proto::message::{BodyLength, Method};
+use crate::proto::message::BodyLength;
 use crate::runtime::buffer::Buffer;
 
 /// Maximum bytes of messages that one response may add to the error log.
@@ -219,20 +219,13 @@ impl Decoder {
         Ok(outcome)
     }
 
-    pub fn begin_body(
-        &mut self,
-        head: &ResponseHead,
-        data: &[u8],
-        method: Method,
-    ) -> Result<BodyLength, Kind> {
-        let length = cgi::body_length(head, data, method, BodyLength::Chunked)
-            .map_err(|error| Kind::BadHead(error.as_str()))?;
+    pub fn begin_body(&mut self, length: BodyLength) -> BodyLength {
         self.body = match length {
             BodyLength::None => Body::None,
             BodyLength::Length(length) => Body::Length(length),
             BodyLength::Chunked | BodyLength::UntilClose => Body::Unknown,
         };
-        Ok(length)
+        length
     }
 
     pub fn body(&mut self, data: &[u8], pieces: &mut Pieces) -> Result<usize, Kind> {

@@ -5,8 +5,10 @@ use crate::http::pipeline;
 use crate::http::property;
 use crate::http::request::body::Body as RequestBody;
 use crate::http::request::error::Failure;
+use crate::http::upstream::cgi::body_length;
 use crate::http::upstream::tests::{config, pass};
 use crate::net::transport::script::Script;
+use crate::proto::message::Method;
 use crate::runtime::Runtime;
 
 /// The outcome of a response.
@@ -65,10 +67,13 @@ fn read(parts: &[&[u8]], method: Method, is_closed: bool) -> Read {
             take_notes(&mut decoder, &mut read);
             match progress {
                 Ok(Progress::Complete(length)) => {
-                    if let Err(kind) = decoder.begin_body(&head, buffer.data(), method) {
-                        fail(&mut read, kind);
-                        return read;
-                    }
+                    match body_length(&head, buffer.data(), method, BodyLength::Chunked) {
+                        Ok(length) => decoder.begin_body(length),
+                        Err(kind) => {
+                            fail(&mut read, kind);
+                            return read;
+                        }
+                    };
                     (read.status, read.head_length, has_head) = (head.status, length, true);
                     buffer.consume(length);
                 }
@@ -258,12 +263,12 @@ fn looking_ahead_changes_nothing() {
     let (mut decoder, mut head, mut pieces) = (Decoder::new(KEEPING), ResponseHead::default(), Pieces::new());
     let Ok(Progress::Complete(length)) = decoder.head(&mut buffer, 900, &mut head) else { panic!("a head") };
     let mut ahead = decoder.fork();
-    ahead.begin_body(&head, buffer.data(), Method::Get).unwrap();
+    ahead.begin_body(BodyLength::Chunked);
     buffer.extend(&bytes[20..]);
     let data = buffer.data()[length..].to_vec();
     assert_eq!(ahead.body(&data, &mut pieces).unwrap(), data.len());
     assert!(ahead.is_done() && !decoder.is_done());
-    decoder.begin_body(&head, buffer.data(), Method::Get).unwrap();
+    decoder.begin_body(BodyLength::Chunked);
     assert_eq!(decoder.body(&data, &mut pieces).unwrap(), data.len());
     let body: Vec<u8> = pieces.iter().flat_map(|piece| data[piece.clone()].to_vec()).collect();
     assert_eq!((&*body, decoder.is_done()), (&b"body"[..], true));
