@@ -277,7 +277,12 @@ impl Rule {
 }
 
 /// The excess with which a rule would let a scope pass. Errors: it would refuse it, which counts as use of the key.
-fn peek<S>(rule: &Rule, zone: &Zone<S>, (table, key): (leaky_bucket::Table, Key), now_ms: u64) -> Result<u64, u64> {
+fn peek<S>(
+    rule: &Rule,
+    zone: &Zone<S>,
+    (table, key): (leaky_bucket::Table, Key),
+    now_ms: u64,
+) -> Result<u64, u64> {
     let excess = table.peek(key, zone.detail.rate, now_ms);
     if excess <= rule.burst {
         return Ok(excess);

@@ -54,7 +54,8 @@ struct Access {
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("api", Context::LOCATION, Arity::between(0, 1), api,
         "Serves the API of nginx Plus, versions 1 to 9, below this location: connections, requests, upstreams, key-value zones, workers, and servers, \
-         locations and resolvers with a status_zone. With write=on clients may change the servers of upstreams and key-value zones, so the location needs access rules."),
+         locations and resolvers with a status_zone. With write=on clients may change the servers of upstreams and key-value zones, so the location needs \
+         access rules."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
