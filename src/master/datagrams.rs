@@ -1,6 +1,7 @@
 //! UDP during a change of generations, or of masters: the sessions move first, then the new workers receive.
 //!
 //! ```text
+//! panic     the worker is told to leave and its successor starts at once, without receiving; then as in a reload
 //! reload    new workers are ready → old ones are told to leave: each stops receiving, hands its sessions over, says
 //!           Closed → the sessions are sent on → Receive to each new worker
 //! upgrade   the same, with the link in between: the master that leaves sends its sessions, then Released
@@ -107,14 +108,17 @@ impl Master {
         self.listeners().iter().map(span).collect()
     }
 
-    /// The worker of this generation that receives a client's datagrams, once all receive. `span`: the slots of the
-    /// listener.
-    pub(super) fn receiver_of(&self, span: &Range<usize>, session: &MovedSession) -> Option<WorkerId> {
-        if span.is_empty() {
-            return None;
-        }
+    /// The slot at which a client's datagrams arrive, once all workers receive. `span`: the slots of the listener.
+    pub(super) fn slot_of(span: &Range<usize>, session: &MovedSession) -> Option<SlotIndex> {
         let slot = span.start + datagram::slot_of(session.client, span.len());
-        self.supervisor.lessee(SlotIndex::try_from(slot).ok()?)
+        SlotIndex::try_from(slot).ok().filter(|_| !span.is_empty())
+    }
+
+    /// True if a session waits for the worker that is about to have its client's slot.
+    pub(super) fn is_receiver_starting(&self, slot: Option<SlotIndex>) -> bool {
+        let is_late = clock::monotonic_ms() >= self.settled_ms + HANDOVER_MS;
+        self.supervisor.is_switching()
+            || !is_late && slot.is_some_and(|slot| self.supervisor.is_lessee_starting(slot))
     }
 
     /// Reports a session whose address is no longer configured.

@@ -117,7 +117,7 @@ struct Master {
     pending: VecDeque<Connection>,
     /// The other master's workers receive datagrams, and those of this one do not (`datagrams.rs`).
     other_receives: bool,
-    /// When the workers of earlier generations were told to leave the last time.
+    /// When workers were told to leave the last time, those of earlier generations or one that is replaced.
     settled_ms: u64,
     /// Index of the worker that takes the next one.
     turn: usize,
@@ -507,7 +507,10 @@ impl Master {
                 let received = worker.receive_session(session, fd);
                 return self.wait_for_taker(id, received);
             }
-            Some((ToMaster::Replace, _)) => self.happen(Event::Replace(id)),
+            Some((ToMaster::Replace, _)) => {
+                self.settled_ms = now_ms;
+                self.happen(Event::Replace(id));
+            }
             Some((ToMaster::Pong(_), _)) => self.happen(Event::Pong(id)),
             Some((ToMaster::Closed, _)) => self.happen(Event::Closed(id)),
             Some((ToMaster::Learned(learned), _)) => self.learn(index, &learned),
@@ -598,22 +601,21 @@ impl Master {
     ///
     /// `takers`: the workers that take connections over, in the order of their ids; `spans`: the sockets of each listener.
     fn deliver_one(&mut self, connection: &Connection, takers: &[WorkerId], spans: &[Range<usize>]) -> bool {
-        let receiver = match (&connection.cargo, &connection.address) {
+        let is_session = matches!(connection.cargo, Cargo::Session(_));
+        let slot = match (&connection.cargo, &connection.address) {
             (Cargo::Session(session), Some(address)) => {
                 let listen = self.roster.listener_of(address);
-                listen.and_then(|listen| self.receiver_of(spans.get(listen as usize)?, session))
+                listen.and_then(|listen| Self::slot_of(spans.get(listen as usize)?, session))
             }
             _ => None,
         };
+        let receiver = slot.and_then(|slot| self.supervisor.lessee(slot));
+        if is_session && receiver.is_none() && self.is_receiver_starting(slot) {
+            return false;
+        }
         let mut takers: Vec<&mut Worker> =
             self.workers.iter_mut().filter(|worker| takers.binary_search(&worker.id).is_ok()).collect();
         let count = takers.len();
-        if matches!(connection.cargo, Cargo::Session(_))
-            && receiver.is_none()
-            && self.supervisor.is_switching()
-        {
-            return false; // its worker is about to be ready
-        }
         let receiver = receiver.and_then(|id| takers.iter().position(|worker| worker.id == id));
         self.turn = receiver.unwrap_or(self.turn.wrapping_add(1));
         // A session has to be where its client's datagrams arrive: it waits for that worker. If there is none, any other

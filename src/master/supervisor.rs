@@ -577,11 +577,13 @@ impl Supervisor {
         self.switch.is_none() && !self.is_reading && !self.reload_is_wanted && self.phase == Phase::Serving
     }
 
-    /// True if workers of an earlier generation may still accept clients. Stuck ones do not count: nobody knows when.
+    /// True if workers of an earlier generation, or one that is being replaced, may still accept clients. Stuck ones do not
+    /// count: nobody knows when.
     pub fn do_former_ones_accept(&self) -> bool {
         self.members.iter().any(|member| {
+            let is_former = member.generation != self.generation || member.state == State::Draining;
             let accepts = member.place.role.accepts() && !member.has_closed;
-            accepts && member.generation != self.generation && member.stuck.is_none() && !member.is_condemned
+            accepts && is_former && member.stuck.is_none() && !member.is_condemned
         })
     }
 
@@ -599,6 +601,13 @@ impl Supervisor {
     pub fn lessee(&self, slot: SlotIndex) -> Option<WorkerId> {
         let mut members = self.members.iter().filter(|member| member.can_take(self.generation));
         members.find(|member| member.leased.contains(&slot)).map(|member| member.id)
+    }
+
+    /// True if the worker of this generation that will have a slot by its number is starting.
+    pub fn is_lessee_starting(&self, slot: SlotIndex) -> bool {
+        let mut members =
+            self.members.iter().filter(|it| it.generation == self.generation && !it.is_condemned);
+        members.any(|member| member.state == State::Starting && member.leased.contains(&slot))
     }
 
     /// True if no order can be carried out any more.

@@ -199,6 +199,24 @@ fn a_session_whose_address_is_gone_ends_and_keeps_no_worker() {
 }
 
 #[test]
+fn clients_of_a_worker_that_is_killed_are_answered_at_once_in_new_sessions() {
+    let names = Names::start();
+    for workers in [1, 2] {
+        let daemon = start(&names, workers, "");
+        let clients = clients_of(&daemon, 40);
+        let victim = daemon.workers()[0];
+        send(victim, Signal::SIGKILL);
+        daemon.wait_log("exited on signal 9");
+        // Datagrams may wait in its sockets for its successor.
+        let after: Vec<String> = clients.iter().map(|(socket, _)| ask(socket)).collect();
+        let kept = clients.iter().zip(&after).filter(|((_, port), after)| port == *after).count();
+        assert_eq!(kept == 0, workers == 1, "those of its sibling go on: {kept} of 40");
+        let again: Vec<String> = clients.iter().map(|(socket, _)| ask(socket)).collect();
+        assert_eq!(again, after, "nothing is left behind in a socket that nobody reads");
+    }
+}
+
+#[test]
 fn an_upgrade_takes_sessions_along() {
     let names = Names::start();
     let daemon = start(&names, 2, "");

@@ -351,6 +351,21 @@ fn a_generation_that_cannot_run_falls_back_and_replaces_the_dead() {
 }
 
 #[test]
+fn the_successor_of_a_worker_that_panicked_receives_datagrams_after_it() {
+    let mut play = Play::serving();
+    assert!(!play.supervisor.do_former_ones_accept());
+    play.on(Event::Replace(1));
+    assert!(play.supervisor.do_former_ones_accept(), "it has sessions to hand over");
+    assert_eq!(play.supervisor.lessee(0), None);
+    assert!(play.supervisor.is_lessee_starting(0) && !play.supervisor.is_lessee_starting(1));
+    play.on(Event::Ready(3));
+    assert_eq!((play.supervisor.lessee(0), play.supervisor.is_lessee_starting(0)), (Some(3), false));
+    assert!(play.supervisor.do_former_ones_accept());
+    play.on(Event::Closed(1));
+    assert!(!play.supervisor.do_former_ones_accept());
+}
+
+#[test]
 fn a_generation_of_which_one_worker_can_run_is_not_given_up() {
     let mut play = Play::serving();
     play.reload(LIMITS);
