@@ -24,6 +24,7 @@ http {
         location @other { proxy_pass http://%%ORIGIN%%; }
         location /other { proxy_pass http://%%ORIGIN%%; }
         location /off { proxy_request_buffering off; proxy_intercept_errors on; error_page 503 = @other; proxy_pass http://%%BUSY%%; }
+        location /off-page { proxy_request_buffering off; proxy_intercept_errors on; error_page 503 = /other; proxy_pass http://%%BUSY%%; }
         location /pair { proxy_pass http://pair; }
         location /single { error_page 502 503 504 /50x.html; proxy_pass http://%%ORIGIN%%; }
         location /once { proxy_next_upstream_tries 1; proxy_pass http://pair; }
@@ -104,6 +105,18 @@ fn the_answer_of_an_upstream_that_has_the_whole_body_is_passed_on() {
     assert_eq!((response.status, response.text().as_str()), (503, "busy\n"));
     assert!(origin.requests().is_empty());
     daemon.wait_log("no error page for 503: the request body is not kept \\(proxy_request_buffering\\)");
+}
+
+#[test]
+fn a_page_instead_of_the_answer_goes_without_a_body_that_is_not_kept() {
+    let (refuses, origin) = (busy(), Origin::saying("taken"));
+    let daemon = setup(&refuses, &origin).start();
+    for method in ["GET", "POST", "PUT"] {
+        let response = upload(&daemon, method, "/off-page", &body(300_000));
+        assert_eq!((response.status, response.text().as_str()), (200, "taken"), "{method}");
+        let page = origin.last();
+        assert_eq!((&*page.method, &*page.target, page.body.len()), ("GET", "/other", 0), "{method}");
+    }
 }
 
 /// The origin reports a head as soon as it has arrived, while the client still holds back half of the body.

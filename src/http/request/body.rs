@@ -152,6 +152,8 @@ pub struct Body {
     max: u64,
     /// It was too large, or invalid: none of it is passed on any more.
     is_refused: bool,
+    /// The request goes on without what is not kept ([`Body::make_optional`]).
+    is_optional: bool,
     timeout_ms: u64,
     buffer_size: usize,
     timer: Timer,
@@ -228,6 +230,7 @@ impl Body {
             file: None,
             max,
             is_refused: false,
+            is_optional: false,
             timeout_ms,
             buffer_size,
             timer: Timer::new(),
@@ -415,6 +418,15 @@ impl Body {
     /// The whole body, if it was read into a file.
     pub fn file(&self) -> Option<&TempFile> {
         self.file.as_deref()
+    }
+
+    /// A page is shown instead of the request's own answer: whoever makes it gets the body if all of it is kept.
+    pub fn make_optional(&mut self) {
+        self.is_optional = true;
+    }
+
+    pub fn is_optional(&self) -> bool {
+        self.is_optional
     }
 
     /// Takes the bytes that were returned.

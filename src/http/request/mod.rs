@@ -261,6 +261,15 @@ impl Request {
         sub
     }
 
+    /// Another location makes the answer, by `error_page` or `X-Accel-Redirect`: as nginx has it for a GET, except for a HEAD,
+    /// and without the body unless it is kept.
+    pub fn become_get(&mut self) {
+        if self.method != Method::Head {
+            self.method = Method::Get;
+        }
+        self.body.make_optional();
+    }
+
     fn inner(&self, uri: Vec<u8>, args: Vec<u8>, body: Body) -> Box<Self> {
         let mut input = Buffer::take(self.input.data().len());
         input.extend(self.input.data());

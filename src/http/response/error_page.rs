@@ -10,7 +10,6 @@ use crate::http::response::redirect;
 use crate::http::response::{Body, Response, reason};
 use crate::http::verdict::Reply;
 use crate::proto::header::Id;
-use crate::proto::message::Method;
 
 /// The reply for a status: the location's `error_page` for it, otherwise the standard page.
 pub fn reply(request: &mut Request, status: u16) -> Reply {
@@ -64,9 +63,7 @@ fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> R
         let (response, body) = of_redirect(request, status, response);
         return Reply::Response(Box::new(response), body);
     }
-    if request.method != Method::Head {
-        request.method = Method::Get;
-    }
+    request.become_get();
     let args = match memchr::memchr(b'?', &target) {
         Some(at) => {
             let args = target[at + 1..].to_vec();

@@ -17,7 +17,7 @@ use crate::http::upstream::protocol::Protocol;
 use crate::http::verdict::Reply;
 use crate::log;
 use crate::proto::header::Id;
-use crate::proto::message::{BodyLength, Method, Version};
+use crate::proto::message::{BodyLength, Version};
 
 /// Fields of a response with `X-Accel-Redirect` that are kept in the response it leads to (nginx's list).
 const STAY_WITH_REDIRECT: &[&str] =
@@ -162,9 +162,7 @@ fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static Conf
     let is_safe = !unescaped(path).split(|&byte| byte == b'/').any(|segment| segment == b"..");
     match normalize_uri(path, true, &mut uri) {
         Ok(_) if is_safe && uri.first() == Some(&b'/') => {
-            if request.method != Method::Head {
-                request.method = Method::Get;
-            }
+            request.become_get();
             Some(Reply::Internal { uri, args: args.to_vec() })
         }
         _ => {

@@ -138,12 +138,12 @@ impl Outgoing {
         let has_body = matches!(declared, BodyLength::Length(_) | BodyLength::Chunked);
         let mut kept = Vec::new();
         let mut is_complete = true;
-        // An `error_page` turned the request into a GET, which keeps the body as long as it is available.
-        let is_get_instead = request.method != request.head.method;
+        // A request that has become a GET keeps the body as long as it is available.
+        let is_optional = request.body.is_optional() || request.method != request.head.method;
         if has_body && request.body.file().is_none() {
             match request.body.take_kept() {
                 Some(taken) => kept = taken,
-                None if is_get_instead => declared = BodyLength::None,
+                None if is_optional => declared = BodyLength::None,
                 None if takes_body => {
                     return Err(Error::upstream(error::Kind::BodySpent));
                 }
