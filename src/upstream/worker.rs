@@ -75,11 +75,20 @@ impl Upstreams {
     /// Every group of the configuration once, with the servers that it has now.
     pub fn present(&self) -> Vec<Arc<Group>> {
         let own = (0..self.groups.len()).filter(|index| self.groups.alias(*index).is_none());
-        let now = |index: usize| match self.states.get(index).and_then(OnceCell::get) {
+        own.filter_map(|index| self.present_at(index)).collect()
+    }
+
+    /// The group of an `upstream` block, with the servers that it has now. It costs the same however many there are.
+    pub fn present_block(&self, name: &str) -> Option<Arc<Group>> {
+        let index = self.groups.find(name, None, false)?;
+        self.present_at(index).filter(|group| group.is_block && *group.name == *name)
+    }
+
+    fn present_at(&self, index: usize) -> Option<Arc<Group>> {
+        match self.states.get(index).and_then(OnceCell::get) {
             Some(state) => Some(Arc::clone(&state.set().group)),
             None => self.groups.get(index).cloned(),
-        };
-        own.filter_map(now).collect()
+        }
     }
 
     /// Starts to retry the names that did not resolve, and to follow those with `resolve`. Called once, in the prober.

@@ -177,13 +177,18 @@ struct Source {
 }
 
 impl Source {
-    fn of(request: &Request, part: Part) -> Self {
+    /// `upstream`: the only one that the document is about, if so.
+    fn of(request: &Request, part: Part, upstream: Option<&str>) -> Self {
+        let groups = upstreams(request, part).map(|all| match upstream {
+            Some(name) => all.present_block(name).into_iter().collect(),
+            None => all.present(),
+        });
         let subject = subject(request);
         let fields = request.args.split(|byte| *byte == b'&').find_map(|pair| pair.strip_prefix(b"fields="));
         Self {
             config: subject.config,
             part,
-            groups: upstreams(request, part).map(Upstreams::present).unwrap_or_default(),
+            groups: groups.unwrap_or_default(),
             streams: shown(request).stream.map_or(&[], |streams| streams.servers),
             stream_limits: shown(request).stream.map_or(&[], |streams| streams.limit_conns),
             stream_zones: shown(request).stream.map(|streams| streams.zones),
@@ -196,11 +201,6 @@ impl Source {
     fn view(&self) -> View {
         View::new(self.config, self.groups.clone(), self.stream_zones)
     }
-
-    /// The upstream block of a name.
-    fn group(&self, name: &str) -> Option<&Arc<Group>> {
-        self.groups.iter().find(|group| group.is_block && *group.name == *name)
-    }
 }
 
 /// Makes a document on another thread.
@@ -210,7 +210,22 @@ fn made(request: &Request, make: impl FnOnce(&Source) -> Verdict + Send + 'stati
 
 /// The same about the upstreams of this part.
 fn made_of(request: &Request, part: Part, make: impl FnOnce(&Source) -> Verdict + Send + 'static) -> Verdict {
-    let source = Source::of(request, part);
+    work(Source::of(request, part, None), make)
+}
+
+/// The same about one upstream.
+fn made_of_one(
+    request: &Request,
+    (part, name): (Part, &str),
+    make: impl FnOnce(&Source, &Arc<Group>) -> Verdict + Send + 'static,
+) -> Verdict {
+    work(Source::of(request, part, Some(name)), |source| match source.groups.first() {
+        Some(group) => make(source, group),
+        None => plus::missing(&plus::NO_UPSTREAM),
+    })
+}
+
+fn work(source: Source, make: impl FnOnce(&Source) -> Verdict + Send + 'static) -> Verdict {
     Work::on_files(move || -> Then {
         let verdict = make(&source);
         let Verdict::Done(reply) = verdict else { return Box::new(|_| Verdict::Next) };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{Source, Verdict, change, document, keyvals, made, made_of, ordered};
+use super::{Source, Verdict, change, document, keyvals, made, made_of, made_of_one, ordered};
 use crate::http::Counted;
 use crate::http::modules::status::view::{Named, Peer, View};
 use crate::http::request::Request;
@@ -197,24 +197,16 @@ fn get(request: &mut Request, path: &[&str]) -> Verdict {
             filtered(source, Value::from(all))
         }),
         [part @ ("http" | "stream"), "upstreams", name] => {
-            let name = (*name).to_owned();
-            made_of(request, part_of(part), move |source| match source.group(&name) {
-                Some(group) => filtered(source, upstream(&source.view(), group, source.part)),
-                None => missing(&NO_UPSTREAM),
+            made_of_one(request, (part_of(part), name), |source, group| {
+                filtered(source, upstream(&source.view(), group, source.part))
             })
         }
         [part @ ("http" | "stream"), "upstreams", name, "servers"] => {
-            let name = (*name).to_owned();
-            made_of(request, part_of(part), move |source| match source.group(&name) {
-                Some(group) => document(200, &servers(group)),
-                None => missing(&NO_UPSTREAM),
-            })
+            made_of_one(request, (part_of(part), name), |_, group| document(200, &servers(group)))
         }
         [part @ ("http" | "stream"), "upstreams", name, "servers", id] => {
             let Ok(id) = id.parse::<u32>() else { return failure(request, &BAD_ID) };
-            let name = (*name).to_owned();
-            made_of(request, part_of(part), move |source| {
-                let Some(group) = source.group(&name) else { return missing(&NO_UPSTREAM) };
+            made_of_one(request, (part_of(part), name), move |_, group| {
                 match group.position(id).and_then(|position| group.servers.get(position)) {
                     Some(found) => document(200, &server(found)),
                     None => missing(&NO_SERVER),
