@@ -7,6 +7,7 @@ mod disk;
 mod exporter;
 mod hostile;
 mod keyvals;
+mod killed;
 mod numbers;
 mod reload;
 mod socket;
