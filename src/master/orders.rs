@@ -275,8 +275,16 @@ impl Master {
             Err(why @ Refusal::Line(_)) => return refused(400, why.to_string()),
             Err(why @ Refusal::Full) => return refused(507, why.to_string()),
         };
-        if let Err((path, error)) = self.write_state(&difference) {
+        let own_state = made.before.state.clone();
+        let written = match &own_state {
+            Some(path) => self.write_own_state(part, made.group, path),
+            None => self.write_state(&difference),
+        };
+        if own_state.is_some() || written.is_err() {
+            // Its own file is the group's configuration, so nothing differs from that.
             self.orders.edits.forget(&made, &difference);
+        }
+        if let Err((path, error)) = written {
             self.cycle.config.put_upstream_back(part, &made);
             let cause = log::Cause(&error);
             let why = format!("writing the state file \"{}\" failed {cause}", path.display());
@@ -302,6 +310,14 @@ impl Master {
         }
         self.send_edits();
         (200, serde_json::json!({ "id": made.server.id }).to_string().into_bytes())
+    }
+
+    /// Writes the servers of a group with a `state` file to that file.
+    fn write_own_state(&self, part: Part, group: usize, path: &Path) -> Result<(), (PathBuf, io::Error)> {
+        let config = &self.cycle.config;
+        let group = config.upstream(config.upstream_index(part, group));
+        let text = group.map(|group| crate::upstream::state_file::text(group)).unwrap_or_default();
+        StateFile::create(path.to_owned(), &text, 0).map(|_| ())
     }
 
     /// Makes a change survive a restart, if the configuration names a state file.

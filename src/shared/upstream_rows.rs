@@ -44,6 +44,19 @@ pub const fn server<C: Draft, X: Environment + 'static>(contexts: Context) -> Di
          serving, at the name servers of resolver or else of /etc/resolv.conf; with service= by SRV records.")
 }
 
+/// `state`
+#[rustfmt::skip]
+pub const fn state<C: Draft, X: Environment + 'static>(contexts: Context) -> Directive<C, X> {
+    custom("state", contexts, Arity::exactly(1), |conf: &mut C, cx: &mut X, node| {
+        let mut found = std::mem::take(cx.diagnostics());
+        let set = conf.block().set_state(node, cx.prefix(), C::DEFAULT_PORT, cx.names(), &mut found);
+        *cx.diagnostics() = found;
+        set
+    },
+        "Reads the servers of the group from this file, which has the lines of a block without server directives, and keeps the changes there that are made \
+         while serving. A file that is missing is a group without servers. Such changes are not in the file of control_state.")
+}
+
 /// `zone`
 #[rustfmt::skip]
 pub const fn zone<C: Draft, X: 'static>(contexts: Context) -> Directive<C, X> {

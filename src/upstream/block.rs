@@ -3,6 +3,7 @@
 //! Knows no protocol: the rows of `http/modules/upstream.rs` call these setters. Touches: the table of names,
 //! for the servers' addresses (`sys/names.rs`). Behaviour: nginx.org, ngx_http_upstream_module.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::number;
@@ -14,7 +15,7 @@ use crate::sys::names::Names;
 use crate::upstream::balance::{By, Method, Time, Times};
 use crate::upstream::group::{Group, Keepalive};
 use crate::upstream::peer::{BACKUP, Server};
-use crate::upstream::{budget, outlier, waiting};
+use crate::upstream::{budget, outlier, state_file, waiting};
 
 /// The default time that a request waits in a queue; nginx's.
 const QUEUE_MS: u64 = 60_000;
@@ -27,6 +28,7 @@ pub struct Block {
     servers: Vec<Server>,
     idle: Option<(usize, bool)>,
     has_zone: bool,
+    state: Option<Arc<Path>>,
     is_sticky: bool,
     method: Option<Method>,
     pub fail_open: Inherit<bool>,
@@ -50,9 +52,10 @@ pub struct Defined {
 }
 
 impl Block {
-    /// Makes the group, once the whole block has been read. `None` if it has no servers other than backups.
+    /// Makes the group, once the whole block has been read. `None` if it has no servers other than backups, and no file
+    /// that may get some.
     pub fn into_group(self, name: &str, part: &'static str) -> Option<Defined> {
-        if self.servers.iter().all(|server| server.priority != 0) {
+        if self.state.is_none() && self.servers.iter().all(|server| server.priority != 0) {
             return None;
         }
         let defaults = Keepalive::default();
@@ -73,7 +76,7 @@ impl Block {
         group.is_sticky = self.is_sticky;
         group.fails_open = self.fail_open.get(false);
         (group.queue, group.retries) = (self.queue, self.retries);
-        group.outliers = self.outliers;
+        (group.outliers, group.state) = (self.outliers, self.state);
         let (resolver, timeout_ms) = (self.resolver.as_ref().cloned(), self.resolver_timeout.as_ref());
         Some(Defined { group, resolver, resolver_timeout_ms: timeout_ms.copied() })
     }
@@ -86,6 +89,9 @@ impl Block {
         names: &Names,
         out: &mut Diagnostics,
     ) -> Result<(), Diagnostic> {
+        if self.state.is_some() {
+            return Err(incompatible(node));
+        }
         let words = node.args.iter().map(|word| &*word.text);
         let mut server = server(words, default_port).map_err(|(wrong, why)| {
             let span = wrong.map_or(node.span, |index| node.arg_span(index));
@@ -95,6 +101,40 @@ impl Block {
             look_up(&mut server, node.arg_span(0), names, out);
         }
         self.servers.push(server);
+        Ok(())
+    }
+
+    /// `state FILE`; `prefix`: the folder where relative paths begin.
+    pub fn set_state(
+        &mut self,
+        node: &Node,
+        prefix: &Path,
+        default_port: Option<u16>,
+        names: &Names,
+        out: &mut Diagnostics,
+    ) -> Result<(), Diagnostic> {
+        if self.state.is_some() {
+            return Err(duplicate(node));
+        }
+        if !self.servers.is_empty() {
+            return Err(incompatible(node));
+        }
+        let (path, span) = (prefix.join(node.arg(0)), node.arg_span(0));
+        if let Some(folder) = path.parent().filter(|folder| !folder.is_dir()) {
+            let message =
+                format!("\"{}\" is no folder, so changes of this upstream cannot be kept", folder.display());
+            out.push(
+                Diagnostic::warning(span, message).help("make the folder, or name a file in another one"),
+            );
+        }
+        self.servers = state_file::read(&path, default_port).map_err(|why| {
+            Diagnostic::error(span, why)
+                .help("the file has lines such as \"server 127.0.0.1:8080 weight=2;\"")
+        })?;
+        for server in self.servers.iter_mut().filter(|server| !server.resolve) {
+            look_up(server, span, names, out);
+        }
+        self.state = Some(path.into());
         Ok(())
     }
 
@@ -187,6 +227,12 @@ impl Block {
         }
         Ok(())
     }
+}
+
+/// The servers of a group are in its block or in its file.
+fn incompatible(node: &Node) -> Diagnostic {
+    Diagnostic::error(node.span, "\"server\" and \"state\" cannot both be in an upstream")
+        .help("move the servers to the state file: server 127.0.0.1:8080;")
 }
 
 /// Takes the addresses of a server's name; a finding if it has none.

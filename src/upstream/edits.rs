@@ -296,6 +296,9 @@ fn apply_one(groups: &mut Groups, difference: &Difference) -> Result<(), String>
     let (Some(index), Some(group)) = (index, group) else {
         return Err("the configuration has no such upstream".to_owned());
     };
+    if group.state.is_some() {
+        return Err("the upstream's servers are in a state file of its own".to_owned());
+    }
     let key = difference.key();
     let configured = &group.servers[..group.configured_count.min(group.servers.len())];
     let mut same = configured.iter().enumerate().filter(|(_, server)| server.name == key.name);
@@ -365,16 +368,20 @@ fn default_port(part: Part) -> Option<u16> {
 
 /// A server from its line.
 fn read(line: &str, part: Part) -> Result<Server, Refusal> {
+    read_words(line, default_port(part)).map_err(Refusal::Line)
+}
+
+/// The same without a language part: each server has a port of its own if there is no default.
+pub(super) fn read_words(line: &str, default_port: Option<u16>) -> Result<Server, String> {
     if line.len() > LINE_BYTES_MAX {
-        return Err(Refusal::Line(format!("a server's line has at most {LINE_BYTES_MAX} bytes")));
+        return Err(format!("a server's line has at most {LINE_BYTES_MAX} bytes"));
     }
     // As in a configuration without quotes, so that the line can be copied into one.
     let is_bad = |byte: &u8| byte.is_ascii_control() || b"\"'\\;{}$#".contains(byte);
     if let Some(byte) = line.bytes().find(is_bad) {
-        return Err(Refusal::Line(format!("a server's line must not contain {:?}", char::from(byte))));
+        return Err(format!("a server's line must not contain {:?}", char::from(byte)));
     }
-    block::server(line.split(' ').filter(|word| !word.is_empty()), default_port(part))
-        .map_err(|(_, why)| Refusal::Line(why))
+    block::server(line.split(' ').filter(|word| !word.is_empty()), default_port).map_err(|(_, why)| why)
 }
 
 /// What a server must not be that is added, or that replaces `old`.

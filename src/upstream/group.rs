@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::net::address::Address;
@@ -95,6 +96,8 @@ pub struct Group {
     pub queue: Option<waiting::Rule>,
     /// `retry_budget`: how many repeated requests it may get; `None`: any number.
     pub retries: Option<budget::Rule>,
+    /// `state`: the file that keeps its servers, which each change writes anew.
+    pub state: Option<Arc<Path>>,
     /// `None` if it has no server with `resolve`.
     pub lookup: Option<Lookup>,
     /// Number of servers that the configuration has; those behind them were added while serving.
@@ -224,6 +227,7 @@ impl Group {
             outliers: None,
             queue: None,
             retries: None,
+            state: None,
             lookup: None,
             configured_count,
             next_id: u32::try_from(configured_count).unwrap_or(u32::MAX),

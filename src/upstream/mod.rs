@@ -30,6 +30,7 @@ pub mod pool;
 pub mod prober;
 pub mod session;
 pub mod state;
+pub mod state_file;
 pub mod sticky;
 pub mod talk;
 pub mod timing;

@@ -28,11 +28,11 @@ const SERVERS: &str = "/api/9/http/upstreams/u/servers";
 const PAIRS: &str = "/api/9/http/keyvals/k";
 
 /// A disk of 64 KiB.
-struct Disk(PathBuf);
+pub struct Disk(PathBuf);
 
 impl Disk {
     /// `None`: this user must not mount anything.
-    fn mount(path: PathBuf) -> Option<Self> {
+    pub fn mount(path: PathBuf) -> Option<Self> {
         std::fs::create_dir(&path).expect("a folder");
         let words = ["-t", "tmpfs", "-o", "size=64k", "tmpfs"];
         let made = Command::new("mount").args(words).arg(&path).output().ok()?;
@@ -40,7 +40,7 @@ impl Disk {
     }
 
     /// Fills it to the last byte.
-    fn fill(&self) -> PathBuf {
+    pub fn fill(&self) -> PathBuf {
         let path = self.0.join("filler");
         let mut file = File::create(&path).expect("created");
         for size in [4096, 1] {

@@ -11,6 +11,7 @@ mod killed;
 mod numbers;
 mod reload;
 mod socket;
+mod state;
 mod top;
 mod zones;
 

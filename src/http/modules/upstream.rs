@@ -111,6 +111,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Sets the age after which a connection is no longer kept.").default("1h"),
     millis("keepalive_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.block.keepalive_timeout, "Sets how long an idle connection is kept.").default("60s"),
     rows::zone(UPSTREAM),
+    rows::state(UPSTREAM),
     rows::fail_open(UPSTREAM),
     rows::least_conn(UPSTREAM),
     rows::ip_hash(UPSTREAM),
@@ -136,7 +137,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     rows::own_resolver(UPSTREAM, "those of the http block"),
     rows::resolver_timeout(UPSTREAM, "that of the http block"),
     custom("ntlm", UPSTREAM, Arity::exactly(0), unavailable, "Allows NTLM authentication over kept connections. Not available yet."),
-    custom("state", UPSTREAM, Arity::exactly(1), unavailable, "Keeps the list of servers in a file. Not available yet."),
 ];
 
 #[rustfmt::skip]

@@ -115,6 +115,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Declares a named group of servers that share the load.").opens(&[(Context::STREAM, Context::STREAM_UPSTREAM)]),
     rows::server(UPSTREAM),
     rows::zone(UPSTREAM),
+    rows::state(UPSTREAM),
     rows::fail_open(UPSTREAM),
     rows::least_conn(UPSTREAM),
     rows::ip_hash(UPSTREAM),
@@ -132,7 +133,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     rows::retry_budget(UPSTREAM),
     rows::own_resolver(UPSTREAM, "those of the stream block"),
     rows::resolver_timeout(UPSTREAM, "that of the stream block"),
-    custom("state", UPSTREAM, Arity::exactly(1), unavailable, "Keeps the list of servers in a file. Not available yet."),
 ];
 
 #[rustfmt::skip]
@@ -186,10 +186,6 @@ fn sticky(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     conf.block.set_sticky(node)?;
     conf.selection.sticky = Some(Sticky { source: Source::read("stream ", node)?, span: node.span });
     Ok(())
-}
-
-fn unavailable(_: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    Err(Diagnostic::error(node.span, format!("\"{}\" is not available yet", node.name.text)))
 }
 
 /// Writes a value for each try; false: there was none.
