@@ -81,6 +81,18 @@ static FEATURES: &[&Feature] = &[
         "there is no cache: without this line each request goes to the backend",
     ),
     &own("post_action", &["post_action"], &["post_action"], "remove this line"),
+    &own(
+        "Encrypted Client Hello",
+        &["ssl_ech_file", "ssl_encrypted_hello_key"],
+        &[],
+        "clients connect without it, and the name that they ask for can be read on the way",
+    ),
+    &own(
+        "ending sessions with removed servers",
+        &["proxy_session_drop"],
+        &[],
+        "they go on until one side ends them: \"pronghorn ctl end\" ends one",
+    ),
     &own("JWT", &["auth_jwt*"], &["auth_jwt"], UNPROTECTED),
     &own("GeoIP", &["geoip_*"], &[], "\"map\" or \"geo\" may do instead"),
     &own("a forward proxy", &["tunnel_*"], &["tunnel_pass"], "CONNECT is refused: remove this line"),
@@ -180,6 +192,11 @@ static FEATURES: &[&Feature] = &[
         FOREIGN,
     ),
     &foreign("key values", &["zone_sync*", "mgmt", "state_path"], FOREIGN),
+    &foreign(
+        "maps of numbers",
+        &["num_map"],
+        "\"map\" can tell ranges of numbers apart by regular expressions",
+    ),
     &foreign("App Protect", &["app_protect_*"], "this firewall is not available: filter in front"),
     &foreign("Cookie-Flag", &["set_cookie_flag"], "\"proxy_cookie_flags\" does the same"),
     &foreign(
