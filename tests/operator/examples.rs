@@ -12,7 +12,7 @@ use super::place::shipped;
 
 /// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "balanced behind-proxy canary compression container control discovery django dns drupal failover files \
-                      grpc health-checks json-log laravel legacy-pages limits maintenance memcached nextcloud overload \
+                      grpc health-checks json-log laravel legacy-pages limits maintenance memcached mqtt nextcloud overload \
                       phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal tls-modern \
                       tls-passthrough uploads vhosts websocket wordpress";
 
@@ -364,6 +364,50 @@ fn tcp() {
     assert!((0..5).all(|_| greeting(daemon.port(2)) == first), "a client comes back to its server");
     Client::connect(daemon.port(1)).expect_end();
     daemon.wait_line("logs/sessions.log", r"TCP 200 \d+ 0 \d\.\d+ ");
+}
+
+#[test]
+fn mqtt() {
+    let broker = |name: &'static str| {
+        Origin::start(move |peer| {
+            let head = peer.exactly(2);
+            peer.exactly(usize::from(head[1]));
+            peer.send(name);
+            peer.rest();
+        })
+    };
+    let (one, other) = (broker("one"), broker("two"));
+    let authority = Authority::new("ca");
+    let own = authority.issue(&["mqtt.example.com"]);
+    let changes = [
+        ("10.0.0.1:1883", &*one.address()),
+        ("10.0.0.2:1883", &*other.address()),
+        ("10.0.0.0/8", "127.0.0.0/8"),
+        ("listen 8883", "listen 127.0.0.1:%%PORT_0%%"),
+        ("listen 1883", "listen 127.0.0.1:%%PORT_1%%"),
+    ];
+    let daemon = example("mqtt.conf", &changes)
+        .file("mqtt.example.com.crt", &own.certificate)
+        .file("mqtt.example.com.key", &own.key)
+        .start();
+    // CONNECT of MQTT 3.1.1 without user and password (§3.1).
+    let connect = |id: &str| {
+        let body = [&b"\0\x04MQTT\x04\x02\0\x3c\0"[..], &[id.len() as u8], id.as_bytes()].concat();
+        [&[0x10, body.len() as u8][..], &body].concat()
+    };
+    let config = trusting(&authority);
+    let mut brokers = std::collections::HashSet::new();
+    for device in 0..20 {
+        let id = format!("device-{device}");
+        let mut plain = Client::connect(daemon.port(1));
+        let broker = plain.send(connect(&id)).exactly(3);
+        let mut secret = TlsClient::connect(daemon.port(0), &config, "mqtt.example.com");
+        let again = secret.send(connect(&id)).some().expect("an answer");
+        assert_eq!(broker, again, "{id} comes back to its broker");
+        brokers.insert(broker);
+    }
+    assert_eq!(brokers.len(), 2);
+    daemon.wait_line("logs/devices.log", "TCP 200 \"device-7\" ");
 }
 
 #[test]
