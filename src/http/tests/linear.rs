@@ -42,12 +42,28 @@ fn the_cost_of_a_message_is_linear_in_its_bytes() {
     if valgrind::is_running() {
         return run_all();
     }
-    let folder = tempfile::tempdir().expect("a folder");
     let Some(valgrind) = find_valgrind() else {
         assert!(std::env::var_os("PRONGHORN_NEED_VALGRIND").is_none(), "no valgrind");
         eprintln!("nothing is counted: there is no valgrind");
         return run_all();
     };
+    let mut counts = Counts::new();
+    let mut faults = String::new();
+    // A peer's timing can add a turn of the loop to one case, but not to the same one each time: the least count holds.
+    for _ in 0..3 {
+        count_all(&valgrind, &mut counts);
+        assert!(counts.len() > 50, "not all cases were counted: {:?}", counts.keys());
+        faults = judge(&counts);
+        if faults.is_empty() {
+            break;
+        }
+    }
+    assert!(faults.is_empty(), "more than linear:\n{faults}");
+}
+
+/// Runs all cases in a process that is counted.
+fn count_all(valgrind: &Path, counts: &mut Counts) {
+    let folder = tempfile::tempdir().expect("a folder");
     let own_name = "http::tests::linear::the_cost_of_a_message_is_linear_in_its_bytes";
     let output = Command::new(valgrind)
         .args(["--tool=callgrind", "--dump-line=no", "--combine-dumps=no"])
@@ -62,7 +78,7 @@ fn the_cost_of_a_message_is_linear_in_its_bytes() {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    judge(&read_counts(folder.path()));
+    read_counts(folder.path(), counts);
 }
 
 fn find_valgrind() -> Option<std::path::PathBuf> {
@@ -73,8 +89,8 @@ fn find_valgrind() -> Option<std::path::PathBuf> {
 /// Instructions by case and size.
 type Counts = BTreeMap<String, BTreeMap<usize, u64>>;
 
-fn read_counts(folder: &Path) -> Counts {
-    let mut counts = Counts::new();
+/// Adds the counts of a run; of several for the same case and size the least stays.
+fn read_counts(folder: &Path, counts: &mut Counts) {
     for entry in std::fs::read_dir(folder).expect("the folder of counts") {
         let text = std::fs::read_to_string(entry.expect("an entry").path()).expect("text");
         let after = |start: &str| text.lines().find_map(|line| line.strip_prefix(start)).map(str::trim);
@@ -82,12 +98,14 @@ fn read_counts(folder: &Path) -> Counts {
         let Some((case, size)) = name.rsplit_once('=') else { continue };
         let total = after("totals: ").or_else(|| after("summary: ")).expect("a total");
         let sizes = counts.entry(case.to_owned()).or_default();
-        sizes.insert(size.parse().expect("a size"), total.parse().expect("a number"));
+        let total: u64 = total.parse().expect("a number");
+        let least = sizes.entry(size.parse().expect("a size")).or_insert(total);
+        *least = total.min(*least);
     }
-    counts
 }
 
-fn judge(counts: &Counts) {
+/// The cases whose cost grows faster than their input.
+fn judge(counts: &Counts) -> String {
     let mut faults = String::new();
     for (case, sizes) in counts {
         let base = sizes[&BASE];
@@ -103,8 +121,7 @@ fn judge(counts: &Counts) {
             }
         }
     }
-    assert!(counts.len() > 50, "not all cases were counted: {:?}", counts.keys());
-    assert!(faults.is_empty(), "more than linear:\n{faults}");
+    faults
 }
 
 fn run_all() {
