@@ -353,8 +353,9 @@ impl Daemon {
     }
 
     /// The lines of the error log at these levels, without the watchdog's: on a loaded machine its complaints
-    /// are justified.
+    /// are justified. The levels have `|` between them.
     pub fn complaints(&self, levels: &str) -> Vec<String> {
+        assert!(!levels.contains(' '), "no line has such a level: {levels}");
         let regex = Regex::new(&format!("\\[({levels})\\]")).expect("the test's pattern is valid");
         let is_one =
             |line: &&str| regex.is_match(line) && !line.contains("is stuck") && !line.contains("been stuck");
