@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::config::directive::{custom, flag, millis};
-use crate::config::{Arity, Context, Diagnostic, Directive, Node};
+use crate::config::{Arity, Context, Diagnostic, Diagnostics, Directive, Node};
 use crate::script::Scope;
 use crate::script::value::Script;
 use crate::shared::balance_key::Key;
@@ -30,14 +30,19 @@ pub trait Draft: 'static {
     fn key(&mut self) -> &mut Key<Self::Scope>;
 }
 
+/// Calls a setter that adds to the findings while it reads the names.
+fn with_findings<X: Environment, T>(cx: &mut X, set: impl FnOnce(&X, &mut Diagnostics) -> T) -> T {
+    let mut found = std::mem::take(cx.diagnostics());
+    let outcome = set(cx, &mut found);
+    *cx.diagnostics() = found;
+    outcome
+}
+
 /// `server`
 #[rustfmt::skip]
 pub const fn server<C: Draft, X: Environment + 'static>(contexts: Context) -> Directive<C, X> {
     custom("server", contexts, Arity::at_least(1), |conf: &mut C, cx: &mut X, node| {
-        let mut found = std::mem::take(cx.diagnostics());
-        let added = conf.block().add_server(node, C::DEFAULT_PORT, cx.names(), &mut found);
-        *cx.diagnostics() = found;
-        added
+        with_findings(cx, |cx, found| conf.block().add_server(node, C::DEFAULT_PORT, cx.names(), found))
     },
         "Adds a server to the group, with the parameters weight, max_fails, fail_timeout, max_conns, backup, down, drain, slow_start and route. With \
          priority=N it is used while no server of a lower number can be; backup is priority 1. With resolve the server follows its name while \
@@ -48,10 +53,7 @@ pub const fn server<C: Draft, X: Environment + 'static>(contexts: Context) -> Di
 #[rustfmt::skip]
 pub const fn state<C: Draft, X: Environment + 'static>(contexts: Context) -> Directive<C, X> {
     custom("state", contexts, Arity::exactly(1), |conf: &mut C, cx: &mut X, node| {
-        let mut found = std::mem::take(cx.diagnostics());
-        let set = conf.block().set_state(node, cx.prefix(), C::DEFAULT_PORT, cx.names(), &mut found);
-        *cx.diagnostics() = found;
-        set
+        with_findings(cx, |cx, found| conf.block().set_state(node, cx.prefix(), C::DEFAULT_PORT, cx.names(), found))
     },
         "Reads the servers of the group from this file, which has the lines of a block without server directives, and keeps the changes there that are made \
          while serving. A file that is missing is a group without servers. Such changes are not in the file of control_state.")
