@@ -122,7 +122,7 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
     }
     let Pass { request, client, outgoing, binding, .. } = pass;
     let outcome = outcome.map_err(|error| noted(request, client, error));
-    if let Some(binding) = binding
+    if let Some(mut binding) = binding
         && !outcome.as_ref().is_err_and(|error| error.side == Side::Upstream)
     {
         binding.ended(request);

@@ -51,6 +51,7 @@ impl<'c> Pass<'_, 'c> {
         let Begun { head, head_length, rest } = self.begin_relay(answer, &mut pieces)?;
         let data = head.buffer.data().get(head_length..).unwrap_or(b"");
         let Some((mut stream, used)) = rest else {
+            self.learn();
             return self.write(&joined(data, &pieces), 0).await;
         };
         self.write(&joined(data, &pieces), stream.ahead).await?;
@@ -113,6 +114,13 @@ impl<'c> Pass<'_, 'c> {
             drip: Drip::default(),
         });
         Ok(Begun { head, head_length, rest: Some((stream, used)) })
+    }
+
+    /// The last bytes of the response have arrived, and the client does not have them yet.
+    fn learn(&mut self) {
+        if let Some(binding) = &mut self.binding {
+            binding.ended(self.request);
+        }
     }
 
     /// Counts a failure of the server that sends this body.
@@ -380,6 +388,9 @@ impl Stream {
             }
             let Some(mut buffer) = self.buffer.take() else { continue };
             let used = decode(self.carrier.decoder(), buffer.data(), &mut pieces, pass.request)?;
+            if self.carrier.decoder().is_done() {
+                pass.learn();
+            }
             if !self.taps.is_empty() || self.spill.is_some() {
                 Box::pin(self.pass_on(pass, buffer.data(), &pieces)).await?;
             } else if !pieces.is_empty() {

@@ -175,11 +175,13 @@ impl Binding {
         }
     }
 
-    /// The response is complete, or the client did not wait for it; not called if the peer broke it off.
-    pub fn ended(&self, request: &mut Request) {
+    /// The response is complete, or the client did not wait for it; not called if the peer broke it off. Called
+    /// before the last bytes are sent wherever possible: a client that has the whole response may use its session
+    /// at once. Further calls change nothing.
+    pub fn ended(&mut self, request: &mut Request) {
         if let Kind::Learn(learn) = &self.sticky.kind
             && !learn.is_early
-            && self.has_answered
+            && std::mem::take(&mut self.has_answered)
         {
             self.learn(learn, request);
         }
