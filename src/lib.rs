@@ -5,6 +5,7 @@
 //! net, config and proto, runtime and shm and log, sys and base.
 
 pub mod base;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod ctl;
