@@ -1,5 +1,6 @@
 //! Protocols as values: bytes and time in, bytes out; no socket, no clock.
 
+pub mod cache_control;
 pub mod cgi;
 pub mod client_hello;
 pub mod dns;
