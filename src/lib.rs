@@ -1,7 +1,7 @@
 //! pronghorn: a multi-worker reverse proxy and load balancer that reads nginx's configuration language.
 //!
 //! Each folder is a floor; a file imports its own folder and lower floors only (`docs/architecture.md`,
-//! checked by `tests/tidy.rs`). From the top: master, worker, cycle, http and stream, shared, script and upstream,
+//! checked by `tests/tidy.rs`). From the top: master, worker, cycle, http and stream, shared, script and upstream and cache,
 //! net, config and proto, runtime and shm and log, sys and base.
 
 pub mod base;

@@ -27,6 +27,7 @@ pub mod auth_request;
 pub mod autoindex;
 pub mod brotli;
 pub mod browser;
+pub mod cache;
 pub mod charset;
 pub mod counters;
 pub mod disable_symlinks;
@@ -333,6 +334,7 @@ modules! {
     mirror      => [Precontent precontent];
     upstream    => [] draft Selections table Table;
     health_check => [] draft Draft table Table;
+    cache       => [] draft Draft table Table;
     request_body => [];
     limit_rate  => [] state State;
     early_hints => [];

@@ -12,6 +12,7 @@ pub mod affinity;
 pub mod alike;
 mod area;
 pub mod behind;
+pub mod cache_index;
 pub mod counter;
 pub mod detail;
 pub mod heartbeat;

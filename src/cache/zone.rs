@@ -1,0 +1,125 @@
+//! One cache: the folder of its files, the names of files, its limits, and the index of its keys.
+//!
+//! A zone is declared by `proxy_cache_path`, and the same in all processes of a generation. Touches: nothing; the
+//! index is `shm/cache_index.rs`, and the manager of the files `cache/manager.rs`.
+//! Behaviour: nginx.org, `proxy_cache_path`.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::config::Span;
+use crate::shm::cache_index::{Digest, Index};
+
+/// The largest number of levels of folders below that of a cache.
+pub const LEVELS_MAX: usize = 3;
+/// The digits of a file's name.
+pub const NAME_DIGITS: usize = 32;
+/// The digits that follow the name and a dot in the name of a temporary file.
+pub const TEMP_DIGITS: usize = 10;
+
+/// How much is done before a pause, so that the disk has time for requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Files in one go.
+    pub files: u64,
+    /// The duration of one.
+    pub threshold_ms: u64,
+    /// The pause after it.
+    pub sleep_ms: u64,
+}
+
+/// nginx's: `manager_files=100 manager_threshold=200ms manager_sleep=50ms`.
+impl Default for Pace {
+    fn default() -> Self {
+        Self { files: 100, threshold_ms: 200, sleep_ms: 50 }
+    }
+}
+
+/// A cache as it was declared.
+#[derive(Debug)]
+pub struct Settings {
+    pub name: Box<str>,
+    /// The absolute path, without a slash at its end.
+    pub folder: PathBuf,
+    /// The digits of a file's name that name each level of folders: up to three levels of 1 or 2.
+    pub levels: Vec<usize>,
+    /// False: a file is written beside the place where it will be; true: in the directory for temporary files.
+    pub uses_temp_path: bool,
+    /// Bytes of the index.
+    pub keys_bytes: usize,
+    pub inactive_s: u64,
+    /// `None`: no limit.
+    pub max_bytes: Option<u64>,
+    /// 0: no limit.
+    pub min_free_bytes: u64,
+    pub manager: Pace,
+    pub loader: Pace,
+    pub span: Span,
+}
+
+/// A cache with its index.
+#[derive(Debug)]
+pub struct Zone {
+    pub settings: Settings,
+    /// The name of the memory of its index.
+    pub id: u64,
+    /// `None` with `-t`, where nothing is served.
+    pub index: Option<Index>,
+    /// When this process last logged that the index is full; 0: never.
+    told_ms: AtomicU64,
+}
+
+/// The interval at which a process logs that an index is too small.
+const TOLD_EVERY_MS: u64 = 60_000;
+
+impl Zone {
+    pub fn new(settings: Settings, id: u64, index: Option<Index>) -> Self {
+        Self { settings, id, index, told_ms: AtomicU64::new(0) }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// The path of a key's file, as nginx names it: `FOLDER/c/29/b7f54b2df7773722d382f4809d65029c` with
+    /// levels 1 and 2.
+    pub fn file_name(&self, digest: &Digest) -> PathBuf {
+        let name = hex(digest);
+        let mut path = self.settings.folder.clone();
+        let mut end = name.len();
+        for level in &self.settings.levels {
+            path.push(&name[end - level..end]);
+            end -= level;
+        }
+        path.push(name);
+        path
+    }
+
+    /// A path beside the file of a key for writing it, with `use_temp_path=off`: the name, a dot and ten digits.
+    pub fn temp_name(&self, digest: &Digest, number: u64) -> PathBuf {
+        let mut path = self.file_name(digest).into_os_string();
+        let _ = write!(path, ".{:010}", number % 10_u64.pow(TEMP_DIGITS as u32));
+        path.into()
+    }
+
+    /// True if this process is to log now that the index is full: once a minute.
+    pub fn tells_full(&self, now_ms: u64) -> bool {
+        let told_ms = self.told_ms.load(Relaxed);
+        if told_ms != 0 && now_ms.saturating_sub(told_ms) < TOLD_EVERY_MS {
+            return false;
+        }
+        self.told_ms.store(now_ms.max(1), Relaxed);
+        true
+    }
+}
+
+/// The name of a key's file: its digest in small hexadecimal digits.
+pub fn hex(digest: &Digest) -> String {
+    let mut name = String::with_capacity(NAME_DIGITS);
+    for byte in digest {
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
+}
