@@ -4,5 +4,6 @@
 
 pub mod entry;
 pub mod key;
+pub mod lock;
 pub mod vary;
 pub mod zone;

@@ -157,6 +157,19 @@ pub fn detach(request: &mut Request, uri: &str, body: Body) {
     });
 }
 
+/// Runs a copy of a request that has no client, at the content of its location: it brings a stored response up to date.
+/// False: too many requests without a client are in progress.
+pub fn update(copy: impl FnOnce() -> Box<Request>) -> bool {
+    let Some(guard) = open::Background::new(DETACHED_MAX) else { return false };
+    let mut copy = copy();
+    runtime::spawn(async move {
+        // the pipeline has logged any error
+        let _ = handle(&mut copy, &mut Client::nobody(), Entry::Content).await;
+        drop((copy, guard));
+    });
+    true
+}
+
 /// The error of a request whose subrequest failed, which has logged the reason.
 fn broken(error: Error, uri: &str) -> Error {
     match error.ends_silently() {

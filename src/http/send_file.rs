@@ -102,7 +102,7 @@ async fn send_file(
     let (began_ms, mut was_cold) = (runtime::now_ms(), false);
     let mut done = 0;
     while done < room {
-        let at = offset + done;
+        let at = file.start() + offset + done;
         let mut part = (room - done).min(chunk);
         if client.is_paced() {
             part = part.min(client.pace().await?);
@@ -168,6 +168,7 @@ const READ_BYTES: usize = 4096;
 
 /// Reads exactly `count` bytes.
 async fn read(file: &Arc<OnDisk>, offset: u64, count: usize) -> Result<Vec<u8>, Error> {
+    let offset = file.start() + offset;
     let mut bytes = vec![0; count];
     if !matches!(file::read_cached(file, &mut bytes, offset), Ok(read) if read == count) {
         let file = Arc::clone(file);

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -31,6 +31,14 @@ pub struct TempPath {
     /// How many digits of a file's number name each subdirectory, from the last digits on, which are the
     /// outermost.
     levels: Vec<usize>,
+}
+
+/// Where a file is written that gets another name when it is complete.
+#[derive(Clone, Debug)]
+pub enum Place {
+    In(&'static TempPath),
+    /// Beside that name, with a dot and ten digits behind it, so that the rename stays in one file system.
+    Beside(PathBuf),
 }
 
 /// Whether a file is kept.
@@ -97,7 +105,7 @@ impl TempFile {
         let first = next_number();
         // The whole value is built there, so that it is dropped properly if the request has ended meanwhile.
         let create = move || {
-            let (file, path) = open(place, first)?;
+            let (file, path) = open(first, |number| place.name(number))?;
             if keep == Keep::Unnamed {
                 let _ = std::fs::remove_file(&path); // the file has just been created under this name
             }
@@ -106,18 +114,70 @@ impl TempFile {
         blocking::run(Lane::Files, create).await
     }
 
+    /// Creates an empty file that is to be kept. Errors: as for [`TempFile::create`].
+    pub async fn create_at(place: Place) -> Result<Self, String> {
+        let first = next_number();
+        blocking::run(Lane::Files, move || Self::kept(&place, first)).await
+    }
+
+    /// Appends the rest of a file, or makes it of that alone, and gives it its final name: one job for all. Returns the
+    /// file, for reading, and the bytes that it takes on disk. Errors: as for [`TempFile::rename`].
+    pub async fn finish(
+        file: Option<Self>,
+        place: Place,
+        data: Vec<u8>,
+        target: PathBuf,
+    ) -> Result<(Self, u64), String> {
+        let first = next_number();
+        let work = move || {
+            let mut file = match file {
+                Some(file) => file,
+                None => Self::kept(&place, first)?,
+            };
+            let why =
+                |call: &str, error| format!("{call} \"{}\" failed {}", file.path.display(), Cause(&error));
+            let mut opened: &File = file.file();
+            opened.write_all(&data).map_err(|error| why("write()", error))?;
+            let bytes = opened.metadata().map_err(|error| why("fstat()", error))?.blocks() * 512;
+            file.length += data.len() as u64;
+            file.give_name(&target)?;
+            Ok((file, bytes))
+        };
+        blocking::run(Lane::Files, work).await
+    }
+
+    fn kept(place: &Place, first: u64) -> Result<Self, String> {
+        let (file, path) = match place {
+            Place::In(place) => open(first, |number| place.name(number)),
+            Place::Beside(target) => open(first, |number| beside(target, number)),
+        }?;
+        Ok(Self { file: Some(Arc::new(file)), path, length: 0, keep: Keep::Kept, is_complete: false })
+    }
+
     /// Appends data; returns the vector, empty. Errors: a message with the file's name.
     ///
     /// If it is dropped while waiting, the data may or may not have been written: the file is then unusable.
     pub async fn append(&mut self, data: Vec<u8>) -> Result<Vec<u8>, String> {
-        let file = Arc::clone(self.file());
-        let count = data.len() as u64;
-        let written = blocking::run(Lane::Files, move || (&*file).write_all(&data).map(|()| data)).await;
-        let mut data = written
-            .map_err(|error| format!("write() \"{}\" failed {}", self.path.display(), Cause(&error)))?;
-        self.length += count;
+        let (mut data, written) = self.write(data).await;
+        written?;
         data.clear();
         Ok(data)
+    }
+
+    /// The same; returns the data, also if it could not be written: what was written before is then intact.
+    pub async fn write(&mut self, data: Vec<u8>) -> (Vec<u8>, Result<(), String>) {
+        let file = Arc::clone(self.file());
+        let count = data.len() as u64;
+        let (data, written) = blocking::run(Lane::Files, move || {
+            let written = (&*file).write_all(&data);
+            (data, written)
+        })
+        .await;
+        if written.is_ok() {
+            self.length += count;
+        }
+        let path = self.path.display();
+        (data, written.map_err(|error| format!("write() \"{path}\" failed {}", Cause(&error))))
     }
 
     /// Marks the file as complete, so that it can be kept.
@@ -151,25 +211,33 @@ impl TempFile {
             if let Some(modified) = modified {
                 self.file().set_modified(modified).map_err(|error| why("utimes()", error))?;
             }
-            if let Some(folder) = target.parent() {
-                let made = DirBuilder::new().mode(0o700).recursive(true).create(folder);
-                made.map_err(|error| why("mkdir()", error))?;
-            }
-            let moved = std::fs::rename(&self.path, &target);
-            self.is_complete = moved.is_ok();
-            match moved {
-                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                    // Written next to its destination first, so that nothing sees half of it.
-                    let mut beside = target.clone().into_os_string();
-                    beside.push(format!(".{}", next_number()));
-                    let copied =
-                        std::fs::copy(&self.path, &beside).and_then(|_| std::fs::rename(&beside, &target));
-                    copied.map_err(|error| why("copy to", error))
-                }
-                moved => moved.map_err(|error| why("rename() to", error)),
-            }
+            self.give_name(&target)
         };
         blocking::run(Lane::Files, work).await
+    }
+
+    /// Renames the file, into a directory that is created if it is missing.
+    fn give_name(&mut self, target: &Path) -> Result<(), String> {
+        let why = |call: &str, error| format!("{call} \"{}\" failed {}", target.display(), Cause(&error));
+        let mut moved = std::fs::rename(&self.path, target);
+        if moved.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            && let Some(folder) = target.parent()
+        {
+            let made = DirBuilder::new().mode(0o700).recursive(true).create(folder);
+            made.map_err(|error| why("mkdir()", error))?;
+            moved = std::fs::rename(&self.path, target);
+        }
+        self.is_complete = moved.is_ok();
+        match moved {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                // Written next to its destination first, so that nothing sees half of it.
+                let beside = beside(target, next_number());
+                let copied =
+                    std::fs::copy(&self.path, &beside).and_then(|_| std::fs::rename(&beside, target));
+                copied.map_err(|error| why("copy to", error))
+            }
+            moved => moved.map_err(|error| why("rename() to", error)),
+        }
     }
 
     pub fn len(&self) -> u64 {
@@ -209,11 +277,19 @@ impl Drop for TempFile {
     }
 }
 
-fn open(place: &TempPath, first: u64) -> Result<(File, PathBuf), String> {
+/// A path beside a file: its name, a dot and ten digits.
+fn beside(target: &Path, number: u64) -> PathBuf {
+    let mut path = target.as_os_str().to_owned();
+    path.push(format!(".{:010}", number % 10_000_000_000));
+    path.into()
+}
+
+/// Creates a file under the first name that is not taken, counted from `first`.
+fn open(first: u64, name: impl Fn(u64) -> PathBuf) -> Result<(File, PathBuf), String> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o600).custom_flags(libc::O_CLOEXEC);
     for number in first..first + NAMES_TRIED_MAX {
-        let path = place.name(number);
+        let path = name(number);
         let mut opened = options.open(&path);
         if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
             && let Some(folder) = path.parent()
@@ -227,7 +303,7 @@ fn open(place: &TempPath, first: u64) -> Result<(File, PathBuf), String> {
             Err(error) => return Err(format!("open() \"{}\" failed {}", path.display(), Cause(&error))),
         }
     }
-    Err(format!("all names tried in \"{}\" are taken", place.path.display()))
+    Err(format!("all names tried from \"{}\" on are taken", name(first).display()))
 }
 
 /// Numbers include the process id, so that those of different workers rarely collide.
@@ -243,7 +319,6 @@ fn next_number() -> u64 {
 #[cfg(test)]
 mod tests {
     use crate::sys::trusted::make_directory;
-    use std::os::unix::fs::MetadataExt;
 
     use super::*;
 
@@ -260,12 +335,11 @@ mod tests {
     fn a_name_that_is_taken_is_not_used_twice() {
         let folder = tempfile::tempdir().unwrap();
         let place = TempPath { path: folder.path().join("deep/down"), levels: vec![2] };
-        let (_, first) = open(&place, 100).unwrap();
-        let (_, second) = open(&place, 100).unwrap();
+        let (_, first) = open(100, |number| place.name(number)).unwrap();
+        let (_, second) = open(100, |number| place.name(number)).unwrap();
         assert_ne!(first, second);
-        assert!(
-            open(&TempPath::plain("/proc/none".into()), 1).unwrap_err().starts_with("open() \"/proc/none/")
-        );
+        let why = open(1, |number| TempPath::plain("/proc/none".into()).name(number)).unwrap_err();
+        assert!(why.starts_with("open() \"/proc/none/"), "{why}");
     }
 
     #[test]

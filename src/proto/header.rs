@@ -330,6 +330,11 @@ impl Field {
         (self.name_length, self.value_length)
     }
 
+    /// Where its value ends in the head's bytes.
+    pub fn end(&self) -> usize {
+        (self.value_start + self.value_length) as usize
+    }
+
     /// The value without surrounding whitespace; empty if `data` is not the head's bytes.
     pub fn value<'a>(&self, data: &'a [u8]) -> &'a [u8] {
         slice(data, self.value_start, self.value_length)

@@ -134,11 +134,6 @@ fn printed(conf: &str) -> String {
 #[test]
 fn settings_of_what_is_not_in_use_are_warnings() {
     check(&[
-        (
-            "http",
-            "proxy_cache_path /tmp/c keys_zone=z:1m; server { proxy_cache off; proxy_cache_valid 1m; proxy_no_cache 1; }",
-            &["[warn] \"proxy_cache_path\" has no effect", "[warn] \"proxy_cache\" has no effect"],
-        ),
         ("server", "http3_stream_buffer_size 64k;", &["[warn] \"http3_stream_buffer_size\" has no effect"]),
         (
             "http",
@@ -181,8 +176,8 @@ fn one_missing_feature_is_told_once_for_each_server() {
         ("location", "return 200 $geoip_country_code;", &["[emerg] unknown \"geoip_country_code\" variable"]),
         (
             "server",
-            "proxy_cache_valid 1m; location / { proxy_cache z; proxy_cache_lock on; }",
-            &["[emerg] the \"proxy_cache\" directive is not available yet"],
+            "dav_access user:r; location / { dav_methods PUT; min_delete_depth 1; }",
+            &["[emerg] the \"dav_methods\" directive is not available yet"],
         ),
     ]);
 }

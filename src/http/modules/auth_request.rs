@@ -86,7 +86,9 @@ fn answered(request: &mut Request, inner: &mut Request) -> Verdict {
         403 => Verdict::Done(Reply::Status(403)),
         401 => {
             request.forget(Id::WwwAuthenticate);
-            request.keep(Id::WwwAuthenticate, inner.response.headers.get(Id::WwwAuthenticate));
+            for challenge in inner.response.headers.all(b"www-authenticate") {
+                request.keep(Id::WwwAuthenticate, Some(challenge));
+            }
             Verdict::Done(Reply::Status(401))
         }
         status => {

@@ -22,7 +22,6 @@ use crate::http::upstream::rows::upstream_rows;
 use crate::http::upstream::set_header::{self, Lines, Sent};
 use crate::http::upstream::tls;
 use crate::proto::field_text::{Label, Token};
-use crate::proto::header::Id;
 use crate::proto::message::Version;
 use crate::script::value;
 use crate::shared::tls::upstream_rows::Secures;
@@ -82,11 +81,6 @@ impl Conf {
     /// True if `proxy_set_header` sets `Connection`.
     pub fn sets_connection(&self) -> bool {
         self.sent().sets_connection
-    }
-
-    /// True if a field of the client is not passed on, because it is replaced or hop-by-hop.
-    pub fn replaces(&self, id: Option<Id>, name: &[u8]) -> bool {
-        self.sent().replaced.contains(id, name)
     }
 
     /// The rules for `Set-Cookie`, if there are any.

@@ -15,8 +15,8 @@ use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::error::Error;
 use crate::http::request::subrequest::Subrequest;
 use crate::http::request::{Request, states};
-use crate::http::response::Response;
 use crate::http::response::filter::{BodyFilter, Flow, Piece, Signal};
+use crate::http::response::{Response, condition};
 use crate::http::scope::Variable;
 use crate::log;
 use crate::proto::header::Id;
@@ -116,6 +116,11 @@ pub fn head(request: &mut Request) {
     response.content_length = Some(whole);
     response.headers.remove(Id::ContentRange);
     response.headers.remove(Id::AcceptRanges);
+    if response.is_conditional
+        && let Some(status) = condition::of_response(request)
+    {
+        return decided(request, status);
+    }
     state.wanted = match ranges::single(request, whole) {
         Single::Whole => 0..whole,
         Single::Part(range) => {
@@ -169,6 +174,17 @@ fn content_range(value: &[u8]) -> Option<(Range<u64>, Option<u64>)> {
     };
     let is_range = unit.eq_ignore_ascii_case(b"bytes ") && first <= last;
     is_range.then_some((first..last.checked_add(1)?, size))
+}
+
+/// A condition of the client's request has decided, now that the head is that of the whole: nothing of the body is sent.
+fn decided(request: &mut Request, status: u16) {
+    request.filters.get_or_insert_default().add(Cut::new(0, 0));
+    if status == 304 {
+        (request.response.status, request.response.is_current) = (304, true);
+    } else {
+        request.response = Response::new(status);
+        request.response.content_length = Some(0);
+    }
 }
 
 /// The whole response cannot be made. If nothing of it has been sent, the client gets an error status.

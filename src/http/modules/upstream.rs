@@ -12,6 +12,7 @@ use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::Request;
 use crate::http::response::headers::trailer;
 use crate::http::scope::Variable;
+use crate::http::upstream::cache::state::Status;
 use crate::http::upstream::selection::Selection;
 use crate::http::upstream::sticky::Sticky;
 use crate::script::variable::{Argument, prefix, put, variable};
@@ -166,10 +167,13 @@ pub static VARIABLES: &[Variable] = &[
     variable("upstream_last_addr", |request, _, out| put(request.upstream.peer_name(), out), "The address of the server that was chosen last."),
     variable("upstream_last_server_name", |request, _, out| put(request.upstream.server_name(), out),
         "The name of the server that was chosen last, as in its server line, without the port."),
-    // empty, as in nginx without a cache; log formats often use it
-    variable("upstream_cache_etag", |_, _, _| false, "The ETag of a cached response; always empty, since there is no cache."),
-    variable("upstream_cache_last_modified", |_, _, _| false, "The Last-Modified of a cached response; always empty, since there is no cache."),
-    variable("upstream_cache_status", |_, _, _| false, "The result of the cache lookup; always empty, since there is no cache."),
+    variable("upstream_cache_etag", |request, _, out| put(request.fetch().and_then(|fetch| std::str::from_utf8(&fetch.etag).ok()), out),
+        "The ETag of an expired response about which the upstream is asked (proxy_cache_revalidate)."),
+    variable("upstream_cache_last_modified",
+        |request, _, out| put(request.fetch().and_then(|fetch| std::str::from_utf8(&fetch.last_modified).ok()), out),
+        "The Last-Modified of an expired response about which the upstream is asked."),
+    variable("upstream_cache_status", |request, _, out| put(request.proxied.cache.as_ref().and_then(|cache| cache.status).map(Status::as_str), out),
+        "What the cache had: MISS, BYPASS, EXPIRED, STALE, UPDATING, REVALIDATED or HIT."),
     prefix("upstream_http_", http, "The field of this name in the upstream's response, written in lower case with underscores."),
     prefix("upstream_trailer_", |request, argument, out| trailer(&request.proxied.trailers, &argument.name, out),
         "The trailer field of this name in the upstream's response."),

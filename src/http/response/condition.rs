@@ -29,6 +29,13 @@ pub fn instead(request: &Request, response: &Response, length: usize) -> Option<
     }
 }
 
+/// The status by which a condition of the request replaces the response that has been made.
+pub fn of_response(request: &Request) -> Option<u16> {
+    let headers = &request.response.headers;
+    let modified = headers.get(Id::LastModified).and_then(http_date::parse);
+    condition(request, modified, headers.get(Id::Etag).unwrap_or(b""))
+}
+
 /// The head of a response whose body the client has already.
 pub fn not_modified(mut response: Response) -> Reply {
     response.status = 304;

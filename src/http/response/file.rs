@@ -21,6 +21,8 @@ pub enum Content {
 #[derive(Debug)]
 pub struct OnDisk {
     file: File,
+    /// Where the content begins; its length.
+    start: u64,
     size: u64,
     /// In terms of `runtime::now_ms`; 0: never.
     warm_ms: AtomicU64,
@@ -31,7 +33,17 @@ const WARM_MS: u64 = 250;
 
 impl OnDisk {
     pub fn new(file: File, size: u64) -> Self {
-        Self { file, size, warm_ms: AtomicU64::new(0) }
+        Self::part(file, 0, size)
+    }
+
+    /// A part of a file: `size` bytes from `start` on.
+    pub fn part(file: File, start: u64, size: u64) -> Self {
+        Self { file, start, size, warm_ms: AtomicU64::new(0) }
+    }
+
+    /// Where in the file its content begins.
+    pub fn start(&self) -> u64 {
+        self.start
     }
 
     /// All of it was seen in memory lately.

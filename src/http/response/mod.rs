@@ -40,6 +40,9 @@ pub struct Response {
     pub omits: Omits,
     /// Ranges of it may be requested; the module `ranges` cuts them.
     pub allows_ranges: bool,
+    /// The conditions of the client's request apply to it: it was stored, or is being stored, so that its upstream was
+    /// asked without them.
+    pub is_conditional: bool,
     /// A 304 of our own, which has the type and length of its 200 until its head is sent. Modules treat its
     /// tag and `Vary` as they would treat those of the 200 (RFC 9110 §15.4.5).
     pub is_current: bool,

@@ -3,6 +3,8 @@
 //! Touches: nothing. RFC 9110 §7.6.1; nginx.org, `proxy_hide_header`, `proxy_pass_header`, `proxy_redirect`,
 //! `proxy_intercept_errors`.
 
+use std::rc::Rc;
+
 use crate::base::number::parse_u64;
 use crate::base::path::normalize_uri;
 use crate::http::modules::memcached;
@@ -14,9 +16,10 @@ use crate::http::upstream::conf::Conf;
 use crate::http::upstream::exchange::Answer;
 use crate::http::upstream::failover;
 use crate::http::upstream::protocol::Protocol;
+use crate::http::upstream::proxied::Head;
 use crate::http::verdict::Reply;
 use crate::log;
-use crate::proto::header::Id;
+use crate::proto::header::{Field, Id};
 use crate::proto::message::{BodyLength, Version};
 
 /// Fields of a response with `X-Accel-Redirect` that are kept in the response it leads to (nginx's list).
@@ -40,24 +43,45 @@ pub fn begin(request: &mut Request, answer: &mut Answer, has_body: bool) -> Resu
     let conf = request.passes();
     let (head, data) = (&answer.head.head, answer.head.buffer.data());
     request.proxied.set_head(answer.head.clone());
-    let begun = answer.carrier.decoder().begin_body(head, data, request.method);
+    let begun = answer.carrier.decoder().begin_body(head, data, request.upstream_method());
     let length = begun.map_err(Error::upstream)?;
     let has_more = answer.carrier.decoder().may_add_trailers();
-    let (head, data) = (&answer.head.head, answer.head.buffer.data());
-    if head.status == 101 {
+    if answer.head.head.status == 101 {
         return match request.header(Id::Upgrade) {
             Some(_) if request.is_subrequest() => Err(Error::upstream(Kind::SwitchInSubrequest)),
-            Some(_) => Ok(Next::Tunnel(response(request, answer, conf, (BodyLength::None, false)))),
+            Some(_) => Ok(Next::Tunnel(response(request, &answer.head, conf, (BodyLength::None, false)))),
             None => Err(Error::upstream(Kind::UnaskedSwitch)),
         };
     }
     if request.location.protocol == Protocol::Memcached {
         return Ok(value(request, answer, conf, length));
     }
+    Ok(after_head(request, &answer.head, conf, (length, has_more), has_body))
+}
+
+/// The continuation after a stored response with a body of this length: as if its upstream had just sent it.
+pub fn stored(request: &mut Request, head: &Rc<Head>, length: u64) -> Next {
+    let conf = request.passes();
+    request.proxied.set_head(Rc::clone(head));
+    let length = match head.head.status {
+        204 | 304 => BodyLength::None,
+        _ => BodyLength::Length(length),
+    };
+    after_head(request, head, conf, (length, false), true)
+}
+
+fn after_head(
+    request: &mut Request,
+    answer: &Head,
+    conf: &'static Conf,
+    length: (BodyLength, bool),
+    has_body: bool,
+) -> Next {
     obey(request, answer, conf);
     if let Some(reply) = internal_redirect(request, answer, conf) {
-        return Ok(Next::Reply(reply));
+        return Next::Reply(reply);
     }
+    let (head, data) = (&answer.head, answer.buffer.data());
     if conf.intercept_errors()
         && head.status >= 300
         && request.location.confs.http_core.error_page(head.status).is_some()
@@ -71,9 +95,9 @@ pub fn begin(request: &mut Request, answer: &mut Answer, has_body: bool) -> Resu
                 request.keep(Id::WwwAuthenticate, Some(value));
             }
         }
-        return Ok(Next::Reply(Reply::Status(head.status)));
+        return Next::Reply(Reply::Status(head.status));
     }
-    Ok(Next::Body(response(request, answer, conf, (length, has_more))))
+    Next::Body(response(request, answer, conf, length))
 }
 
 /// The continuation after a reply of memcached.
@@ -83,7 +107,7 @@ fn value(request: &mut Request, answer: &mut Answer, conf: &'static Conf, length
         memcached::tell_missing(request);
         return Next::Reply(Reply::Status(404));
     }
-    let mut response = response(request, answer, conf, (length, false));
+    let mut response = response(request, &answer.head, conf, (length, false));
     memcached::describe(request, &mut response, answer.carrier.decoder().flags());
     Next::Body(response)
 }
@@ -103,19 +127,19 @@ fn wants_body(request: &Request, status: u16) -> bool {
 }
 
 /// `X-Accel-Buffering: yes` or `no`, unless it is ignored.
-pub fn told_buffering(answer: &Answer, conf: &Conf) -> Option<bool> {
+pub fn told_buffering(answer: &Head, conf: &Conf) -> Option<bool> {
     if conf.ignores(Id::XAccelBuffering) {
         return None;
     }
-    let data = answer.head.buffer.data();
-    let value = answer.head.head.fields.value(data, Id::XAccelBuffering)?;
+    let data = answer.buffer.data();
+    let value = answer.head.fields.value(data, Id::XAccelBuffering)?;
     let is = |word: &[u8]| value.eq_ignore_ascii_case(word);
     is(b"yes").then_some(true).or(is(b"no").then_some(false))
 }
 
 /// Applies the fields that control the relay. Invalid values are ignored, as in nginx.
-fn obey(request: &mut Request, answer: &Answer, conf: &Conf) {
-    let (fields, data) = (&answer.head.head.fields, answer.head.buffer.data());
+fn obey(request: &mut Request, answer: &Head, conf: &Conf) {
+    let (fields, data) = (&answer.head.fields, answer.buffer.data());
     let value = |id| fields.value(data, id).filter(|_| !conf.ignores(id));
     request.proxied.buffering = told_buffering(answer, conf);
     if let Some(rate) = value(Id::XAccelLimitRate).and_then(parse_u64) {
@@ -129,13 +153,13 @@ fn obey(request: &mut Request, answer: &Answer, conf: &Conf) {
 }
 
 /// `X-Accel-Redirect`: the upstream names the location that answers.
-fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static Conf) -> Option<Reply> {
+fn internal_redirect(request: &mut Request, answer: &Head, conf: &'static Conf) -> Option<Reply> {
     if conf.ignores(Id::XAccelRedirect) {
         return None;
     }
-    let data = answer.head.buffer.data();
-    let target = answer.head.head.fields.value(data, Id::XAccelRedirect)?;
-    for field in answer.head.head.fields.iter() {
+    let data = answer.buffer.data();
+    let target = answer.head.fields.value(data, Id::XAccelRedirect)?;
+    for field in answer.head.fields.iter() {
         let (name, value) = (field.name(data), field.value(data));
         let stays = STAY_WITH_REDIRECT.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
         if stays && !conf.hides(field.id, name) {
@@ -200,11 +224,11 @@ fn unescaped(path: &[u8]) -> Vec<u8> {
 /// `has_more`: trailers may follow even a body of known length.
 fn response(
     request: &mut Request,
-    answer: &Answer,
+    answer: &Head,
     conf: &'static Conf,
     (length, has_more): (BodyLength, bool),
 ) -> Response {
-    let (head, data) = (&answer.head.head, answer.head.buffer.data());
+    let (head, data) = (&answer.head, answer.buffer.data());
     if head.fields.has(Id::ContentType) {
         request.forget_kept_type();
     }
@@ -215,7 +239,7 @@ fn response(
         response.reason = reason.to_vec();
     }
     response.omits = conf.omits();
-    response.headers.reserve(answer.head_length);
+    response.headers.reserve(head.fields.last().map_or(0, Field::end));
     let mut seen = 0;
     for field in head.fields.iter() {
         if let Some(bit) = single(field.id) {

@@ -19,6 +19,7 @@ use crate::http::request::Request;
 use crate::http::response::Omits;
 use crate::http::scope::Script;
 use crate::http::temp_file::TempPath;
+use crate::http::upstream::cache::conf as cache;
 use crate::http::upstream::name::{Name, Prefix};
 use crate::http::upstream::protocol::Protocol;
 use crate::http::upstream::store::Place;
@@ -161,6 +162,8 @@ settings! {
         pub store_access: Setting<u32> = 0o600,
         /// `proxy_set_body`, if the family has it.
         pub own_body: Inherit<Script>,
+        /// The directives of the response cache.
+        pub cache: cache::Settings,
         /// The directives of TLS.
         pub tls: tls::Settings,
     }
@@ -186,7 +189,7 @@ struct Frozen {
 }
 
 /// A set of field names, known ones by id.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Names {
     ids: Vec<bool>,
     others: Vec<Box<[u8]>>,
@@ -265,6 +268,10 @@ impl Conf {
         if family.is_of_caches {
             set.pass_request_body = Setting::new(false);
             set.force_ranges = Setting::new(true);
+        }
+        if family.reads_bodies {
+            // an application is told the method by a parameter
+            set.cache.convert_head = Setting::new(false);
         }
         if family.is_of_streams {
             set.buffering = Setting::new(false);
@@ -483,14 +490,32 @@ impl Conf {
         }
     }
 
+    /// Reports what a cache cannot do without, or together with.
+    fn check_cache(&self, cx: &mut Cx) {
+        let (Some(_), Some(span)) = (self.set.cache.place(), self.set.cache.place_span()) else { return };
+        let directive = self.directive("cache");
+        if self.store().is_some() {
+            let message = format!("\"{directive}\" is incompatible with \"{}\"", self.directive("store"));
+            cx.diagnostics.push(Diagnostic::error(span, message).help("write off for one of them"));
+        }
+        if self.family.reads_bodies && self.set.cache.key().is_none() {
+            let key = self.directive("cache_key");
+            let message = format!("no \"{key}\" for \"{directive}\"");
+            let help = format!("write {key} $scheme$request_method$host$request_uri;");
+            cx.diagnostics.push(Diagnostic::error(span, message).help(help));
+        }
+    }
+
     /// Called once per block after merging.
     pub fn freeze(&mut self, cx: &mut Cx) {
-        let needs_files = self.temp_file_bytes_max() > 0 || self.store().is_some();
+        let stores = self.store().is_some() || self.set.cache.place().is_some();
+        let needs_files = self.temp_file_bytes_max() > 0 || stores;
         if needs_files && !self.set.temp_path.is_set() {
             let path = cx.path(&format!("{}temp", self.family.prefix.0));
             cx.need_folder(&path);
             self.default_path = Some(TempPath::plain(path));
         }
+        self.check_cache(cx);
         cx.body_files |= self.request_buffering() == Some(true);
         self.frozen = Some(Arc::new(freeze(self)));
     }

@@ -334,7 +334,7 @@ impl Wait {
     /// Ready if the client has gone, or the upstream has been silent for too long.
     fn poll_patience(&mut self, cx: &mut Context<'_>, pass: &Pass<'_, '_>) -> Poll<Result<usize, Stop>> {
         let outgoing = &pass.outgoing;
-        if !self.conf.ignore_client_abort() && pass.client.downstream().poll_gone(cx).is_ready() {
+        if pass.heeds_client() && pass.client.downstream().poll_gone(cx).is_ready() {
             let action = pass.request.upstream.action.unwrap_or(Action::ReadingBody);
             return Poll::Ready(Err(Stop::Request(Error::left().during(During::Upstream(action)))));
         }

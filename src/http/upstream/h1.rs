@@ -11,6 +11,7 @@ use crate::http::modules::proxy_pass::Target;
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Kind};
 use crate::http::scope::Script;
+use crate::http::upstream::cache::state::Fetch;
 use crate::http::upstream::codec::{FRAME_HEAD_BYTES, Framing, Pieces, Progress};
 use crate::http::upstream::outgoing;
 use crate::http::upstream::target::Goal;
@@ -70,6 +71,11 @@ impl Encoder {
         if conf.upstream.pass_request_headers() {
             write_fields(request, conf, &mut head);
         }
+        for (id, value) in request.fetch().into_iter().flat_map(Fetch::validators) {
+            if !conf.sent().sets(id) {
+                head.written_id(id, |out| out.extend_from_slice(value));
+            }
+        }
         head.end();
         Ok(())
     }
@@ -100,6 +106,7 @@ fn token<'a>(request: &'a Request, configured: Option<&'a [u8]>) -> Token<'a> {
     match configured.and_then(Token::new) {
         Some(token) => token,
         None if request.is_malformed() => Token::GET, // what its error page is asked for with
+        None if request.upstream_method() != request.method => Token::GET, // for the cache
         None => request.method_token(),
     }
 }
@@ -142,9 +149,10 @@ impl HostLine {
 fn write_fields(request: &Request, conf: &Conf, head: &mut Head<'_>) {
     let data = request.input.data();
     let (fields, connection) = (&request.head.fields, &request.head.connection);
+    let replaced = conf.sent().replaced(request.fetch().is_some());
     for field in fields.iter() {
         let name = field.name(data);
-        if conf.replaces(field.id, name) {
+        if replaced.contains(field.id, name) {
             continue;
         }
         // A field in which a proxy in front names its client is passed on even if the client lists it in

@@ -15,6 +15,7 @@ use crate::http::config::location::Location;
 use crate::http::request::Request;
 use crate::http::request::error::{Call, Error, Kind};
 use crate::http::scope::Script;
+use crate::http::upstream::cache::state::Fetch;
 use crate::http::upstream::codec::{Framing, Pieces, Progress};
 use crate::http::upstream::protocol::Protocol;
 use crate::http::upstream::set_header::Sent;
@@ -76,6 +77,11 @@ impl Encoder {
         }
         if request.passes().pass_request_headers() {
             put_fields(request, sent, out);
+        }
+        for (id, value) in request.fetch().into_iter().flat_map(Fetch::validators) {
+            if !sent.sets(id) {
+                put(id, value, out);
+            }
         }
         Ok(())
     }
@@ -140,13 +146,14 @@ fn put_line(label: &Label, value: &mut Vec<u8>, out: &mut Vec<u8>) {
 fn put_fields(request: &Request, sent: &Sent, out: &mut Vec<u8>) {
     let data = request.input.data();
     let (fields, connection) = (&request.head.fields, &request.head.connection);
+    let replaced = sent.replaced(request.fetch().is_some());
     for field in fields.iter() {
         let name = field.name(data);
         if field.id == Some(Id::Te) && takes_trailers(field.value(data)) && !sent.sets(Id::Te) {
             put(Id::Te, b"trailers", out);
             continue;
         }
-        if sent.replaced.contains(field.id, name)
+        if replaced.contains(field.id, name)
             || connection.ends(field, data) && !request.location.confs.realip.reads(name)
         {
             continue;
@@ -199,7 +206,7 @@ impl Exchange {
     /// Opens the stream with a header block.
     pub fn open(&self, request: &Request, block: &[u8], ends: bool) -> io::Result<()> {
         let head_bytes_max = request.passes().head_bytes_max();
-        let is_of_head = request.method == Method::Head;
+        let is_of_head = request.upstream_method() == Method::Head;
         let opened = self.stream.open(block, Opening { ends, head_bytes_max, is_of_head });
         opened.map_err(|_| io::ErrorKind::NotConnected.into())
     }

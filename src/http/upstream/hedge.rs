@@ -66,6 +66,7 @@ impl Pass<'_, '_> {
             local: self.local.clone(),
             session: self.session.beside(),
             binding: None,
+            course: None,
             started_ms: self.started_ms,
         };
         let permitted = self.request.passes().next();

@@ -90,14 +90,14 @@ impl Pass<'_, '_> {
 
     fn lookahead(&self, answer: &mut Answer) -> Option<Lookahead> {
         let conf = self.request.passes();
-        let is_buffered = answer::told_buffering(answer, conf).unwrap_or(conf.is_buffering());
+        let is_buffered = answer::told_buffering(&answer.head, conf).unwrap_or(conf.is_buffering());
         if !is_buffered || answer.head.head.status == 101 {
             return None;
         }
         let mut decoder = answer.carrier.decoder().fork(self.outgoing.encoder());
         let (head, data) = (&answer.head.head, answer.head.buffer.data());
         // The exchange's own decoder will say what is wrong with it.
-        decoder.begin_body(head, data, self.request.method).ok()?;
+        decoder.begin_body(head, data, self.request.upstream_method()).ok()?;
         let room = answer.head.buffer.capacity() - answer.head_length;
         let fits = match decoder.raw_left() {
             Some(length) => length <= room as u64,

@@ -5,6 +5,7 @@
 //! Behaviour: nginx.org, ngx_http_proxy_module and ngx_http_upstream_module.
 
 mod answer;
+pub mod cache;
 pub mod carrier;
 pub mod cgi;
 pub mod codec;
@@ -59,10 +60,12 @@ use crate::net::connect;
 use crate::net::tls::client::Terms;
 use crate::runtime::{self, Timer};
 pub use crate::shared::name;
+use crate::sys::clock;
 use crate::upstream::session::Ejection;
 use crate::upstream::trace::Action;
 use crate::upstream::{Fault, Peer, Session};
 use answer::Next;
+use cache::Course;
 use exchange::{Answer, Stop};
 use outgoing::Outgoing;
 use retry::Chance;
@@ -83,6 +86,15 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
     let goal =
         Goal::find(request, client.downstream()).await.map_err(|error| noted(request, client, error))?;
     let slots = request.passes().set.request_dynamic.get().then(|| request.values.slots().clone());
+    let mut course = None;
+    if request.passes().set.cache.place().is_some() {
+        let found = Box::pin(cache::find(request, client.downstream(), &goal)).await;
+        match found.map_err(|error| noted(request, client, error))? {
+            cache::Found::Nothing => {}
+            cache::Found::Reply(reply) => return Ok(Some(reply)),
+            cache::Found::Ask(asked) => course = Some(asked),
+        }
+    }
     let outgoing = Outgoing::prepare(request, client.downstream(), &goal).await;
     if let Some(slots) = slots {
         // It is made anew for each server, so no variable keeps the value that it had before one was chosen.
@@ -106,7 +118,7 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
     let terms = goal.terms.clone();
     let local = request.passes().own_options(request);
     let mut pass =
-        Pass { request, client, goal: &goal, outgoing, terms, local, session, binding, started_ms };
+        Pass { request, client, goal: &goal, outgoing, terms, local, session, binding, course, started_ms };
     // Awaited in one place, timed or not, so that it is inlined into this future.
     let outcome = {
         let mut responding = pin!(pass.respond());
@@ -161,6 +173,8 @@ pub struct Pass<'a, 'c> {
     session: Session,
     /// For a sticky group.
     binding: Option<Box<Binding>>,
+    /// Through the response cache, if its location has one.
+    course: Option<Box<Course>>,
     started_ms: u64,
 }
 
@@ -175,11 +189,18 @@ impl Pass<'_, '_> {
     async fn respond(&mut self) -> Result<Option<Reply>, Error> {
         let mut answer = match self.exchange().await? {
             Ok(answer) => answer,
-            Err(status) => return Ok(Some(Reply::Status(status))),
+            Err(status) => return Ok(Some(self.unanswered(status))),
         };
         if let Some(binding) = &mut self.binding {
             self.request.proxied.set_head(Rc::clone(&answer.head));
             binding.answered(self.request);
+        }
+        if let Some(course) = &mut self.course {
+            self.request.proxied.set_head(Rc::clone(&answer.head));
+            if let Some(reply) = Box::pin(course.instead(self.request, &answer)).await {
+                self.keep_replaced(answer);
+                return Ok(Some(reply));
+            }
         }
         // Await outside the `match`: its scrutinee would live in the future across the await.
         let step = self.start(&mut answer);
@@ -188,6 +209,11 @@ impl Pass<'_, '_> {
         }
         match step? {
             Step::Reply(reply) => {
+                if let (Reply::Status(status), Some(course)) = (&reply, &self.course)
+                    && *status == answer.head.head.status
+                {
+                    course.note_replaced(self.request, &answer.head);
+                }
                 self.keep_unread(answer);
                 return Ok(Some(reply));
             }
@@ -202,6 +228,35 @@ impl Pass<'_, '_> {
             self.blame();
         }
         relayed.map(|()| None)
+    }
+
+    /// The reply if no peer has answered: what is stored, or an error.
+    #[cold]
+    fn unanswered(&mut self, status: u16) -> Reply {
+        let Some(course) = &mut self.course else { return Reply::Status(status) };
+        let now_s = clock::wall_seconds();
+        match course.take_stale(self.request, course.fault, now_s) {
+            Some(stale) => stale.into_stale_reply(self.request, now_s),
+            None => {
+                course.note_error(self.request, status);
+                Reply::Status(status)
+            }
+        }
+    }
+
+    /// Keeps the connection of a response that the cache's replaces.
+    fn keep_replaced(&mut self, mut answer: Answer) {
+        let method = self.request.upstream_method();
+        let (head, data) = (&answer.head.head, answer.head.buffer.data());
+        if answer.carrier.decoder().begin_body(head, data, method).is_ok() {
+            self.keep_unread(answer);
+        }
+    }
+
+    /// True if the client's leaving ends the exchange with the upstream.
+    fn heeds_client(&self) -> bool {
+        !self.request.passes().ignore_client_abort()
+            && !self.course.as_ref().is_some_and(|course| course.is_storable)
     }
 
     /// Keeps the connection of a response that another reply replaces, if there is nothing left to read.
@@ -220,7 +275,21 @@ impl Pass<'_, '_> {
         Ok(match answer::begin(request, answer, self.outgoing.can_repeat())? {
             Next::Reply(reply) => Step::Reply(reply),
             Next::Tunnel(response) => Step::Tunnel(Box::new(response)),
-            Next::Body(response) => {
+            Next::Body(mut response) => {
+                if let Some(course) = &mut self.course {
+                    course.begin(request, &answer.head);
+                    response.allows_ranges |= course.fill.is_some();
+                    response.is_conditional = course.fill.is_some();
+                    let length = response.content_length.unwrap_or(0);
+                    if course.fill.is_some()
+                        && let Some(reply) = cache::conditional(request, &response, length)
+                    {
+                        match reply {
+                            Reply::Response(current, _) => response = *current,
+                            other => return Ok(Step::Reply(other)),
+                        }
+                    }
+                }
                 self.client.start(request, response);
                 if self.client.has_filters() {
                     self.outgoing.lend(&mut request.body);
@@ -338,6 +407,9 @@ impl Pass<'_, '_> {
         self.tell(&failure);
         let fault = failure.kind.fault();
         let status = fault.status();
+        if let Some(course) = &mut self.course {
+            course.fault = fault;
+        }
         let attempt = self.request.upstream.last();
         attempt.status = status;
         attempt.sent = self.outgoing.sent;

@@ -13,6 +13,7 @@ use crate::http::config::compile::Cx;
 use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::scope::Script;
+use crate::http::upstream::cache::state::{CONDITIONS, Fetch};
 use crate::proto::cgi::{self, Pairs, Unsendable};
 use crate::proto::header::{Field, Id};
 use crate::script::value;
@@ -85,9 +86,11 @@ fn write_fields(request: &Request, params: &[Param], pairs: &mut impl Pairs) {
     let is_set = |name: &[u8]| params.iter().any(|param| param.is_field && param.name.as_bytes() == name);
     let mut same = Same::new(fields, data);
     let mut variable = Vec::with_capacity(64);
+    let fetch = request.fetch();
     for (index, field) in fields.iter().enumerate() {
         let name = field.name(data);
-        if name.eq_ignore_ascii_case(b"proxy") {
+        let is_condition = field.id.is_some_and(|id| CONDITIONS.contains(&id));
+        if name.eq_ignore_ascii_case(b"proxy") || fetch.is_some() && is_condition {
             continue;
         }
         cgi::variable_name(name, &mut variable);
@@ -101,6 +104,12 @@ fn write_fields(request: &Request, params: &[Param], pairs: &mut impl Pairs) {
                 let values = Spelling::of(&fields[index..], &variable, data);
                 pairs.push(&variable, true, |out| values.join(field.id, out));
             }
+        }
+    }
+    for (id, value) in fetch.into_iter().flat_map(Fetch::validators) {
+        cgi::variable_name(id.name().as_bytes(), &mut variable);
+        if !is_set(&variable) {
+            pairs.push(&variable, true, |out| out.extend_from_slice(value));
         }
     }
 }

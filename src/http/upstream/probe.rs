@@ -294,6 +294,7 @@ impl Plan {
             session,
             started_ms,
             binding: None,
+            course: None,
         };
         let answered = pass.answer(target, self.check.keepalive_ms).await;
         drop(pass);

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use crate::http::response::headers::Headers;
+use crate::http::upstream::cache::state as cache;
 use crate::http::upstream::protocol::Protocol;
 use crate::http::upstream::switched::Switched;
 use crate::proto::head::ResponseHead;
@@ -36,6 +37,8 @@ pub struct Proxied {
     pub is_tls: bool,
     /// The cookies of sticky groups, for the response to the client; no two have the same name.
     cookies: Option<Box<Cookies>>,
+    /// Its way through the response cache, if its location has one.
+    pub cache: Option<Box<cache::State>>,
     /// The URL for the error log, starting with its path. `None`: the target that the client sent.
     pub uri: Option<Box<[u8]>>,
 }
@@ -48,6 +51,9 @@ impl Proxied {
     /// Starts a new pass of this request, without data of the last response.
     pub fn begin_pass(&mut self) {
         self.buffering = None;
+        if let Some(cache) = &mut self.cache {
+            (cache.status, cache.fetch) = (None, None);
+        }
         self.is_tls = false;
         self.trailers.clear();
         self.head = None;
@@ -57,6 +63,9 @@ impl Proxied {
     pub fn begin_like(&mut self, other: &Self) {
         (self.host, self.is_tls, self.uri) = (other.host.clone(), other.is_tls, other.uri.clone());
         self.protocol = other.protocol;
+        let fetch = other.cache.as_ref().and_then(|cache| cache.fetch.clone());
+        self.cache =
+            fetch.map(|fetch| Box::new(cache::State { fetch: Some(fetch), ..cache::State::default() }));
     }
 
     pub fn set_head(&mut self, head: Rc<Head>) {

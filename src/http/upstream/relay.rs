@@ -18,6 +18,7 @@ use crate::http::request::error::{Call, During, Error, Kind, Limit};
 use crate::http::response::Response;
 use crate::http::response::body_file::Spill;
 use crate::http::upstream::Pass;
+use crate::http::upstream::cache::Fill;
 use crate::http::upstream::carrier::Carrier;
 use crate::http::upstream::codec::{Decoder, Pieces};
 use crate::http::upstream::exchange::{Answer, Stop, Wait};
@@ -52,10 +53,19 @@ impl<'c> Pass<'_, 'c> {
         let data = head.buffer.data().get(head_length..).unwrap_or(b"");
         let Some((mut stream, used)) = rest else {
             self.learn();
-            return self.write(&joined(data, &pieces), 0).await;
+            let data = joined(data, &pieces);
+            if let Some(fill) = self.take_fill() {
+                Box::pin(self.store_whole(fill, &data)).await;
+            }
+            return self.write(&data, 0).await;
         };
-        self.write(&joined(data, &pieces), stream.ahead).await?;
-        if self.request.is_subrequest() && !self.client.wants_body() {
+        if let Some(mut fill) = self.take_fill() {
+            fill.append(self.request, &joined(data, &pieces)).await;
+            stream.fill = Some(fill);
+        }
+        let written = self.write(&joined(data, &pieces), stream.ahead).await;
+        stream.client_is_lost(written)?;
+        if self.request.is_subrequest() && !self.client.wants_body() && stream.fill.is_none() {
             return Ok(()); // the response of a mirror is not awaited
         }
         if store::is_wanted(self.request, head.head.status) {
@@ -65,15 +75,24 @@ impl<'c> Pass<'_, 'c> {
         shrink(self.request, head, head_length);
         // Boxed: few responses arrive in pieces, and all would carry the space for it.
         Box::pin(stream.relay(self)).await?;
-        let Stream { carrier, buffer, ahead, spill, taps, .. } = *stream;
+        let Stream { carrier, buffer, ahead, spill, taps, mut fill, lost, .. } = *stream;
         if buffer.is_none() && self.outgoing.is_done() {
             carrier.keep(&self.goal.group);
+        }
+        for tap in taps {
+            Box::pin(tap.complete(self.request)).await;
+        }
+        if let (Some(fill), Some(course)) = (&mut fill, &self.course) {
+            Box::pin(fill.complete(self.request, course)).await;
+        }
+        if let Some(error) = lost {
+            return Err(error);
         }
         if let Some(mut spill) = spill {
             Box::pin(self.drain(&mut spill, ahead)).await?;
         }
-        for tap in taps {
-            Box::pin(tap.complete(self.request)).await;
+        if let Some(fill) = fill.as_mut().filter(|fill| fill.is_read()) {
+            Box::pin(self.drain_fill(fill, ahead)).await?;
         }
         Ok(())
     }
@@ -110,10 +129,24 @@ impl<'c> Pass<'_, 'c> {
             pace,
             spill,
             taps,
+            fill: None,
+            lost: None,
             pause,
             drip: Drip::default(),
         });
         Ok(Begun { head, head_length, rest: Some((stream, used)) })
+    }
+
+    fn take_fill(&mut self) -> Option<Box<Fill>> {
+        self.course.as_mut().and_then(|course| course.fill.take())
+    }
+
+    /// Stores a response that has arrived completely, before its client gets it: its next request may be for the same.
+    async fn store_whole(&mut self, mut fill: Box<Fill>, data: &[u8]) {
+        fill.append(self.request, data).await;
+        if let Some(course) = &self.course {
+            fill.complete(self.request, course).await;
+        }
     }
 
     /// The last bytes of the response have arrived, and the client does not have them yet.
@@ -150,6 +183,15 @@ impl<'c> Pass<'_, 'c> {
     async fn drain(&mut self, spill: &mut Spill, ahead: usize) -> Result<(), Error> {
         while !spill.is_empty() {
             let data = spill.next().await.map_err(Error::ours)?;
+            self.client.write_ahead(self.request, &data, ahead).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what the client has not got yet of a response that is being stored.
+    async fn drain_fill(&mut self, fill: &mut Fill, ahead: usize) -> Result<(), Error> {
+        while fill.is_read() {
+            let data = fill.next().await.map_err(Error::ours)?;
             self.client.write_ahead(self.request, &data, ahead).await?;
         }
         Ok(())
@@ -297,6 +339,10 @@ struct Stream {
     spill: Option<Spill>,
     /// The taps, which get copies of the body.
     taps: Vec<Tap>,
+    /// The response on its way into the cache; its file also serves a slow client.
+    fill: Option<Box<Fill>>,
+    /// The error of a client that has left: the response is stored all the same.
+    lost: Option<Error>,
     /// Runs while the upstream pauses and something is held back.
     pause: Timer,
     drip: Drip,
@@ -365,6 +411,17 @@ impl Stream {
         }
     }
 
+    /// Notes the error of a client that has left while its response is being stored. Errors: any other one.
+    fn client_is_lost(&mut self, outcome: Result<(), Error>) -> Result<(), Error> {
+        match outcome {
+            Err(error) if error.side == crate::http::request::error::Side::Client && self.fill.is_some() => {
+                self.lost = Some(error);
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Relays the rest of the body.
     async fn relay(&mut self, pass: &mut Pass<'_, '_>) -> Result<(), Error> {
         let mut pieces = Pieces::new();
@@ -391,7 +448,7 @@ impl Stream {
             if self.carrier.decoder().is_done() {
                 pass.learn();
             }
-            if !self.taps.is_empty() || self.spill.is_some() {
+            if !self.taps.is_empty() || self.spill.is_some() || self.fill.is_some() {
                 Box::pin(self.pass_on(pass, buffer.data(), &pieces)).await?;
             } else if !pieces.is_empty() {
                 pass.write(&joined(buffer.data(), &pieces), self.ahead).await?;
@@ -422,6 +479,9 @@ impl Stream {
             tap.append(pass.request, data).await;
         }
         pass.request.upstream.last().length += data.len() as u64;
+        if self.fill.is_some() {
+            return self.store_and_pass_on(pass, data).await;
+        }
         if let Some(spill) = &mut self.spill {
             let waits = !spill.is_empty() || pass.client.pending() + data.len() > self.ahead;
             if waits && spill.append(pass.request, data).await {
@@ -432,13 +492,48 @@ impl Stream {
         pass.client.write_ahead(pass.request, data, self.ahead).await
     }
 
+    /// Stores a part of the body, the last one completely, and passes it on. A client that is too slow gets it from the
+    /// file later: neither the upstream nor those who wait for the stored response wait for it.
+    async fn store_and_pass_on(&mut self, pass: &mut Pass<'_, '_>, data: &[u8]) -> Result<(), Error> {
+        let Some(mut fill) = self.fill.take() else { return Ok(()) };
+        fill.append(pass.request, data).await;
+        if let Some(course) = &mut pass.course {
+            course.keep_lock(runtime::now_ms());
+            if self.carrier.decoder().is_done() {
+                fill.complete(pass.request, course).await;
+            }
+        }
+        let is_lost = self.lost.is_some();
+        let sent = if is_lost || fill.is_read() && !fill.is_over() {
+            Ok(())
+        } else if fill.is_read() {
+            // the disk has failed, or the response is complete
+            pass.drain_fill(&mut fill, self.ahead).await
+        } else {
+            let waits = pass.client.pending() + data.len() > self.ahead && !fill.is_over();
+            match waits && fill.begin_read(pass.request, data.len()).await {
+                true => Ok(()),
+                false => pass.client.write_ahead(pass.request, data, self.ahead).await,
+            }
+        };
+        self.fill = Some(fill);
+        self.client_is_lost(sent)
+    }
+
     /// True if data waits on disk and there is room for it in memory.
     fn may_refill(&self, client: &Client<'_>) -> bool {
-        let has_spilled = self.spill.as_ref().is_some_and(|spill| !spill.is_empty());
+        let has_spilled = self.spill.as_ref().is_some_and(|spill| !spill.is_empty())
+            || self.lost.is_none() && self.fill.as_ref().is_some_and(|fill| fill.is_read());
         has_spilled && client.pending() <= self.ahead / 2
     }
 
     async fn refill(&mut self, pass: &mut Pass<'_, '_>) -> Result<(), Error> {
+        if let Some(mut fill) = self.fill.take() {
+            let data = fill.next().await.map_err(Error::ours);
+            self.fill = Some(fill);
+            let sent = pass.client.write_ahead(pass.request, &data?, self.ahead).await;
+            return self.client_is_lost(sent);
+        }
         let Some(spill) = &mut self.spill else { return Ok(()) };
         let data = spill.next().await.map_err(Error::ours)?;
         pass.client.write_ahead(pass.request, &data, self.ahead).await
@@ -489,7 +584,10 @@ impl Stream {
         pass: &mut Pass<'_, '_>,
         limit: usize,
     ) -> Poll<Result<Option<usize>, Stop>> {
-        if let Poll::Ready(Err(error)) = pass.client.poll_flush(cx, pass.request) {
+        if self.lost.is_none()
+            && let Poll::Ready(Err(error)) = pass.client.poll_flush(cx, pass.request)
+            && let Err(error) = self.client_is_lost(Err(error))
+        {
             return Poll::Ready(Err(Stop::Request(error)));
         }
         if self.may_refill(pass.client) {
@@ -504,7 +602,7 @@ impl Stream {
         }
         if polled.is_ready() {
             self.pause.cancel();
-        } else if pass.client.holds() {
+        } else if self.lost.is_none() && pass.client.holds() {
             return self.poll_pause(cx);
         }
         polled.map_ok(Some)
@@ -529,9 +627,7 @@ impl Stream {
             if let Poll::Ready(Err(error)) = pass.client.poll_flush(cx, pass.request) {
                 return Poll::Ready(Err(error));
             }
-            if !pass.request.passes().ignore_client_abort()
-                && pass.client.downstream().poll_gone(cx).is_ready()
-            {
+            if pass.heeds_client() && pass.client.downstream().poll_gone(cx).is_ready() {
                 return Poll::Ready(Err(Error::left()));
             }
             pace.poll_wait(cx, &mut timer).map(|count| Ok(usize::try_from(count).unwrap_or(usize::MAX)))
@@ -543,7 +639,8 @@ impl Stream {
     /// that needs no framing, while nothing is left to send to the upstream.
     fn spliceable<'s, 'c>(&'s self, pass: &Pass<'_, 'c>) -> Option<(u64, (&'s Io, Raw<'c>))> {
         let (left, source) = self.carrier.raw()?;
-        let is_plain = self.pace.is_none() && self.spill.is_none() && self.taps.is_empty();
+        let is_plain =
+            self.pace.is_none() && self.spill.is_none() && self.taps.is_empty() && self.fill.is_none();
         let fits = left >= SPLICE_BYTES_MIN && self.buffer.is_none() && is_plain && pass.outgoing.is_done();
         if !fits || pass.client.raw_room().is_none_or(|room| room < left) {
             return None;

@@ -91,6 +91,43 @@ macro_rules! upstream_rows {
                  manager_threshold= (200ms), with a pause of manager_sleep= (50ms); after a start it looks for the files that are there, in steps of \
                  loader_files=, loader_threshold= and loader_sleep=. use_temp_path=off writes a file where it will be, instead of in the directory for \
                  temporary files."),
+            custom(concat!($prefix, "cache"), ANY, ONE, |c: &mut $conf, cx, node| cache::place(&mut c.$field.set.cache, cx, node),
+                concat!("Stores responses in this zone, which ", $prefix, "cache_path declares, and serves them from there. Variables are allowed.")).default("off"),
+            custom(concat!($prefix, "cache_key"), ANY, ONE, |c: &mut $conf, cx, node| cache::key(&mut c.$field.set.cache, cx, node),
+                "Sets the key under which responses are stored. Only proxy_cache has a default.").default("the URL that is asked for"),
+            custom(concat!($prefix, "cache_valid"), ANY, MANY, |c: &mut $conf, _, node| cache::valid(&mut c.$field.set.cache, node),
+                "Sets how long responses with these statuses are valid, if they do not say so themselves: [STATUS … | any] TIME; without statuses 200, 301 \
+                 and 302. Others are not stored."),
+            custom(concat!($prefix, "cache_methods"), ANY, MANY, |c: &mut $conf, cx, node| cache::methods(&mut c.$field.set.cache, cx, node),
+                "Sets the methods of requests whose responses are stored: GET, HEAD, POST; GET and HEAD always are.").default("GET HEAD"),
+            number(concat!($prefix, "cache_min_uses"), ANY, (0, u32::MAX as u64), |c| &mut c.$field.set.cache.min_uses,
+                "Stores a response from this number of requests for it on."),
+            custom(concat!($prefix, "cache_bypass"), ANY, MANY, |c: &mut $conf, cx, node| cache::bypass(&mut c.$field.set.cache, cx, node),
+                concat!("Asks the upstream, although a response may be stored, if one of the strings is neither empty nor 0. The answer is stored unless ",
+                $prefix, "no_cache says otherwise.")),
+            custom(concat!($prefix, "no_cache"), ANY, MANY, |c: &mut $conf, cx, node| cache::no_store(&mut c.$field.set.cache, cx, node),
+                "Does not store the response if one of the strings is neither empty nor 0."),
+            custom(concat!($prefix, "cache_purge"), ANY, MANY, |c: &mut $conf, cx, node| cache::purge(&mut c.$field.set.cache, cx, node),
+                "Removes the response with the request's key, instead of answering with it, if one of the strings is neither empty nor 0: 204, or 404 if there \
+                 was none."),
+            custom(concat!($prefix, "cache_use_stale"), ANY, MANY, |c: &mut $conf, cx, node| cache::use_stale(&mut c.$field.set.cache, cx, node),
+                concat!("Sends an expired response after one of these faults of the upstream (those of ", $prefix, "next_upstream), and with updating while \
+                another request updates it.")).default("off"),
+            flag(concat!($prefix, "cache_background_update"), ANY, |c| &mut c.$field.set.cache.background_update,
+                concat!("Updates an expired response in a request of its own, while the client gets the expired one; ", $prefix,
+                "cache_use_stale must have updating, or the response stale-while-revalidate.")),
+            flag(concat!($prefix, "cache_lock"), ANY, |c| &mut c.$field.set.cache.lock,
+                "Sends only one of several requests for a response that is not stored to the upstream; the others wait for it."),
+            millis(concat!($prefix, "cache_lock_timeout"), ANY, |c| &mut c.$field.set.cache.lock_timeout,
+                "Limits that time; then a request goes to the upstream, and its response is not stored."),
+            millis(concat!($prefix, "cache_lock_age"), ANY, |c| &mut c.$field.set.cache.lock_age,
+                "Sends another one of the waiting requests to the upstream if the first one has not been answered by then."),
+            flag(concat!($prefix, "cache_revalidate"), ANY, |c| &mut c.$field.set.cache.revalidate,
+                "Asks for expired responses with If-Modified-Since and If-None-Match."),
+            custom(concat!($prefix, "cache_max_range_offset"), ANY, ONE,
+                |c: &mut $conf, _, node| cache::max_range_offset(&mut c.$field.set.cache, node),
+                "Passes requests for a range that begins at this offset, or later, to the upstream without storing the response. Otherwise the whole response \
+                 is asked for and stored."),
             accepted(concat!($prefix, "busy_buffers_size"), ANY, ONE, Accepted::Size, "Data is always sent as soon as it arrives."),
             accepted(concat!($prefix, "temp_file_write_size"), ANY, ONE, Accepted::Size, "Temporary files are written one buffer at a time."),
         ] $prefix $conf $field)
@@ -114,6 +151,9 @@ macro_rules! upstream_rows {
         $crate::http::upstream::rows::upstream_rows!(@add [$($rest)*] [$($done)*
             flag(concat!($prefix, "pass_trailers"), ANY, |c| &mut c.$field.set.pass_trailers,
                 "Passes the trailer fields of a chunked response on to HTTP/1.1 clients."),
+            flag(concat!($prefix, "cache_convert_head"), ANY, |c| &mut c.$field.set.cache.convert_head,
+                concat!("Sends HEAD to the upstream as GET, so that one stored response serves both. Otherwise ", $prefix, "cache_key should contain \
+                $request_method.")),
             accepted(concat!($prefix, "send_lowat"), ANY, ONE, Accepted::Size, "Data is never held back to fill a packet.").default("0"),
         ] $prefix $conf $field)
     };
@@ -144,7 +184,7 @@ macro_rules! upstream_rows {
         use $crate::config::directive::{Accepted, accepted, custom, flag, millis, number, size, text};
         use $crate::config::{Arity, Context};
         #[allow(unused_imports)]
-        use $crate::http::upstream::{conf, store};
+        use $crate::http::upstream::{cache::conf as cache, conf, store};
         #[allow(unused_imports)]
         use $crate::shared::tls::upstream_rows as tls_rows;
         const ANY: Context = Context::ANY;

@@ -5,6 +5,7 @@
 use crate::config::{Diagnostic, Node};
 use crate::http::config::compile::Cx;
 use crate::http::scope::Script;
+use crate::http::upstream::cache::state::CONDITIONS;
 use crate::http::upstream::conf::Names;
 use crate::proto::field_text::Label;
 use crate::proto::header::Id;
@@ -34,8 +35,9 @@ pub struct Sent {
     /// Name and value, without `Host`; a field with an empty value is not sent.
     pub lines: Vec<(Label, Script)>,
     pub sets_connection: bool,
-    /// Fields of the client that are not passed on, because they are replaced or hop-by-hop.
-    pub replaced: Names,
+    /// Fields of the client that are not passed on, because they are replaced or hop-by-hop; if the response may be
+    /// stored, also those that ask for less than all of it.
+    replaced: [Names; 2],
 }
 
 impl Sent {
@@ -57,7 +59,15 @@ impl Sent {
                 lines.extend(Label::new(name).map(|label| (label, value.clone())));
             }
         }
-        Self { host, lines, sets_connection, replaced }
+        let mut whole = replaced.clone();
+        CONDITIONS.iter().for_each(|id| whole.insert(id.name()));
+        Self { host, lines, sets_connection, replaced: [replaced, whole] }
+    }
+
+    /// The fields of the client that are not passed on. `is_stored`: the response may be stored.
+    #[inline]
+    pub fn replaced(&self, is_stored: bool) -> &Names {
+        &self.replaced[usize::from(is_stored)]
     }
 
     /// True if a line sets this field.

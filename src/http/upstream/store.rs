@@ -74,7 +74,7 @@ pub struct Store {
 
 /// True if the current response is to be stored.
 pub fn is_wanted(request: &Request, status: u16) -> bool {
-    request.passes().store().is_some() && status == 200 && request.method != Method::Head
+    request.passes().store().is_some() && status == 200 && request.upstream_method() != Method::Head
 }
 
 impl Store {

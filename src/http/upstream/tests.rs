@@ -117,6 +117,7 @@ pub(super) async fn pass(
         local: None,
         session,
         binding: None,
+        course: None,
         started_ms,
     };
     let mut outcome = pass.over(upstream_end).await;

@@ -1,0 +1,153 @@
+//! A 304 to our own condition: what is stored is current again, with the fields that came with the 304.
+//!
+//! Touches: the stored file, through the blocking pool. If only its times change they are written in place; new fields
+//! make a new file, unless that would copy more than [`COPIED_BYTES_MAX`] of a body.
+//! Behaviour: nginx.org, `proxy_cache_revalidate`; RFC 9111 §4.3.4, §3.2, of which nginx updates the lifetime alone.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::rc::Rc;
+
+use crate::cache::entry::{self, Meta};
+use crate::http::request::Request;
+use crate::http::temp_file::{Place, TempFile};
+use crate::http::upstream::cache::course::Course;
+use crate::http::upstream::cache::fill::{self, OF_CONNECTION};
+use crate::http::upstream::cache::state::Status;
+use crate::http::upstream::cache::stored::Stored;
+use crate::http::upstream::proxied::Head;
+use crate::http::verdict::Reply;
+use crate::log::{self, Cause};
+use crate::proto::header::Id;
+use crate::runtime::blocking::{self, Lane};
+use crate::sys::clock;
+use crate::sys::file;
+
+/// Of a longer body the fields stay as they are.
+const COPIED_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Fields of a 304 that do not replace stored ones: they describe the 304 itself, its body, or the connection.
+const KEPT: [Id; 4] = [Id::ContentLength, Id::ContentEncoding, Id::ContentType, Id::ContentRange];
+
+/// The reply that serves what the upstream has confirmed.
+pub async fn confirm(
+    request: &mut Request,
+    course: &Course,
+    mut stale: Stored,
+    answer: &Head,
+    now_s: i64,
+) -> Reply {
+    request.proxied.cache.get_or_insert_default().status = Some(Status::Revalidated);
+    let Some(before) = stale.parse() else { return stale.into_reply(request, now_s) };
+    let merged = merge(&before, answer);
+    let head = merged.as_ref().map_or(&*before, |merged| &**merged);
+    // The lifetime is that of the merged fields; the status of what is stored decides where they say nothing.
+    if let Some(fresh) = course.meta(request, head, now_s) {
+        let meta = Meta {
+            valid_s: fresh.valid_s,
+            updating_s: fresh.updating_s,
+            error_s: fresh.error_s,
+            date: now_s,
+            ..stale.meta.clone()
+        };
+        let written = match merged.filter(|_| stale.length() <= COPIED_BYTES_MAX) {
+            Some(merged) => rewrite(request, course, &mut stale, meta, &merged).await,
+            None => update(course, &mut stale, meta).await,
+        };
+        if let Err(why) = written {
+            log::error!(request.error_log(), &*request, "{why}: the stored response is not updated");
+        }
+    }
+    stale.into_reply(request, now_s)
+}
+
+/// The stored head with the fields of a 304 in place of its own; `None`: nothing but its `Date` would change.
+fn merge(before: &Head, answer: &Head) -> Option<Rc<Head>> {
+    let (old, new) = (before.buffer.data(), answer.buffer.data());
+    let connection = &answer.head.connection;
+    let updates: Vec<_> = answer
+        .head
+        .fields
+        .iter()
+        .filter(|field| !field.id.is_some_and(|id| KEPT.contains(&id) || OF_CONNECTION.contains(&id)))
+        .filter(|field| !connection.ends(field, new))
+        .map(|field| (field.name(new), field.value(new)))
+        .collect();
+    let is_updated = |name: &[u8]| updates.iter().any(|(updated, _)| updated.eq_ignore_ascii_case(name));
+    let kept = before.head.fields.pairs(old).filter(|(name, _)| !is_updated(name));
+    let is_same = updates.iter().all(|(name, value)| {
+        let mut same = before.head.fields.pairs(old).filter(|(own, _)| own.eq_ignore_ascii_case(name));
+        name.eq_ignore_ascii_case(b"date") || same.any(|(_, own)| own == *value)
+    });
+    if is_same {
+        return None;
+    }
+    let reason = old.get(before.head.reason.clone()).unwrap_or(b"");
+    let text = fill::head_of(before.head.status, reason, kept.chain(updates.iter().copied()));
+    super::stored::parse_head(&text)
+}
+
+/// Writes new times into the file.
+async fn update(course: &Course, stale: &mut Stored, meta: Meta) -> Result<(), String> {
+    let fixed = entry::encode_fixed(&meta, &course.key);
+    stale.meta = meta;
+    let (path, ours) = (stale.path.clone(), stale.file.try_clone());
+    let write = move || -> io::Result<()> {
+        let opened = open(&path)?;
+        // The name may lead to a newer file by now, which must not get these times.
+        if is_same_file(&opened, &ours?)? { opened.write_all_at(&fixed, 0) } else { Ok(()) }
+    };
+    let name = stale.path.clone();
+    blocking::run(Lane::Files, write)
+        .await
+        .map_err(|error| format!("write() \"{}\" failed {}", name.display(), Cause(&error)))
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK).open(path)
+}
+
+fn is_same_file(one: &File, other: &File) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let (one, other) = (one.metadata()?, other.metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+}
+
+/// Writes a new file with another head and the same body.
+async fn rewrite(
+    request: &Request,
+    course: &Course,
+    stale: &mut Stored,
+    meta: Meta,
+    head: &Head,
+) -> Result<(), String> {
+    let Some(mut bytes) = entry::encode(&meta, &course.key, head.buffer.data()) else {
+        return update(course, stale, meta).await;
+    };
+    let (start, length) = (u64::from(stale.meta.body_start), stale.length());
+    let source = stale.file.try_clone().map_err(|error| format!("dup() failed {}", Cause(&error)))?;
+    let copy = move || -> io::Result<Vec<u8>> {
+        let had = bytes.len();
+        bytes.resize(had + usize::try_from(length).map_err(io::Error::other)?, 0);
+        let count = file::read_waiting(&source, &mut bytes[had..], start)?;
+        bytes.truncate(had + count);
+        if count as u64 == length { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    };
+    let bytes = blocking::run(Lane::Files, copy)
+        .await
+        .map_err(|error| format!("read() \"{}\" failed {}", stale.path.display(), Cause(&error)))?;
+    let target = stale.path.clone();
+    let place = match request.passes().temp_path().filter(|_| course.zone.settings.uses_temp_path) {
+        Some(folder) => Place::In(folder),
+        None => Place::Beside(target.clone()),
+    };
+    let (_, on_disk) = TempFile::finish(None, place, bytes, target.clone()).await?;
+    let evicted = course.index.stored(&course.digest, on_disk, clock::wall_seconds().cast_unsigned());
+    course.forget_evicted(request, evicted);
+    if let Ok(stored) = Stored::open(target, &course.key).await {
+        *stale = stored;
+    }
+    Ok(())
+}

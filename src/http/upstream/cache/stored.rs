@@ -1,0 +1,186 @@
+//! A stored response: its file is opened, checked and served.
+//!
+//! Touches: the file, without waiting for a disk; if it is not in memory, a thread of the blocking pool opens and
+//! reads it. Bounded: what is read before the response is sent is at most [`READ_BYTES`], or the head.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use crate::base::number::parse_u64;
+use crate::cache::entry::{self, Broken, Meta, Parsed};
+use crate::cache::key::Key;
+use crate::http::request::Request;
+use crate::http::response::file::{Answer, Content, OnDisk};
+use crate::http::response::{Response, condition};
+use crate::http::upstream::answer::{self, Next};
+use crate::http::upstream::cache::state::Status;
+use crate::http::upstream::proxied::Head;
+use crate::http::verdict::Reply;
+use crate::log;
+use crate::proto::h1::request::Progress;
+use crate::proto::h1::response::{self, Seen};
+use crate::proto::head::ResponseHead;
+use crate::proto::header::Id;
+use crate::runtime::blocking::{self, Lane};
+use crate::runtime::buffer::Buffer;
+use crate::sys::file;
+
+/// The first read of a file. Heads are shorter, and many a body fits too.
+const READ_BYTES: usize = 16 * 1024;
+
+/// A stored response that may be served.
+#[derive(Debug)]
+pub struct Stored {
+    pub file: File,
+    pub path: PathBuf,
+    pub meta: Meta,
+    /// The first bytes of the file, the whole head among them.
+    bytes: Vec<u8>,
+    head: Range<usize>,
+    /// Of the file.
+    size: u64,
+}
+
+/// The reason why there is none.
+#[derive(Debug)]
+pub enum Missing {
+    NoFile,
+    /// It cannot be used, and should be removed.
+    Broken(Broken),
+    /// It cannot be read now.
+    Failed(&'static str, std::io::Error),
+}
+
+impl Stored {
+    /// Opens the file of a key.
+    pub async fn open(path: PathBuf, key: &Key) -> Result<Self, Missing> {
+        let opened = match read(&path, key, false) {
+            Err(Missing::Failed(_, error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                let (cold, key) = (path.clone(), key.clone());
+                blocking::run(Lane::Files, move || read(&cold, &key, true)).await
+            }
+            opened => opened,
+        };
+        let (file, bytes, size) = opened?;
+        let Parsed { meta, head } = entry::parse(&bytes, key).map_err(Missing::Broken)?;
+        Ok(Self { file, path, meta, bytes, head, size })
+    }
+
+    /// The bytes of its head.
+    pub fn head(&self) -> &[u8] {
+        self.bytes.get(self.head.clone()).unwrap_or(b"")
+    }
+
+    /// The length of its body.
+    pub fn length(&self) -> u64 {
+        self.size - u64::from(self.meta.body_start)
+    }
+
+    /// The head as a value. `None`: it is malformed.
+    pub fn parse(&self) -> Option<Rc<Head>> {
+        parse_head(self.head())
+    }
+
+    /// The `ETag` and the `Last-Modified` with which an upstream is asked whether it is current; empty: it has none.
+    pub fn validators(&self) -> (Vec<u8>, Vec<u8>) {
+        let mut modified = Vec::new();
+        if let Some(time) = self.meta.last_modified {
+            log::format::http_date(time, &mut modified);
+        }
+        (self.meta.etag.to_vec(), modified)
+    }
+
+    /// The reply that serves it, with the conditions of the request applied.
+    pub fn into_reply(self, request: &mut Request, now_s: i64) -> Reply {
+        let Some(head) = self.parse() else {
+            log::error!(
+                request.error_log(),
+                &*request,
+                "the head in cache file \"{}\" is malformed",
+                self.path.display()
+            );
+            return Reply::Status(500);
+        };
+        match answer::stored(request, &head, self.length()) {
+            Next::Reply(reply) => reply,
+            Next::Tunnel(response) | Next::Body(response) => self.with_head(request, response, now_s),
+        }
+    }
+
+    /// The same, of an expired response that replaces an error of the upstream.
+    pub fn into_stale_reply(self, request: &mut Request, now_s: i64) -> Reply {
+        request.proxied.cache.get_or_insert_default().status = Some(Status::Stale);
+        self.into_reply(request, now_s)
+    }
+
+    fn with_head(self, request: &mut Request, mut response: Response, now_s: i64) -> Reply {
+        let told = response.headers.get(Id::Age).and_then(parse_u64).unwrap_or(0);
+        let age = u64::try_from(now_s - self.meta.date).unwrap_or(0).saturating_add(told);
+        response.headers.set(Id::Age, itoa::Buffer::new().format(age).as_bytes());
+        (response.allows_ranges, response.is_conditional) = (true, true);
+        let size = self.length();
+        if let Some(reply) = conditional(request, &response, size) {
+            return reply;
+        }
+        let start = usize::from(self.meta.body_start);
+        let content = match self.bytes.get(start..) {
+            Some(body) if body.len() as u64 == size => Content::Memory(body.into()),
+            _ => Content::File(Arc::new(OnDisk::part(self.file, start as u64, size))),
+        };
+        Reply::File(Answer { content, response: Box::new(response), size })
+    }
+}
+
+/// Parses a stored head. `None`: it is malformed.
+pub fn parse_head(bytes: &[u8]) -> Option<Rc<Head>> {
+    let mut buffer = Buffer::take(bytes.len());
+    buffer.extend(bytes);
+    let mut head = ResponseHead::default();
+    match response::parse_more(buffer.data(), usize::MAX, &mut head, &mut Seen::default()) {
+        Ok(Progress::Complete(_)) => Some(Rc::new(Head { buffer, head })),
+        Ok(Progress::Partial) | Err(_) => None,
+    }
+}
+
+/// The reply that replaces a response if a condition of the client's request decides.
+pub fn conditional(request: &Request, response: &Response, length: u64) -> Option<Reply> {
+    condition::instead(request, response, usize::try_from(length).unwrap_or(usize::MAX))
+}
+
+/// Opens a file and reads its first bytes, or all of its head. Errors: `WouldBlock` if a disk had to be waited for.
+fn read(path: &Path, key: &Key, may_wait: bool) -> Result<(File, Vec<u8>, u64), Missing> {
+    let open = if may_wait { file::open_waiting } else { file::open_cached };
+    let opened = open(path.as_os_str().as_bytes(), file::READ);
+    let opened = opened.map_err(|errno| match errno {
+        Errno::ENOENT | Errno::ENOTDIR => Missing::NoFile,
+        errno => Missing::Failed("open()", errno.into()),
+    })?;
+    let opened = File::from(opened);
+    let failed = |call| move |error| Missing::Failed(call, error);
+    let size = opened.metadata().map_err(failed("fstat()"))?.len();
+    let mut bytes = vec![0; READ_BYTES.min(usize::try_from(size).unwrap_or(READ_BYTES))];
+    let read = |bytes: &mut [u8], at: u64| match may_wait {
+        true => file::read_waiting(&opened, bytes, at),
+        false => match file::read_cached(&opened, bytes, at)? {
+            count if count == bytes.len() => Ok(count),
+            _ => Err(std::io::ErrorKind::WouldBlock.into()),
+        },
+    };
+    let count = read(&mut bytes, 0).map_err(failed("read()"))?;
+    bytes.truncate(count);
+    if let Err(Broken::Short { needed }) = entry::parse(&bytes, key)
+        && needed as u64 <= size
+    {
+        let had = bytes.len();
+        bytes.resize(needed, 0);
+        let count = read(&mut bytes[had..], had as u64).map_err(failed("read()"))?;
+        bytes.truncate(had + count);
+    }
+    Ok((opened, bytes, size))
+}
