@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn digests_are_those_of_nginx() {
-        let cases: [(&str, &[(&str, &str)], &str); 9] = [
+        type Request<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(&str, Request<'_>, &str); 9] = [
             ("Accept-Encoding", &[("accept-encoding", "gzip, br")], "accept-encoding:gzip,br\r\n"),
             ("ACCEPT-encoding", &[("accept-encoding", " ,gzip  ,, br,")], "accept-encoding:gzip,br\r\n"),
             ("Accept-Encoding", &[], "accept-encoding:\r\n"),
