@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::base::number::format_size;
 use crate::config::Span;
 use crate::shm::cache_index::{Digest, Index};
 
@@ -104,6 +105,15 @@ impl Zone {
         path.into()
     }
 
+    /// The message that the index is full.
+    pub fn full(&self) -> String {
+        let (name, size) = (self.name(), format_size(self.settings.keys_bytes as u64));
+        format!(
+            "cache \"{name}\": its zone has no room for more keys, so it forgot one and its file; give it more than \
+             keys_zone={name}:{size}"
+        )
+    }
+
     /// True if this process is to log now that the index is full: once a minute.
     pub fn tells_full(&self, now_ms: u64) -> bool {
         let told_ms = self.told_ms.load(Relaxed);
@@ -122,4 +132,58 @@ pub fn hex(digest: &Digest) -> String {
         let _ = write!(name, "{byte:02x}");
     }
     name
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// A cache with nginx's defaults.
+    pub(crate) fn settings(folder: &Path, levels: &[usize]) -> Settings {
+        Settings {
+            name: "pages".into(),
+            folder: folder.to_owned(),
+            levels: levels.to_vec(),
+            uses_temp_path: true,
+            keys_bytes: 1 << 20,
+            inactive_s: 600,
+            max_bytes: None,
+            min_free_bytes: 0,
+            manager: Pace::default(),
+            loader: Pace::default(),
+            span: Span::default(),
+        }
+    }
+
+    pub(crate) fn zone_of(settings: Settings) -> &'static Zone {
+        Box::leak(Box::new(Zone::new(settings, 0, None)))
+    }
+
+    #[test]
+    fn files_are_named_as_nginx_names_them() {
+        let digest = 0xb7f5_4b2d_f777_3722_d382_f480_9d65_029c_u128.to_be_bytes();
+        let name = |levels: &[usize]| {
+            let zone = zone_of(settings(Path::new("/data"), levels));
+            zone.file_name(&digest).to_str().expect("text").to_owned()
+        };
+        // The example of its manual.
+        assert_eq!(name(&[1, 2]), "/data/c/29/b7f54b2df7773722d382f4809d65029c");
+        assert_eq!(name(&[]), "/data/b7f54b2df7773722d382f4809d65029c");
+        assert_eq!(name(&[2, 2, 1]), "/data/9c/02/5/b7f54b2df7773722d382f4809d65029c");
+        let zone = zone_of(settings(Path::new("/data"), &[1]));
+        let temporary = zone.temp_name(&digest, 70_000_000_017);
+        assert_eq!(temporary.to_str(), Some("/data/c/b7f54b2df7773722d382f4809d65029c.0000000017"));
+    }
+
+    #[test]
+    fn a_full_index_is_told_once_a_minute() {
+        let zone = zone_of(settings(Path::new("/data"), &[]));
+        assert_eq!(
+            [0, 1, 59_999, 60_001, 60_002].map(|ms| zone.tells_full(ms)),
+            [true, false, false, true, false]
+        );
+        assert!(zone.full().ends_with("give it more than keys_zone=pages:1m"), "{}", zone.full());
+    }
 }

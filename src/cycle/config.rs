@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::cache::zone::Zone;
+use crate::config::Span;
 use crate::cycle::settings::Settings;
 use crate::http;
 use crate::log::Owner;
@@ -246,6 +248,35 @@ impl Config {
     /// The orders that the clients of workers may give by `api`.
     pub fn allowed_orders(&self) -> Allowed {
         self.http.as_ref().map_or(Allowed::Nothing, |http| http.tables.api.allowed)
+    }
+
+    /// The caches of responses.
+    pub fn caches(&self) -> impl Iterator<Item = &Zone> {
+        self.http.iter().flat_map(|http| http.tables.cache.iter())
+    }
+
+    /// Each cache of this configuration whose files would be looked for where the one `before` has not put them, with
+    /// the reason in nginx's words.
+    pub fn moved_caches<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = (Span, String)> {
+        let moved = |zone: &'a Zone| {
+            let same = |old: &&Zone| {
+                old.name() == zone.name() && old.settings.keys_bytes == zone.settings.keys_bytes
+            };
+            let (old, new) = (&before.caches().find(same)?.settings, &zone.settings);
+            let name = zone.name();
+            let why = if old.folder != new.folder {
+                let [old, new] = [old, new].map(|settings| settings.folder.display());
+                format!(
+                    "cache \"{name}\" uses the \"{new}\" cache path while previously it used the \"{old}\" cache path"
+                )
+            } else if old.levels != new.levels {
+                format!("cache \"{name}\" had previously different levels")
+            } else {
+                return None;
+            };
+            Some((new.span, why))
+        };
+        self.caches().filter_map(moved)
     }
 
     /// True if there is anything for a prober to do.

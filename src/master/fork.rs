@@ -1,4 +1,4 @@
-//! Forks workers and the prober: which of the master's descriptors and facts it gets.
+//! Forks workers and the processes beside them: which of the master's descriptors and facts it gets.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -181,7 +181,7 @@ impl Master {
         let slots = std::mem::take(&mut self.slots);
         let slots = match role {
             Role::Worker | Role::Controller => self.seat_slots(slots),
-            Role::Prober => {
+            Role::Prober | Role::CacheManager => {
                 drop(slots); // before they are closed below
                 Vec::new()
             }
@@ -197,6 +197,7 @@ impl Master {
         let duty = match role {
             Role::Worker => Duty::Serve,
             Role::Prober => Duty::Probe,
+            Role::CacheManager => Duty::ManageCaches,
             Role::Controller => Duty::Control,
         };
         Seat { number, generation, control, slots, leased, waits: false, leaves_terminal, duty }
@@ -242,7 +243,7 @@ impl Master {
                 Role::Worker if listen.serves.is_control() => false,
                 Role::Worker => slot % workers == number || number % count == *slot,
                 Role::Controller => listen.serves.is_control(),
-                Role::Prober => false,
+                Role::Prober | Role::CacheManager => false,
             };
             leased.extend((0..count).filter(is_mine).map(|slot| (first + slot) as SlotIndex));
             first += count;

@@ -89,6 +89,7 @@ impl fmt::Display for Notice {
                 let who = match place.role {
                     Role::Worker => format!("worker {}", place.number),
                     Role::Prober => "the prober".into(),
+                    Role::CacheManager => "the cache manager".into(),
                     Role::Controller => "the controller".into(),
                 };
                 write!(out, "{who} {what}, the next one starts in {wait_ms} ms")
@@ -137,7 +138,7 @@ impl fmt::Display for Notice {
 fn who(pid: i32, place: Place) -> String {
     match place.role {
         Role::Worker => format!("worker process {pid} (worker {})", place.number),
-        Role::Prober | Role::Controller => format!("{} {pid}", place.role.title()),
+        Role::Prober | Role::CacheManager | Role::Controller => format!("{} {pid}", place.role.title()),
     }
 }
 

@@ -94,6 +94,8 @@ pub fn next(loaded: Loaded, slots: &mut Slots, current: &Config) -> Option<Cycle
     problems.append(&mut make_folders(&cycle, &loaded.tree));
     let unreachable = cycle.config.newly_unreachable(current);
     problems.extend(unreachable.map(|server| problem::upstream(server, &loaded.tree)));
+    let moved = cycle.config.moved_caches(current);
+    problems.extend(moved.map(|(span, why)| problem::moved_cache(&why, span, &loaded.tree)));
     if problems.is_empty()
         && let Err(error) = slots.open_beside(cycle.config.listeners())
     {

@@ -32,12 +32,23 @@ pub fn log(error: &OpenError, config: &Config, tree: &Tree) -> String {
     with_place(error.to_string(), find(&tree.nodes, &names), tree)
 }
 
-/// A directory for temporary files that cannot be made.
+/// A cache that a reload cannot put elsewhere.
+pub fn moved_cache(why: &str, span: Span, tree: &Tree) -> String {
+    let message =
+        format!("{why}: restart instead of reloading, or give it another name or size of keys_zone");
+    with_place(message, Some(span), tree)
+}
+
+/// A directory for temporary files, or of a cache, that cannot be made.
 pub fn folder(path: &Path, cause: &std::io::Error, config: &Config, tree: &Tree) -> String {
-    let names =
-        |node: &Node| node.name.text.ends_with("_temp_path") && config.prefix.join(node.arg(0)) == path;
+    let names = |node: &Node| names_folder(&node.name.text) && config.prefix.join(node.arg(0)) == path;
     let message = format!("mkdir() \"{}\" failed {}", path.display(), Cause(cause));
     with_place(message, find(&tree.nodes, &names), tree)
+}
+
+/// True if the first argument of this directive is a directory for the workers' files.
+fn names_folder(directive: &str) -> bool {
+    directive.ends_with("_temp_path") || directive.ends_with("_cache_path")
 }
 
 /// An address that cannot be listened on.
@@ -66,7 +77,7 @@ pub fn unusable_pid(path: &Path) -> Option<String> {
     Some(format!("open() \"{}\" failed {}", path.display(), Cause(&error)))
 }
 
-/// A warning for each log, pid file, temporary folder or socket in a folder where the workers can replace it.
+/// A warning for each log, pid file, folder of the workers' files or socket in a folder where the workers can replace it.
 ///
 /// Root follows no link that a worker puts there, so the daemon would refuse to start, or a log would stay
 /// closed.
@@ -83,7 +94,7 @@ pub fn exposed(config: &Config, tree: &Tree) -> Vec<String> {
             "keyval_zone" => {
                 node.args.iter().find_map(|word| word.text.strip_prefix("state=")).unwrap_or_default()
             }
-            name if name.ends_with("_temp_path") => node.arg(0),
+            name if names_folder(name) => node.arg(0),
             "listen" | "control" => node.arg(0).strip_prefix("unix:").unwrap_or_default(),
             _ => return,
         };

@@ -22,6 +22,7 @@ pub fn limits(config: &Config) -> Limits {
     let settings = &config.settings;
     Limits {
         has_prober: config.has_probes(),
+        has_cache_manager: config.caches().next().is_some(),
         has_controller: config.control.is_some(),
         worker_count: settings.worker_processes(),
         watchdog_ms: settings.worker_watchdog_ms(),

@@ -11,6 +11,8 @@ pub enum Role {
     Worker,
     /// Checks the servers of upstreams, for all workers. There is none if there is nothing to check.
     Prober,
+    /// Loads and removes the files of caches. There is none if there is no cache.
+    CacheManager,
     /// Serves operators at the control socket. There is none if there is no such socket.
     Controller,
 }
@@ -29,6 +31,7 @@ impl Role {
         match self {
             Self::Worker => &WORKER,
             Self::Prober => &PROBER,
+            Self::CacheManager => &CACHE_MANAGER,
             Self::Controller => &CONTROLLER,
         }
     }
@@ -39,7 +42,7 @@ impl Role {
     pub fn is_awaited(self) -> bool {
         match self {
             Self::Worker => true,
-            Self::Prober | Self::Controller => false,
+            Self::Prober | Self::CacheManager | Self::Controller => false,
         }
     }
 
@@ -48,6 +51,7 @@ impl Role {
         match self {
             Self::Worker => "worker process",
             Self::Prober => "prober process",
+            Self::CacheManager => "cache manager process",
             Self::Controller => "controller process",
         }
     }
@@ -57,7 +61,7 @@ impl Role {
     pub fn shutdown_ms(self, configured: Option<u64>) -> Option<u64> {
         match self {
             Self::Worker => configured,
-            Self::Prober => Some(0), // it has no clients
+            Self::Prober | Self::CacheManager => Some(0), // they have no clients
             Self::Controller => Some(CONTROLLER_SHUTDOWN_MS),
         }
     }
@@ -66,7 +70,7 @@ impl Role {
     pub fn accepts(self) -> bool {
         match self {
             Self::Worker => true,
-            Self::Prober | Self::Controller => false,
+            Self::Prober | Self::CacheManager | Self::Controller => false,
         }
     }
 }
@@ -103,6 +107,7 @@ const WORKER: Respawn = Respawn {
 };
 
 const PROBER: Respawn = Respawn { ..WORKER };
+const CACHE_MANAGER: Respawn = Respawn { ..WORKER };
 const CONTROLLER: Respawn = Respawn { ..WORKER };
 
 impl Respawn {

@@ -119,7 +119,7 @@ pub fn terms(role: Role, state: State, kind: Kind) -> Option<Terms> {
     match (kind, state) {
         // It has no connections, and accepts none.
         (Kind::HandOver | Kind::Tunnel | Kind::LargeTunnel | Kind::Session | Kind::Closed, _)
-            if role == Role::Prober =>
+            if matches!(role, Role::Prober | Role::CacheManager) =>
         {
             None
         }
@@ -134,8 +134,8 @@ pub fn terms(role: Role, state: State, kind: Kind) -> Option<Terms> {
         (Kind::Listed, _) if role != Role::Worker => None,
         (Kind::Listed, Ready | Draining | Quitting) => on(Budget::AQuestion, 0),
         (Kind::Listed, Starting) => None,
-        // Nobody gives orders to the prober.
-        (Kind::Order, _) if role == Role::Prober => None,
+        // Nobody gives orders through these.
+        (Kind::Order, _) if matches!(role, Role::Prober | Role::CacheManager) => None,
         (Kind::Order, Ready | Draining | Quitting) => on(Budget::AnAnswer, 0),
         (Kind::Order, Starting) => None,
         // The first message of each worker. One that was told to leave while it started sends it later.
@@ -524,24 +524,28 @@ mod tests {
 
     #[test]
     fn each_message_in_each_state() {
-        // For a worker, the prober and the controller: Starting, Ready, Draining, Quitting; `-`: not allowed; a digit:
+        // For a worker, the prober, the cache manager and the controller: Starting, Ready, Draining, Quitting; `-`: not allowed; a digit:
         // the number of descriptors that come with it.
         let table = [
-            (Kind::Ready, "0-00", "0-00", "0-00"),
-            (Kind::HandOver, "--1-", "----", "----"),
-            (Kind::Tunnel, "--2-", "----", "----"),
-            (Kind::LargeTunnel, "--3-", "----", "----"),
-            (Kind::Session, "--1-", "----", "----"),
-            (Kind::Replace, "-000", "-000", "-000"),
-            (Kind::Pong, "-000", "-000", "-000"),
-            (Kind::Closed, "--00", "----", "--00"),
-            (Kind::Learned, "----", "-000", "----"),
-            (Kind::Order, "-000", "----", "-000"),
+            (Kind::Ready, "0-00", "0-00", "0-00", "0-00"),
+            (Kind::HandOver, "--1-", "----", "----", "----"),
+            (Kind::Tunnel, "--2-", "----", "----", "----"),
+            (Kind::LargeTunnel, "--3-", "----", "----", "----"),
+            (Kind::Session, "--1-", "----", "----", "----"),
+            (Kind::Replace, "-000", "-000", "-000", "-000"),
+            (Kind::Pong, "-000", "-000", "-000", "-000"),
+            (Kind::Closed, "--00", "----", "----", "--00"),
+            (Kind::Learned, "----", "-000", "----", "----"),
+            (Kind::Order, "-000", "----", "----", "-000"),
         ];
-        for ((kind, of_worker, of_prober, of_controller), message) in table.iter().zip(all()) {
+        for ((kind, of_worker, of_prober, of_manager, of_controller), message) in table.iter().zip(all()) {
             assert_eq!(Kind::of(&message), *kind);
-            let rows =
-                [(Role::Worker, of_worker), (Role::Prober, of_prober), (Role::Controller, of_controller)];
+            let rows = [
+                (Role::Worker, of_worker),
+                (Role::Prober, of_prober),
+                (Role::CacheManager, of_manager),
+                (Role::Controller, of_controller),
+            ];
             for (role, row) in rows {
                 for (state, cell) in STATES.into_iter().zip(row.chars()) {
                     for fds in [0, 1, 2, 3, 253] {

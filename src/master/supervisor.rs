@@ -33,6 +33,8 @@ pub struct Limits {
     pub worker_count: usize,
     /// There are servers to check.
     pub has_prober: bool,
+    /// There are caches.
+    pub has_cache_manager: bool,
     /// There is a control socket.
     pub has_controller: bool,
     /// `worker_watchdog`; 0: a worker is never killed for being stuck.
@@ -48,9 +50,11 @@ impl Limits {
     /// All processes that a generation has.
     pub fn places(&self) -> impl Iterator<Item = Place> + use<> {
         let workers = (0..self.worker_count).map(|number| Place { role: Role::Worker, number });
-        let prober = self.has_prober.then_some(Place { role: Role::Prober, number: 0 });
-        let controller = self.has_controller.then_some(Place { role: Role::Controller, number: 0 });
-        workers.chain(prober).chain(controller)
+        let one = |role| Place { role, number: 0 };
+        let prober = self.has_prober.then_some(one(Role::Prober));
+        let cache_manager = self.has_cache_manager.then_some(one(Role::CacheManager));
+        let controller = self.has_controller.then_some(one(Role::Controller));
+        workers.chain(prober).chain(cache_manager).chain(controller)
     }
 }
 

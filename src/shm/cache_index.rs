@@ -2,7 +2,7 @@
 //! cache manager share.
 //!
 //! ```text
-//! header: magic, 2 words of a secret, loaded | tallies of groups: 4 words each | groups of 8 buckets of 8 ways
+//! header: magic, 2 words of a secret, loaded, lead | tallies of groups: 4 words each | groups of 8 buckets of 8 ways
 //! tally:  in use | files | their blocks | changes
 //! bucket: 8 first halves of digests | 8 times: second half, use, file, error, lock
 //! use:    second of the last use: 34 bits | uses: 10 | tag: 20; 0: never used
@@ -33,7 +33,7 @@ use crate::sys::random;
 
 mod words;
 
-use words::{ErrorWord, FileWord, LOCK_OWNER_MASK, LockWord, UseWord};
+use words::{ErrorWord, FileWord, LockWord, OWNER_MASK, UseWord};
 
 pub mod survey;
 
@@ -50,6 +50,8 @@ const TALLY_WORDS: usize = 4;
 const HEADER_WORDS: usize = 16;
 /// The word of the header that says that the files on disk are in the table.
 const LOADED: usize = 3;
+/// The process that loads and manages the files: a word like that of a lock, with a process id.
+const LEAD: usize = 4;
 /// "pronghor" and the version of this layout.
 const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 0x0106;
 
@@ -223,6 +225,19 @@ impl Index {
         self.words[LOADED].store(1, Release);
     }
 
+    /// Takes the lead for a process, or renews it: of all that share this table, in several generations or binaries, only
+    /// that one removes files. It keeps the lead for `age_ms` after each call, as long as it lives.
+    pub fn lead(&self, pid: u32, now_ms: u64, age_ms: u64, is_alive: impl Fn(u32) -> bool) -> bool {
+        let owner = u64::from(pid) & OWNER_MASK;
+        let before = LockWord(self.words[LEAD].load(Relaxed));
+        let other = before.owner() as u32;
+        if before.owner() != owner && before.is_held(now_ms, age_ms) && is_alive(other) {
+            return false;
+        }
+        let new = LockWord::new(now_ms, owner);
+        self.words[LEAD].compare_exchange(before.0, new.0, Relaxed, Relaxed).is_ok()
+    }
+
     /// The sum of all files. Reads a word or two of each group.
     pub fn size(&self) -> Size {
         let mut size = Size::default();
@@ -263,7 +278,7 @@ impl Index {
     /// `age_ms`. A key that has no place in the table is free.
     pub fn lock(&self, digest: &Digest, now_ms: u64, age_ms: u64) -> Option<Ticket> {
         let key = self.key(digest);
-        let owner = (random::number() & LOCK_OWNER_MASK).max(1);
+        let owner = (random::number() & OWNER_MASK).max(1);
         let ticket = Ticket { digest: *digest, owner };
         let Some(way) = self.own(key) else { return Some(ticket) };
         let before = LockWord(way.lock().load(Relaxed));
@@ -300,6 +315,15 @@ impl Index {
     /// A complete file has got its name; `bytes` are those on disk. Returns the key that had to give way and
     /// had a file, which the caller removes.
     pub fn stored(&self, digest: &Digest, bytes: u64, now_s: u64) -> Option<Digest> {
+        self.put_file(digest, bytes, now_s, true)
+    }
+
+    /// A file was found on disk. The same, but nothing changes if the table has a file of this key: it may be newer.
+    pub fn found(&self, digest: &Digest, bytes: u64, now_s: u64) -> Option<Digest> {
+        self.put_file(digest, bytes, now_s, false)
+    }
+
+    fn put_file(&self, digest: &Digest, bytes: u64, now_s: u64, is_new: bool) -> Option<Digest> {
         let key = self.key(digest);
         let mut evicted = None;
         for _ in 0..ATTEMPTS {
@@ -307,6 +331,9 @@ impl Index {
             evicted = evicted.or(gave_way);
             let Some(way) = way else { break };
             let before = FileWord(way.file().load(Relaxed));
+            if !is_new && before.is_of(key.tag()) {
+                break;
+            }
             let new = before.next(bytes, key.tag());
             if !way.replace_file(before, new) {
                 continue;

@@ -9,11 +9,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
+use nix::sys::statvfs::statvfs;
 
 /// openat2 does not work: the kernel is too old, or a seccomp filter blocks it.
 static IS_OLD: AtomicBool = AtomicBool::new(false);
@@ -41,6 +43,12 @@ pub fn open_cached(path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
         }
         other => other,
     }
+}
+
+/// Bytes of the filesystem of a path that users without privileges may use. Errors: those of statvfs(3).
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let there = statvfs(path)?;
+    Ok(there.blocks_available().saturating_mul(there.fragment_size()))
 }
 
 /// Opens a path, waiting for the disk if need be.

@@ -423,6 +423,12 @@ pub fn parent_pid() -> i32 {
     nix::unistd::getppid().as_raw()
 }
 
+/// True if there is a process of this number, whoever it belongs to.
+pub fn is_alive(pid: u32) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 0) else { return false };
+    !matches!(nix::sys::signal::kill(Pid::from_raw(pid), None), Err(nix::errno::Errno::ESRCH))
+}
+
 pub fn pid() -> i32 {
     nix::unistd::getpid().as_raw()
 }

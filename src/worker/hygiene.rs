@@ -3,7 +3,7 @@
 use crate::cycle::Config;
 use crate::sys::process;
 
-/// Settles the process. `number`: the worker's, by which it has its processors; the prober has none.
+/// Settles the process. `number`: the worker's, by which it has its processors; the processes beside workers have none.
 ///
 /// Errors: what failed, in nginx's words; running on as the wrong user is not an option.
 pub fn settle(config: &Config, number: Option<usize>) -> Result<(), String> {

@@ -1,7 +1,8 @@
-//! A worker process, after the fork, or the prober. Never creates a listener.
+//! A worker process, after the fork, or a process beside the workers. Never creates a listener.
 //!
-//! Touches: everything a worker is: its limits, user, loop, leases, and the socket to its master. The prober is a
-//! worker without listeners and clients: it checks the servers of upstreams for all workers.
+//! Touches: everything a worker is: its limits, user, loop, leases, and the socket to its master. The prober and the
+//! cache manager are workers without listeners and clients: one checks the servers of upstreams for all workers, the other
+//! loads and removes the files of their caches.
 //!
 //! ```text
 //! serving ─Drain→ handing over ─no connection left→ exit 0
@@ -23,6 +24,7 @@ use std::task::{Context, Poll, ready};
 
 use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ};
 
+use crate::cache;
 use crate::cycle::{Config, Renewal, TrustedRenewal};
 use crate::log;
 use crate::net::budget;
@@ -72,7 +74,9 @@ pub enum Duty {
     Serve,
     /// It checks the servers of upstreams.
     Probe,
-    /// `master_process off`: it does both, and no other process has its slots, or heeds the signals of a master.
+    /// It loads and removes the files of caches.
+    ManageCaches,
+    /// `master_process off`: it does all three, and no other process has its slots, or heeds the signals of a master.
     Alone,
     /// It serves operators.
     Control,
@@ -87,11 +91,21 @@ impl Duty {
         matches!(self, Self::Probe | Self::Alone)
     }
 
+    fn manages_caches(self) -> bool {
+        matches!(self, Self::ManageCaches | Self::Alone)
+    }
+
+    /// True if nobody waits for it, so that it can end at once.
+    fn has_no_clients(self) -> bool {
+        matches!(self, Self::Probe | Self::ManageCaches)
+    }
+
     /// The term in the titles of processes.
     fn title(self) -> &'static str {
         match self {
             Self::Serve | Self::Alone => "worker process",
             Self::Probe => "prober process",
+            Self::ManageCaches => "cache manager process",
             Self::Control => "controller process",
         }
     }
@@ -297,7 +311,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
             lanes::count_apart();
             Services::for_operators(config, desk.clone())
         }
-        Duty::Probe => None,
+        Duty::Probe | Duty::ManageCaches => None,
     };
     room::set_limits(connection_limit(config), process::nofile());
     if duty.serves() && seat.number == 0 {
@@ -311,6 +325,9 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         seat.leased.iter().for_each(|slot| leases.add(*slot, services));
     }
     let prober = if duty.probes() { services::probe(config, &(Rc::new(tell) as Tell)) } else { None };
+    if duty.manages_caches() {
+        config.caches().for_each(cache::manager::start);
+    }
     let learn = |learned: Learned| {
         let (group, server) = (learned.group as usize, learned.server as usize);
         services.iter().for_each(|services| services.learn(group, server, &learned.spots));
@@ -366,11 +383,11 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
                 break;
             }
             Event::Message(_, ToWorker::Drain | ToWorker::Quit, _) | Event::MasterGone
-                if duty == Duty::Probe =>
+                if duty.has_no_clients() =>
             {
                 break;
             }
-            Event::Signal(SIGQUIT | SIGWINCH) if duty == Duty::Probe => break,
+            Event::Signal(SIGQUIT | SIGWINCH) if duty.has_no_clients() => break,
             Event::Message(_, ToWorker::Drain, _) if duty == Duty::Control => {
                 control.leave(Mode::Close, config, &leases, services);
                 control.is_dismissed = true;

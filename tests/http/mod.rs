@@ -9,6 +9,7 @@ mod auth_request;
 mod autoindex;
 mod body;
 mod browser;
+mod cache_path;
 mod charset;
 mod cold_files;
 mod conditions;

@@ -2,6 +2,7 @@
 
 mod alone;
 mod broken_configuration;
+mod cache_manager;
 mod command_line;
 mod connections;
 mod daemonize;

@@ -373,6 +373,7 @@ impl Daemon {
         children
             .into_iter()
             .filter(|&pid| process::is_alive(pid) && !is_prober(pid) && !is_controller(pid))
+            .filter(|&pid| !is_cache_manager(pid))
             .collect()
     }
 
@@ -380,6 +381,20 @@ impl Daemon {
     pub fn probers_now(&self) -> Vec<i32> {
         let children = process::children(self.pid());
         children.into_iter().filter(|&pid| process::is_alive(pid) && is_prober(pid)).collect()
+    }
+
+    /// The cache manager processes at this moment.
+    pub fn cache_managers_now(&self) -> Vec<i32> {
+        let children = process::children(self.pid());
+        children.into_iter().filter(|&pid| process::is_alive(pid) && is_cache_manager(pid)).collect()
+    }
+
+    /// The cache manager. Waits until there is one, and no other.
+    pub fn cache_manager(&self) -> i32 {
+        wait_for("a cache manager", || match self.cache_managers_now()[..] {
+            [only] => Some(only),
+            _ => None,
+        })
     }
 
     /// The controller processes at this moment.
@@ -562,6 +577,10 @@ fn with_arguments(mut outer: Command, inner: &Command) -> Command {
 
 fn is_controller(pid: i32) -> bool {
     process::title(pid).contains("controller process")
+}
+
+fn is_cache_manager(pid: i32) -> bool {
+    process::title(pid).contains("cache manager process")
 }
 
 fn is_prober(pid: i32) -> bool {

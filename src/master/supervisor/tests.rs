@@ -1,5 +1,6 @@
 //! Histories of workers, played in virtual time.
 
+mod cache_manager;
 mod prober;
 
 use super::*;
@@ -7,6 +8,7 @@ use crate::master::respawn::Cause;
 use crate::shm::heartbeat::State as Beat;
 
 const LIMITS: Limits = Limits {
+    has_cache_manager: false,
     has_controller: false,
     worker_count: 2,
     has_prober: false,

@@ -8,7 +8,7 @@ use super::words::{FileWord, LockWord, UseWord};
 use super::{Digest, GROUP_BUCKETS, Index, LOCK_MS_MAX, Way, digest_of, halves_of};
 
 /// A key as it was seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     pub digest: Digest,
     /// Seconds since its last use.
@@ -22,6 +22,14 @@ pub struct Seen {
     way: u8,
     used: UseWord,
     file: FileWord,
+}
+
+#[cfg(test)]
+impl Seen {
+    /// A key that is in no table, for tests of decisions.
+    pub(crate) fn made_up(digest: Digest, age_s: u64, bytes: Option<u64>) -> Self {
+        Self { digest, age_s, bytes, ..Self::default() }
+    }
 }
 
 /// A difference between the tally of a group and its files.
@@ -89,7 +97,7 @@ impl Index {
     ///
     /// Returns a difference to pass with the next call for this group, which should be a second later at least.
     pub fn reconcile(&self, group: usize, before: Option<Difference>) -> Option<Difference> {
-        if group >= self.groups {
+        if group >= self.groups || self.tally(group)[0].load(Relaxed) == 0 {
             return None;
         }
         let [_, files, blocks, changes] = [0, 1, 2, 3].map(|word| &self.tally(group)[word]);

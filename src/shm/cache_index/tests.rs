@@ -272,6 +272,32 @@ fn workers_that_store_the_same_keys_agree() {
 }
 
 #[test]
+fn a_file_that_was_found_is_no_newer_than_one_that_was_stored() {
+    let index = index(64 * 1024);
+    index.found(&digest(1), 512, 100);
+    assert_eq!(index.size(), Size { files: 1, bytes: 512 });
+    index.stored(&digest(1), 1024, 101);
+    index.found(&digest(1), 512, 102);
+    assert_eq!(index.touch(&digest(1), 103).bytes, Some(1024));
+    index.forget(&digest(1));
+    index.found(&digest(1), 512, 104);
+    assert_eq!(index.size(), Size { files: 1, bytes: 512 });
+}
+
+#[test]
+fn one_process_leads_while_it_lives() {
+    let index = index(64 * 1024);
+    let lead = |pid, now_ms, alive: &[u32]| index.lead(pid, now_ms, 60_000, |pid| alive.contains(&pid));
+    assert!(lead(7, 1000, &[7, 8]));
+    assert!(!lead(8, 2000, &[7, 8]));
+    assert!(lead(7, 50_000, &[7, 8]));
+    assert!(!lead(8, 109_999, &[7, 8]));
+    assert!(lead(8, 110_000, &[7, 8]), "it does nothing any more");
+    assert!(!lead(7, 110_001, &[7, 8]));
+    assert!(lead(7, 110_001, &[7]), "the other one has ended");
+}
+
+#[test]
 fn groups_that_nothing_used_take_no_memory() {
     let zone = Zone::map(64 << 20).expect("maps");
     let index = Index::of(zone.words()).expect("pages");

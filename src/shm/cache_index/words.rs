@@ -24,7 +24,7 @@ const BLOCKS_AT: u32 = GENERATION_AT + 8;
 const BLOCKS_MAX: u64 = (1 << (64 - BLOCKS_AT)) - 1;
 
 const OWNER_BITS: u32 = 24;
-pub(super) const LOCK_OWNER_MASK: u64 = (1 << OWNER_BITS) - 1;
+pub(super) const OWNER_MASK: u64 = (1 << OWNER_BITS) - 1;
 const LOCK_MS_MASK: u64 = (1 << (64 - OWNER_BITS)) - 1;
 
 /// How far another worker's clock, which it reads once a turn, may be ahead of ours.
@@ -35,7 +35,7 @@ pub(super) fn tag(second: u64) -> u64 {
     second & TAG_MASK
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct UseWord(pub(super) u64);
 
 impl UseWord {
@@ -55,7 +55,7 @@ impl UseWord {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct FileWord(pub(super) u64);
 
 impl FileWord {
@@ -118,7 +118,7 @@ impl LockWord {
 
     /// 0: nobody.
     pub(super) fn owner(self) -> u64 {
-        self.0 & LOCK_OWNER_MASK
+        self.0 & OWNER_MASK
     }
 
     pub(super) fn is_held(self, now_ms: u64, age_ms: u64) -> bool {
