@@ -11,7 +11,7 @@ use crate::support::{Client, Daemon, Dns, Origin, Setup, fetch, get, wait_for};
 use super::place::shipped;
 
 /// The names of all tests here and there: an example without a test is not shipped.
-const TESTED: &str = "balanced behind-proxy canary compression container control discovery django dns drupal failover files \
+const TESTED: &str = "balanced behind-proxy cache canary compression container control discovery django dns drupal failover files \
                       grpc health-checks json-log laravel legacy-pages limits maintenance memcached mqtt nextcloud overload \
                       phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal tls-modern \
                       tls-passthrough uploads vhosts websocket wordpress";
@@ -136,6 +136,59 @@ fn discovery() {
     assert!(get(daemon.port(0), "/shop/").text().starts_with("shop /shop/"));
     assert!(get(daemon.port(0), "/tenant/blue/x").text().starts_with("application /tenant/blue/x"));
     assert_eq!(get(daemon.port(0), "/tenant/red/x").status, 502);
+}
+
+#[test]
+fn cache() {
+    let application = Origin::replying(|request| {
+        let film: Vec<u8> = (0..2_500_000_u32).map(|at| (at / 1000) as u8).collect();
+        match (&*request.target, request.header("range")) {
+            ("/videos/film", Some(range)) => {
+                let (first, last) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).expect("one");
+                let (first, last): (usize, usize) = (first.parse().expect("a number"), last.parse().expect("a number"));
+                let part = &film[first..=last.min(film.len() - 1)];
+                let head = format!(
+                    "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{}/{}\r\nContent-Length: {}\r\n\r\n",
+                    first + part.len() - 1,
+                    film.len(),
+                    part.len()
+                );
+                [head.as_bytes(), part].concat()
+            }
+            _ => ok(format!("{} {}", request.target, request.header("cookie").unwrap_or("-")).as_bytes()),
+        }
+    });
+    let changes = [
+        ("127.0.0.1:3000", &*application.address()),
+        ("/etc/pronghorn/mime.types", "mime.types"),
+        ("/var/cache/pronghorn/shop", "cache"),
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+    ];
+    let daemon = example("cache.conf", &changes).start();
+    let send = |request: &str| {
+        let response = send(&daemon, &format!("{request} HTTP/1.1\r\nHost: shop.example.com"));
+        (response.status, response.header("x-cache-status").unwrap_or("-").to_owned(), response.text())
+    };
+    let page = |status: &str| (200, status.to_owned(), "/a -".to_owned());
+    assert_eq!(send("GET /a"), page("MISS"));
+    assert_eq!(send("GET /a"), page("HIT"));
+    let logged_in = fetch(
+        daemon.port(0),
+        "GET /a HTTP/1.1\r\nHost: shop.example.com\r\nCookie: session=1\r\nConnection: close\r\n\r\n",
+    );
+    assert_eq!((logged_in.header("x-cache-status"), &*logged_in.text()), (Some("BYPASS"), "/a session=1"));
+    assert_eq!(send("GET /a"), page("HIT"), "that of the visitors");
+    assert_eq!(send("PURGE /a").0, 204);
+    assert_eq!(send("PURGE /a").0, 404);
+    assert_eq!(send("GET /a"), page("MISS"));
+
+    let asked = application.requests().len();
+    let end = "GET /videos/film HTTP/1.1\r\nHost: shop.example.com\r\nRange: bytes=2400000-\r\nConnection: close\r\n\r\n";
+    for _ in 0..2 {
+        let response = fetch(daemon.port(0), end);
+        assert_eq!((response.status, response.body.len()), (206, 100_000));
+        assert_eq!(application.requests().len(), asked + 1, "the last slice alone, and once");
+    }
 }
 
 #[test]

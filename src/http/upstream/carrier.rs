@@ -1,6 +1,6 @@
 //! The carrier of one exchange with an upstream: a connection of its own, or a stream of one that requests share.
 //!
-//! The exchange and the relay use a [`Carrier`] instead of a connection. A stored response is to be its third variant.
+//! The exchange and the relay use a [`Carrier`] instead of a connection.
 //! Touches: the upstream's socket.
 
 use std::io;
