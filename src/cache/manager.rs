@@ -66,7 +66,7 @@ async fn load(zone: &'static Zone, index: Index) {
     };
     loop {
         let step = move || {
-            let now_s = clock::monotonic_ms() / 1000;
+            let now_s = clock::monotonic_s();
             let mut evicted = 0;
             let is_over = walk.step(&pace, |digest, bytes| {
                 if let Some(other) = index.found(digest, bytes, now_s) {

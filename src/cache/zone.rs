@@ -109,7 +109,7 @@ impl Zone {
     pub fn full(&self) -> String {
         let (name, size) = (self.name(), format_size(self.settings.keys_bytes as u64));
         format!(
-            "cache \"{name}\": its zone has no room for more keys, so it forgot one and its file; give it more than \
+            "cache keys zone \"{name}\" is full, responses are removed to make room: give it more than \
              keys_zone={name}:{size}"
         )
     }

@@ -19,7 +19,7 @@
 //! file itself says which key it is for, so nothing here can make a wrong response. Each change is one exchange of a
 //! word. A process that dies between two of them leaves a file that is not in the index, a key without its file, or a
 //! tally that is wrong until the manager corrects it.
-//! Times are those of the monotonic clock; one that lies ahead counts as now, or, beyond what clocks of two workers can
+//! Times are those of the monotonic clock, which no operator sets; one that lies ahead counts as now, or, beyond what clocks of two workers can
 //! differ, as long ago.
 //! Behaviour: nginx.org, `proxy_cache_path`, `proxy_cache_lock`, `proxy_cache_min_uses`.
 
@@ -352,9 +352,9 @@ impl Index {
         evicted
     }
 
-    /// The response of a key is this error, valid until then, without a file. A place is not made for it.
-    pub fn failed(&self, digest: &Digest, status: u16, until_s: u64) {
-        let key = self.key(digest);
+    /// The response of a key is this error, without a file, for so many seconds. A place is not made for it.
+    pub fn failed(&self, digest: &Digest, status: u16, now_s: u64, valid_s: u64) {
+        let (key, until_s) = (self.key(digest), now_s.saturating_add(valid_s));
         if let Some(way) = self.own(key) {
             way.error().store(ErrorWord::new(until_s, status, key.tag()).0, Relaxed);
         }

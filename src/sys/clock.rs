@@ -9,6 +9,11 @@ pub fn monotonic_ms() -> u64 {
     monotonic_us() / 1000
 }
 
+/// Seconds of CLOCK_MONOTONIC.
+pub fn monotonic_s() -> u64 {
+    monotonic_ms() / 1000
+}
+
 /// Microseconds of CLOCK_MONOTONIC.
 pub fn monotonic_us() -> u64 {
     match clock_gettime(ClockId::CLOCK_MONOTONIC) {

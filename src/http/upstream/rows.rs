@@ -84,13 +84,14 @@ macro_rules! upstream_rows {
                 "Stores responses with status 200 as files: on (below root), or under a path with variables.").default("off"),
             custom(concat!($prefix, "store_access"), ANY, Arity::between(1, 3), |c: &mut $conf, _, node| store::access(&mut c.$field.set.store_access, node),
                 "Sets who may read and write these files: user:rw group:r all:r.").default("user:rw"),
-            custom(concat!($prefix, "cache_path"), Context::HTTP, Arity::at_least(2), |_: &mut $conf, cx, node| $crate::http::modules::cache::cache_path(cx, node),
-                "Declares a cache: the directory of its files, and keys_zone=NAME:SIZE, the memory for its keys, 21 thousand in a megabyte. levels=1:2 spreads the \
-                 files over subdirectories. Files that were not used for inactive=TIME (10m) are removed, and the least recently used ones while all take more \
-                 than max_size= or less than min_free= is free on the disk. The cache manager does so in steps of manager_files= (100) files and \
-                 manager_threshold= (200ms), with a pause of manager_sleep= (50ms); after a start it looks for the files that are there, in steps of \
+            custom(concat!($prefix, "cache_path"), Context::HTTP, Arity::at_least(2),
+                |_: &mut $conf, cx, node| $crate::http::modules::cache::cache_path(cx, node),
+                "Declares a cache: the directory of its files, and keys_zone=NAME:SIZE, the memory for its keys, 21 thousand in a megabyte. levels=1:2 \
+                 spreads the files over subdirectories. Files that were not used for inactive=TIME (10m) are removed, and the least recently used ones \
+                 while all take more than max_size= or less than min_free= is free on the disk. The cache manager does so in steps of manager_files= (100) \
+                 files or manager_threshold= (200ms), with pauses of manager_sleep= (50ms); after a start it finds the files that are there, in steps of \
                  loader_files=, loader_threshold= and loader_sleep=. use_temp_path=off writes a file where it will be, instead of in the directory for \
-                 temporary files."),
+                 temporary files. The purger parameters are checked only: a purge removes its file at once."),
             custom(concat!($prefix, "cache"), ANY, ONE, |c: &mut $conf, cx, node| cache::place(&mut c.$field.set.cache, cx, node),
                 concat!("Stores responses in this zone, which ", $prefix, "cache_path declares, and serves them from there. Variables are allowed.")).default("off"),
             custom(concat!($prefix, "cache_key"), ANY, ONE, |c: &mut $conf, cx, node| cache::key(&mut c.$field.set.cache, cx, node),

@@ -49,13 +49,13 @@ fn a_key_has_uses_and_then_a_file() {
 fn an_error_is_valid_until_its_time_or_a_file() {
     let index = index(64 * 1024);
     let (a, b) = (digest(1), digest(2));
-    index.failed(&a, 502, 110);
+    index.failed(&a, 502, 100, 10);
     assert_eq!(index.touch(&a, 100).error, None, "a key without a place");
-    index.failed(&a, 502, 110);
+    index.failed(&a, 502, 100, 10);
     assert_eq!(index.touch(&a, 110).error, Some(502));
     assert_eq!(index.touch(&b, 110).error, None);
     assert_eq!(index.touch(&a, 111).error, None);
-    index.failed(&a, 504, 200);
+    index.failed(&a, 504, 111, 100);
     index.stored(&a, 1, 111);
     assert_eq!(index.touch(&a, 112).error, None);
 }
@@ -189,7 +189,7 @@ fn a_word_under_the_key_of_another_counts_as_unset() {
     let (a, b) = (digest(1), digest(2));
     index.set_loaded();
     index.stored(&a, 4096, 100);
-    index.failed(&a, 502, 1000);
+    index.failed(&a, 502, 100, 900);
     let (way, other) = (index.own(index.key(&a)).expect("placed"), index.key(&b));
     // A worker died after it had taken the way for the other key, and before it cleared the words.
     let taken = index.buckets(other)[0][3];
@@ -221,7 +221,7 @@ fn whatever_a_hostile_worker_writes_the_table_goes_on() {
         (0..index.groups()).for_each(|group| _ = index.reconcile(group, index.reconcile(group, None)));
         let _ = (index.size(), index.lock(&key, round * 1000, 1000), index.is_locked(&key, round, 1000));
         index.forget(&key);
-        index.failed(&key, 502, round + 1);
+        index.failed(&key, 502, round, 1);
         index.stored(&key, round * 512, round + 1);
         let used = index.touch(&key, round + 1);
         assert_eq!((used.file, used.bytes, used.error), (Presence::Yes, Some(round * 512), None), "{round}");

@@ -87,13 +87,7 @@ impl Course {
     pub fn forget_evicted(&self, request: &Request, evicted: Option<Digest>) {
         let Some(digest) = evicted else { return };
         if self.zone.tells_full(runtime::now_ms()) {
-            let name = self.zone.name();
-            log::warn!(
-                request.error_log(),
-                request,
-                "cache keys zone \"{name}\" is full, responses are removed to make room: give it more than keys_zone={name}:{}",
-                crate::base::number::format_size(self.zone.settings.keys_bytes as u64)
-            );
+            log::warn!(request.error_log(), request, "{}", self.zone.full());
         }
         remove(self.zone.file_name(&digest));
     }
@@ -111,8 +105,7 @@ impl Course {
     pub fn note_error(&self, request: &Request, status: u16) {
         let set = &request.passes().set.cache;
         if let Some(seconds) = set.valid_s(status).filter(|_| self.is_storable) {
-            let until_s = clock::wall_seconds().saturating_add_unsigned(seconds);
-            self.index.failed(&self.digest, status, until_s.cast_unsigned());
+            self.index.failed(&self.digest, status, clock::monotonic_s(), seconds);
         }
     }
 
@@ -121,8 +114,10 @@ impl Course {
         if !self.is_storable || request.passes().set.cache.is_not_stored(request) {
             return;
         }
-        if let Some(meta) = self.meta(request, head, clock::wall_seconds()) {
-            self.index.failed(&self.digest, head.head.status, meta.valid_s.max(0).cast_unsigned());
+        let now_s = clock::wall_seconds();
+        if let Some(meta) = self.meta(request, head, now_s) {
+            let seconds = u64::try_from(meta.valid_s.saturating_sub(now_s)).unwrap_or(0);
+            self.index.failed(&self.digest, head.head.status, clock::monotonic_s(), seconds);
         }
     }
 

@@ -116,8 +116,7 @@ impl Fill {
         let stored = TempFile::finish(self.file.take(), self.place.clone(), data, target).await;
         match stored {
             Ok((file, bytes)) => {
-                let now_s = clock::wall_seconds().cast_unsigned();
-                let evicted = self.index.stored(&self.digest, bytes, now_s);
+                let evicted = self.index.stored(&self.digest, bytes, clock::monotonic_s());
                 course.forget_evicted(request, evicted);
                 self.file = Some(file);
             }

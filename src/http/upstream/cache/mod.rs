@@ -170,7 +170,7 @@ async fn look_up(
         let now_s = clock::wall_seconds();
         let (uses, presence, failed) = match is_first {
             true => {
-                let used = course.index.touch(&course.digest, now_s.cast_unsigned());
+                let used = course.index.touch(&course.digest, clock::monotonic_s());
                 course.forget_evicted(request, used.evicted);
                 (used.uses, used.file, used.error)
             }
@@ -265,7 +265,7 @@ async fn open(request: &Request, course: &mut Course) -> Option<Stored> {
             return None; // that file belongs to a variant by other fields
         }
         (course.is_variant, course.digest) = (true, variant);
-        let used = course.index.touch(&course.digest, clock::wall_seconds().cast_unsigned());
+        let used = course.index.touch(&course.digest, clock::monotonic_s());
         course.forget_evicted(request, used.evicted);
         if used.file == Presence::No {
             return None;

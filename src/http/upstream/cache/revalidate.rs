@@ -144,7 +144,7 @@ async fn rewrite(
         None => Place::Beside(target.clone()),
     };
     let (_, on_disk) = TempFile::finish(None, place, bytes, target.clone()).await?;
-    let evicted = course.index.stored(&course.digest, on_disk, clock::wall_seconds().cast_unsigned());
+    let evicted = course.index.stored(&course.digest, on_disk, clock::monotonic_s());
     course.forget_evicted(request, evicted);
     if let Ok(stored) = Stored::open(target, &course.key).await {
         *stale = stored;
