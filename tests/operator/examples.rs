@@ -144,8 +144,10 @@ fn cache() {
         let film: Vec<u8> = (0..2_500_000_u32).map(|at| (at / 1000) as u8).collect();
         match (&*request.target, request.header("range")) {
             ("/videos/film", Some(range)) => {
-                let (first, last) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).expect("one");
-                let (first, last): (usize, usize) = (first.parse().expect("a number"), last.parse().expect("a number"));
+                let (first, last) =
+                    range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).expect("one");
+                let (first, last): (usize, usize) =
+                    (first.parse().expect("a number"), last.parse().expect("a number"));
                 let part = &film[first..=last.min(film.len() - 1)];
                 let head = format!(
                     "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{}/{}\r\nContent-Length: {}\r\n\r\n",

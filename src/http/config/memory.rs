@@ -16,6 +16,8 @@ const REQUEST_BYTES: usize = 16 * KIB;
 const SEALED_BYTES: usize = 132 * KIB;
 /// Frames of HTTP/2 that a client has not taken, with those of one more write (`proto/h2/connection.rs`).
 const FRAMES_BYTES: usize = 80 * KIB;
+/// A response that is being stored, as long as it is not in its file (`http/upstream/cache/fill.rs`).
+const FILL_BYTES: usize = 80 * KIB;
 
 impl Config {
     /// The most that one of a worker's connections may take, in bytes: each carries a request whose buffers are full. A
@@ -47,7 +49,8 @@ fn location_bytes(location: &Location, client: usize) -> usize {
     }
     let passes = location.passes();
     let sealed = if location.tls.is_some() { SEALED_BYTES } else { 0 };
-    let upstream = [CONNECTION_BYTES, passes.head_bytes_max(), passes.buffer_bytes(), sealed];
+    let stored = if passes.set.cache.place().is_some() { FILL_BYTES } else { 0 };
+    let upstream = [CONNECTION_BYTES, passes.head_bytes_max(), passes.buffer_bytes(), sealed, stored];
     let both = upstream.into_iter().fold(client, usize::saturating_add);
     client.max(both / 2)
 }

@@ -95,7 +95,7 @@ macro_rules! upstream_rows {
             custom(concat!($prefix, "cache"), ANY, ONE, |c: &mut $conf, cx, node| cache::place(&mut c.$field.set.cache, cx, node),
                 concat!("Stores responses in this zone, which ", $prefix, "cache_path declares, and serves them from there. Variables are allowed.")).default("off"),
             custom(concat!($prefix, "cache_key"), ANY, ONE, |c: &mut $conf, cx, node| cache::key(&mut c.$field.set.cache, cx, node),
-                "Sets the key under which responses are stored. Only proxy_cache has a default.").default("the URL that is asked for"),
+                "Sets the key under which responses are stored. The default is the URL that an HTTP upstream is asked for; applications need one."),
             custom(concat!($prefix, "cache_valid"), ANY, MANY, |c: &mut $conf, _, node| cache::valid(&mut c.$field.set.cache, node),
                 "Sets how long responses with these statuses are valid, if they do not say so themselves: [STATUS … | any] TIME; without statuses 200, 301 \
                  and 302. Others are not stored."),
