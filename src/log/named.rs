@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -50,11 +50,13 @@ struct Entry {
     tick: u64,
     used_ms: u64,
     checked_ms: u64,
+    /// The last line was written in part.
+    is_torn: bool,
 }
 
 /// Appends a whole line, including its `\n`, to a file, which is created if need be.
 pub fn append(path: &Path, line: &[u8]) -> io::Result<()> {
-    file::append(path)?.write_all(line)
+    file::write_line(&mut file::append(path)?, line, &mut false)
 }
 
 impl Cache {
@@ -76,6 +78,7 @@ impl Cache {
             tick: 0,
             used_ms: now_ms,
             checked_ms: now_ms,
+            is_torn: false,
         });
         if now_ms.saturating_sub(entry.checked_ms) >= valid_ms {
             entry.file = entry.file.filter(|file| is_named(file, path));
@@ -83,9 +86,12 @@ impl Cache {
         }
         let mut file = match entry.file.take() {
             Some(file) => file,
-            None => file::append(path)?,
+            None => {
+                entry.is_torn = false;
+                file::append(path)?
+            }
         };
-        let written = file.write_all(line);
+        let written = file::write_line(&mut file, line, &mut entry.is_torn);
         entry.uses += 1;
         (entry.tick, entry.used_ms) = (state.tick, now_ms);
         entry.file = (entry.uses >= uses_min).then_some(file);

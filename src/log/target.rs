@@ -179,12 +179,9 @@ impl Kind {
         match self {
             Kind::File(_) => {
                 let Some(file) = &mut state.file else { return Ok(()) };
-                let end = if state.torn { file.write(b"\n").map(|_| ()) } else { Ok(()) };
-                end?;
-                state.torn = false;
-                whole(file.write(line), line.len(), &mut state.torn)
+                file::write_line(file, line, &mut state.torn)
             }
-            Kind::Stderr => whole(io::stderr().lock().write(line), line.len(), &mut state.torn),
+            Kind::Stderr => file::write_line(&mut io::stderr().lock(), line, &mut state.torn),
             Kind::Syslog(settings) => {
                 state.sender.send(settings, level, secs, line.strip_suffix(b"\n").unwrap_or(line))
             }
@@ -196,15 +193,6 @@ impl Kind {
             }
         }
     }
-}
-
-fn whole(written: io::Result<usize>, length: usize, torn: &mut bool) -> io::Result<()> {
-    let written = written?;
-    if written == length {
-        return Ok(());
-    }
-    *torn = written > 0;
-    Err(io::ErrorKind::WriteZero.into())
 }
 
 impl Held for Sink {

@@ -45,10 +45,13 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Re
     let rights = [ControlMessage::ScmRights(&raw)];
     let messages = if raw.is_empty() { &rights[..0] } else { &rights[..] };
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    match sendmsg::<UnixAddr>(fd.as_raw_fd(), &[IoSlice::new(bytes)], messages, flags, None) {
-        // Too many descriptors are in flight already (unix(7)): try again later, as for EAGAIN.
-        Err(nix::Error::ETOOMANYREFS) => Err(nix::Error::EAGAIN),
-        outcome => outcome.map(drop),
+    loop {
+        return match sendmsg::<UnixAddr>(fd.as_raw_fd(), &[IoSlice::new(bytes)], messages, flags, None) {
+            Err(nix::Error::EINTR) => continue,
+            // Too many descriptors are in flight already (unix(7)): try again later, as for EAGAIN.
+            Err(nix::Error::ETOOMANYREFS) => Err(nix::Error::EAGAIN),
+            outcome => outcome.map(drop),
+        };
     }
 }
 

@@ -57,9 +57,11 @@ impl Pipe {
         let Some((reader, _, _)) = &self.ends else { return Ok(bytes) };
         while self.held > 0 {
             let at = bytes.len() - self.held;
-            match nix::unistd::read(reader, &mut bytes[at..])? {
-                0 => return Err(nix::Error::EPIPE),
-                count => self.held -= count,
+            match nix::unistd::read(reader, &mut bytes[at..]) {
+                Ok(0) => return Err(nix::Error::EPIPE),
+                Ok(count) => self.held -= count,
+                Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(bytes)

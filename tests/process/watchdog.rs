@@ -1,5 +1,8 @@
 //! A stuck worker: it is named in the log, relieved of new connections, and taken back or replaced.
 
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+
 use nix::sys::signal::Signal;
 
 use crate::support::daemon::{is_stand_in, send};
@@ -113,4 +116,35 @@ fn the_log_says_where_a_stuck_worker_is() {
     slow.join().expect("answered");
     assert_eq!(get(port, "/").text(), "here");
     assert_eq!(daemon.worker(), worker, "the same worker");
+}
+
+/// The signal that asks a stuck worker where it is ends the write in which it is stuck.
+#[test]
+fn a_line_in_which_a_worker_is_stuck_is_written_when_there_is_room() {
+    if is_stand_in() {
+        return;
+    }
+    let conf = "worker_processes 1;\nworker_watchdog 60s;\nhttp { server { listen 127.0.0.1:%%PORT_0%%; root %%DIR%%;\n\
+                location /missing { error_log stderr; } location / { return 200 here; } } }\n";
+    let setup = Setup::new(conf).level("notice").prelude("exec 2>pipe;");
+    let path = setup.folder().join("pipe");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let mut options = std::fs::File::options();
+    options.read(true).write(true).custom_flags(nix::libc::O_NONBLOCK);
+    let mut pipe = options.open(path).expect("opens");
+    let daemon = setup.start();
+    while pipe.write(&[b'x'; 4096]).is_ok() {}
+    while pipe.write(b"x").is_ok() {}
+    let port = daemon.port(0);
+    let slow = std::thread::spawn(move || get(port, "/missing").status);
+    daemon.wait_log(&format!("worker process {}.* is stuck", daemon.worker()));
+    let (mut told, mut some) = (String::new(), [0; 4096]);
+    wait_for("the line", || {
+        while let Ok(count @ 1..) = pipe.read(&mut some) {
+            told.push_str(&String::from_utf8_lossy(&some[..count]));
+        }
+        told.contains("/missing\" failed (2").then_some(())
+    });
+    assert_eq!(slow.join().expect("answered"), 404);
+    assert!(!told.contains("were lost"), "{}", told.trim_start_matches('x'));
 }
