@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use crate::http::downstream::Downstream;
 use crate::http::h1::writer::Terms;
-use crate::http::modules::{self, limit_rate};
+use crate::http::modules::{self, counters, limit_rate};
 use crate::http::nesting;
 use crate::http::request::Request;
 use crate::http::request::ahead::Sink;
@@ -277,8 +277,20 @@ impl<'a> Client<'a> {
             return Box::pin(self.write_changed(request, data, Signal::More)).await;
         }
         let mut done = 0;
-        let outcome =
-            poll_fn(|cx| self.output.poll_send(self.downstream, cx, (data, tail), ahead, &mut done)).await;
+        let count = self.output.pending_count() + data.len() + tail.len();
+        let bytes_sent = request.bytes_sent + count as u64;
+        let is_last = self.output.is_last() && !request.is_subrequest();
+        let outcome = poll_fn(|cx| {
+            if is_last {
+                counters::count_ahead(request, bytes_sent);
+            }
+            let sent = self.output.poll_send(self.downstream, cx, (data, tail), ahead, &mut done);
+            if is_last && !(done == count && matches!(sent, Poll::Ready(Ok(())))) {
+                counters::take_back(request, bytes_sent);
+            }
+            sent
+        })
+        .await;
         self.output.settle(done, data, tail);
         request.bytes_sent = self.downstream.advance(request.bytes_sent, done);
         outcome

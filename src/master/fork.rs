@@ -115,7 +115,7 @@ impl Master {
 
     /// Gives back the lane of a worker that is gone.
     pub(super) fn give_lane(&mut self, lane: lanes::Lane) {
-        lanes::give(lane);
+        lanes::collect(lane);
         self.lanes.give(lane);
     }
 

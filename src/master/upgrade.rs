@@ -287,7 +287,7 @@ impl Master {
             match process::open(pid) {
                 Ok(process) => self.others.orphans.push((lane, process)),
                 // Give back what it held.
-                Err(_) => crate::shm::lanes::give(lane),
+                Err(_) => crate::shm::lanes::collect(lane),
             }
         }
         self.lanes.inherit(self.others.orphans.iter().map(|(lane, _)| *lane));

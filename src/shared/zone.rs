@@ -13,7 +13,7 @@ use crate::log;
 use crate::script::Scope;
 use crate::script::value::Script;
 use crate::shared::Environment;
-use crate::shm::behind;
+use crate::shm::behind::{self, Sign};
 use crate::shm::counter::{self, Slot};
 use crate::shm::named::{self, Used};
 
@@ -112,7 +112,7 @@ impl<S: Scope, T, D> Zone<S, T, D> {
     /// Counts what became of a scope.
     pub fn count(&self, fate: Fate) {
         if let Some(slot) = self.slot {
-            behind::add(|counts| counts.count(slot, 0, &[(fate.word(), 1)]));
+            behind::add(|counts| counts.count(slot, 0, &[(fate.word(), 1)], Sign::Add));
         }
     }
 

@@ -25,15 +25,11 @@ impl Shape {
         Self([server, location, group, facts.word(), request, header << 16 | response])
     }
 
-    pub(super) fn facts(self) -> Facts {
-        Facts::of_word(self.0[3])
-    }
-
-    /// The buckets of the times, in the order of [`Shape::new`]; `None`: not measured.
-    pub(super) fn buckets(self) -> [Option<usize>; 3] {
-        let [.., request, others] = self.0;
-        [request, others >> 16, others & 0xffff]
-            .map(|bucket| (bucket != NO_BUCKET).then_some(bucket as usize))
+    /// Its parts, two to a word.
+    #[inline]
+    pub(super) fn words(self) -> [u64; 3] {
+        let [server, location, group, facts, request, others] = self.0.map(u64::from);
+        [server | location << 32, group | facts << 32, request | others << 32]
     }
 }
 
@@ -46,37 +42,11 @@ pub struct Amounts {
     pub us: [u64; 3],
 }
 
-/// The slots and histograms of a [`Shape`].
+/// The histograms and details of a [`Shape`].
 #[derive(Clone, Copy, Debug)]
 pub struct Parts {
-    /// The server and the location.
-    pub zones: [Option<Slot>; 2],
-    /// The upstream group.
-    pub group: Option<Slot>,
-    /// For each time of the shape, the histograms that have it.
-    pub times: [[Option<Histogram>; 3]; 3],
-}
-
-/// Requests that were added up.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Alike {
-    pub shape: Shape,
-    pub parts: Parts,
-    pub count: u64,
-    pub amounts: Amounts,
-}
-
-impl Alike {
-    #[inline]
-    pub fn add(&mut self, amounts: Amounts) {
-        self.count += 1;
-        // A tunnel of an older worker comes with any numbers, since that worker is not trusted: sums wrap, as those in
-        // shared memory do.
-        let Amounts { bytes_in, bytes_out, us } = &mut self.amounts;
-        *bytes_in = bytes_in.wrapping_add(amounts.bytes_in);
-        *bytes_out = bytes_out.wrapping_add(amounts.bytes_out);
-        for (sum, us) in us.iter_mut().zip(amounts.us) {
-            *sum = sum.wrapping_add(us);
-        }
-    }
+    /// The slots of the shape.
+    pub slots: [Option<Slot>; 3],
+    /// For each time of the shape, the histogram of all requests.
+    pub named: [Option<Histogram>; 3],
 }

@@ -5,7 +5,7 @@
 //!        | names of peers: PEERS | peers: PEERS × 16 | in use: LANES × PEERS × u32
 //!        | names of histograms: HISTOGRAMS | histograms: HISTOGRAMS × STRIPES × 1024
 //!        | names of details: DETAILS | details: DETAILS × 1024 | their histograms: DETAILS × 3 × DETAIL_STRIPES × 1024
-//!        | statuses of peers: PEERS × 32
+//!        | statuses of peers: PEERS × 32 | counts of a turn: LANES × 8192 (`pending`)
 //! ```
 //! Each part starts on a page of its own. An unused slot or peer costs 8 bytes (the fingerprint of its name),
 //! a used one 136, and a peer another 4 per worker that used it, and 256 for its statuses. Memory that was never used is never scanned.
@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::detail::TIMES;
+use super::pending;
 use super::zone::Zone;
 
 /// Maximum number of processes that count at one time: 256 workers in each of two generations. Lane 0 is the
@@ -46,7 +47,7 @@ const DETAIL_STRIPES: usize = 4;
 /// 64 KiB, the largest page size of the machines we build for.
 const PAGE_WORDS: usize = 8192;
 /// "pronghor" and the version of this layout.
-const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 5;
+const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 6;
 
 const LANES_AT: usize = PAGE_WORDS;
 const SLOT_NAMES_AT: usize = LANES_AT + page_up(LANES * LANE_WORDS);
@@ -64,7 +65,9 @@ const DETAILS_AT: usize = DETAIL_NAMES_AT + page_up(DETAILS);
 const DETAIL_HISTOGRAMS_AT: usize = DETAILS_AT + page_up(DETAILS * DETAIL_WORDS);
 const DETAIL_HISTOGRAM_WORDS: usize = DETAIL_STRIPES * HISTOGRAM_WORDS;
 const STATUSES_AT: usize = DETAIL_HISTOGRAMS_AT + page_up(DETAILS * TIMES * DETAIL_HISTOGRAM_WORDS);
-const END: usize = STATUSES_AT + page_up(PEERS * STATUS_WORDS);
+const PENDING_AT: usize = STATUSES_AT + page_up(PEERS * STATUS_WORDS);
+const PENDING_WORDS: usize = page_up(pending::WORDS);
+const END: usize = PENDING_AT + LANES * PENDING_WORDS;
 
 /// Address space of the area; little of it is ever touched.
 pub const BYTES: usize = END * size_of::<u64>();
@@ -161,8 +164,26 @@ impl Area {
         &self.zone.words()[SLOT_NAMES_AT + slot % SLOTS]
     }
 
+    /// The first word of a slot, for [`Area::counter`].
+    #[inline]
+    pub(super) fn slot_at(slot: usize) -> usize {
+        SLOTS_AT + slot % SLOTS * SLOT_WORDS
+    }
+
     pub(super) fn slot(&self, slot: usize) -> &'static [AtomicU64; SLOT_WORDS] {
-        self.block(SLOTS_AT + slot % SLOTS * SLOT_WORDS)
+        self.block(Self::slot_at(slot))
+    }
+
+    /// A word of a slot, a detail or a histogram; `None`: it is none of these.
+    #[inline]
+    pub(super) fn counter(&self, at: usize) -> Option<&'static AtomicU64> {
+        let counters = [SLOTS_AT..PEER_NAMES_AT, HISTOGRAMS_AT..DETAIL_NAMES_AT, DETAILS_AT..STATUSES_AT];
+        counters.iter().any(|part| part.contains(&at)).then(|| &self.zone.words()[at])
+    }
+
+    /// The counts that the process of `lane` has taken in its present turn.
+    pub(super) fn pending(&self, lane: usize) -> &'static pending::Words {
+        self.block(PENDING_AT + lane % LANES * PENDING_WORDS)
     }
 
     pub(super) fn peer_name(&self, peer: usize) -> &'static AtomicU64 {
@@ -198,14 +219,19 @@ impl Area {
 
     #[inline]
     pub(super) fn histogram(&self, histogram: usize, stripe: usize) -> &'static [AtomicU64; HISTOGRAM_WORDS] {
-        let start = match histogram.checked_sub(HISTOGRAMS) {
+        self.block(Self::histogram_at(histogram, stripe))
+    }
+
+    /// The first word of a histogram's stripe, for [`Area::counter`].
+    #[inline]
+    pub(super) fn histogram_at(histogram: usize, stripe: usize) -> usize {
+        match histogram.checked_sub(HISTOGRAMS) {
             None => HISTOGRAMS_AT + (histogram * STRIPES + stripe % STRIPES) * HISTOGRAM_WORDS,
             Some(of_detail) => {
                 let at = of_detail % (DETAILS * TIMES) * DETAIL_STRIPES + stripe % DETAIL_STRIPES;
                 DETAIL_HISTOGRAMS_AT + at * HISTOGRAM_WORDS
             }
-        };
-        self.block(start)
+        }
     }
 
     /// The number of stripes of a histogram.
@@ -217,8 +243,13 @@ impl Area {
         &self.zone.words()[DETAIL_NAMES_AT + detail % DETAILS]
     }
 
+    /// The first word of a detail, for [`Area::counter`].
+    pub(super) fn detail_at(detail: usize) -> usize {
+        DETAILS_AT + detail % DETAILS * DETAIL_WORDS
+    }
+
     pub(super) fn detail(&self, detail: usize) -> &'static [AtomicU64; DETAIL_WORDS] {
-        self.block(DETAILS_AT + detail % DETAILS * DETAIL_WORDS)
+        self.block(Self::detail_at(detail))
     }
 
     /// Zeroes the words and the histograms of a detail, and gives their memory back.
@@ -273,6 +304,7 @@ mod tests {
         area.detail_name(DETAILS - 1).store(9, Relaxed);
         area.detail(DETAILS - 1)[DETAIL_WORDS - 1].store(10, Relaxed);
         area.histogram(HISTOGRAMS, 0)[0].store(11, Relaxed);
+        area.pending(LANES - 1)[pending::WORDS - 1].store(13, Relaxed);
         area.histogram(HISTOGRAMS + DETAILS * TIMES - 1, DETAIL_STRIPES - 1)[HISTOGRAM_WORDS - 1]
             .store(12, Relaxed);
         assert_eq!(area.lane(LANES - 1)[LANE_WORDS - 1].load(Relaxed), 1);

@@ -1,77 +1,45 @@
-//! Counts that this thread has taken but not yet written to shared memory.
+//! The counting of requests: facts are noted in memory that only this process writes, and added to the counters of all
+//! processes at the end of each turn.
 //!
-//! An atomic addition to a word that other workers write too costs more than all the rest of counting. So
-//! sums are kept in a few thread-local places, and [`flush`] writes them at the end of each turn. A worker
-//! that is killed loses the counts of its current turn.
+//! An atomic addition to a word that other workers write too costs more than all the rest of counting; most requests of a
+//! turn are counted in the same words. The memory is the worker's lane (`pending`), so that nothing is lost when it is
+//! killed: the master adds what it has left. Other threads and processes count in memory of their own.
 
 use std::cell::RefCell;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
-use super::alike::{Alike, Amounts, Parts, Shape};
+use super::alike::{Amounts, Parts, Shape};
+use super::area::area;
 use super::counter::{Slot, Word};
 use super::detail::{Detail, Facts};
 use super::histogram::{self, Histogram};
+use super::lanes;
 use super::peers::Place;
+use super::pending::{self, COUNT, ENTRIES, Entry, FACTS, Lookup, NONE, REQUESTS, TIMES, Words, entry};
 
-/// Number of places for slots and for histograms. Two that map to one place evict each other.
-const PLACES: usize = 16; // the bits of `dirty_sums` and `dirty_durations`
-const WORDS: usize = 16;
-
-#[derive(Clone, Copy)]
-struct Sums {
-    slot: Slot,
-    words: [u64; WORDS],
-    /// The place of a peer, where each of its statuses is counted.
-    place: Option<Place>,
-    /// Requests with the status below that are not in `words` yet: most requests of a turn have the same.
-    same: u64,
-    status: u16,
-}
-
-#[derive(Clone, Copy)]
-struct Durations {
-    histogram: Histogram,
-    bucket: usize,
-    count: u64,
-    sum_us: u64,
-}
-
-#[derive(Clone, Copy)]
-struct Repeated {
-    detail: Detail,
-    facts: Facts,
-    count: u64,
-}
+/// The most words that a fact adds to besides requests and their status.
+const OTHERS_MAX: usize = 4;
 
 /// The pending counts of this thread.
 pub struct Pending {
-    sums: [Option<Sums>; PLACES],
-    durations: [Option<Durations>; PLACES],
-    repeated: [Option<Repeated>; PLACES],
-    /// The last requests, which were alike.
-    alike: Option<Alike>,
-    /// One bit for each place of `sums` that has something to write.
-    dirty_sums: u16,
-    /// The same for `durations`.
-    dirty_durations: u16,
-    /// The same for `repeated`.
-    dirty_repeated: u16,
+    /// `None` before the first one.
+    words: Option<&'static Words>,
+    /// The number of facts.
+    count: usize,
+    /// The last requests, and the last count of a slot: most are like those before, and added to them.
+    alike: Option<(Shape, &'static Entry)>,
+    same: Option<([u64; 2], &'static Entry)>,
+    lookup: Lookup,
 }
 
 thread_local! {
     static PENDING: RefCell<Pending> = const {
-        RefCell::new(Pending {
-            sums: [None; PLACES],
-            durations: [None; PLACES],
-            repeated: [None; PLACES],
-            alike: None,
-            dirty_sums: 0,
-            dirty_durations: 0,
-            dirty_repeated: 0,
-        })
+        RefCell::new(Pending { words: None, count: 0, alike: None, same: None, lookup: Lookup::new() })
     };
 }
 
-/// Adds to the counts, which are written at the end of the turn. `add` may not call functions of this file.
+/// Adds to the counts. `add` may not call functions of this file.
 ///
 /// A request that is over adds several counts: finding the thread's costs more than adding to them.
 #[inline]
@@ -79,184 +47,161 @@ pub fn add(add: impl FnOnce(&mut Pending)) {
     PENDING.with_borrow_mut(add);
 }
 
-impl Pending {
-    /// Counts a finished request in all its places. `parts`: the places, which are asked for only if it differs from the
-    /// last one.
+/// From here on this thread's counts are in the lane of this process. For the thread of a worker's loop.
+pub fn keep_in_lane() {
+    flush();
+    PENDING.with_borrow_mut(|pending| pending.words = Some(area().pending(lanes::mine().number())));
+}
+
+/// Adds one, or takes one back that was added in the same turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    Add,
+    TakeBack,
+}
+
+impl Sign {
     #[inline]
-    pub fn finish(&mut self, shape: Shape, amounts: Amounts, parts: impl FnOnce() -> Parts) {
-        match &mut self.alike {
-            Some(alike) if alike.shape == shape => alike.add(amounts),
+    fn of(self, count: u64) -> u64 {
+        match self {
+            Self::Add => count,
+            Self::TakeBack => count.wrapping_neg(),
+        }
+    }
+}
+
+impl Pending {
+    /// Counts a finished request in all its places. `parts` is asked only if its shape differs from the last one.
+    #[inline]
+    pub fn finish(&mut self, shape: Shape, amounts: Amounts, sign: Sign, parts: impl FnOnce() -> Parts) {
+        let entry = match self.alike {
+            Some((last, entry)) if last == shape => entry,
             _ => {
-                self.settle();
-                self.alike = Some(Alike { shape, parts: parts(), count: 1, amounts });
+                let parts = parts();
+                self.begin_requests(shape, &parts)
             }
+        };
+        let Amounts { bytes_in, bytes_out, us } = amounts;
+        let sums = [1, bytes_in, bytes_out, us[0], us[1], us[2]];
+        for (word, sum) in entry[4..10].iter().zip(sums) {
+            // A tunnel of an older worker comes with any numbers, since that worker is not trusted: sums wrap.
+            pending::add(word, sign.of(sum));
         }
     }
 
-    /// Counts the requests that were added up.
-    fn settle(&mut self) {
-        let Some(Alike { shape, parts, count, amounts }) = self.alike.take() else { return };
-        let facts = shape.facts();
-        let bytes = [(Word::BytesIn, amounts.bytes_in), (Word::BytesOut, amounts.bytes_out)];
-        let response = [(Word::ResponseUs, amounts.us[2])];
-        let zones = parts.zones.into_iter().flatten().map(|slot| (slot, &bytes[..]));
-        for (slot, others) in zones.chain(parts.group.map(|slot| (slot, &response[..]))) {
-            self.count_several((slot, None), facts.status(), count, others);
-            self.count_facts_of(slot, facts, count);
-        }
-        for ((histograms, bucket), us) in parts.times.iter().zip(shape.buckets()).zip(amounts.us) {
-            let Some(bucket) = bucket else { continue };
-            for histogram in histograms.iter().flatten() {
-                self.record_in(*histogram, us, bucket, count);
-            }
-        }
+    #[cold]
+    #[inline(never)]
+    fn begin_requests(&mut self, shape: Shape, parts: &Parts) -> &'static Entry {
+        let pack = |numbers: [Option<u64>; 3]| {
+            let number = |index: usize| numbers[index].unwrap_or(NONE) << (16 * index);
+            number(0) | number(1) | number(2)
+        };
+        let detail = |slot: Option<Slot>| Some(u64::from(slot?.detail()?.index()));
+        let details = pack(parts.slots.map(detail));
+        let named = pack(parts.named.map(|histogram| Some(histogram?.index() as u64)));
+        let [first, second, third] = shape.words();
+        let entry = self.push([REQUESTS, first, second, third, 0, 0, 0, 0, 0, 0, details, named]);
+        self.alike = Some((shape, entry));
+        entry
     }
 
-    /// Counts a request that ended with `status`, and adds to other words of its slot.
-    pub fn count(&mut self, slot: Slot, status: u16, others: &[(Word, u64)]) {
-        self.count_several((slot, None), status, 1, others);
+    /// Counts a request that ended with `status`, and adds to other words of its slot (at most four).
+    pub fn count(&mut self, slot: Slot, status: u16, others: &[(Word, u64)], sign: Sign) {
+        self.count_peer(slot, None, status, others, sign);
     }
 
     /// Counts a turn of the peer with this place, which has sent `status`.
-    pub fn count_peer(&mut self, slot: Slot, place: Option<Place>, status: u16, others: &[(Word, u64)]) {
-        self.count_several((slot, place), status, 1, others);
-    }
-
     #[inline]
-    fn count_several(
+    pub fn count_peer(
         &mut self,
-        (slot, peer): (Slot, Option<Place>),
+        slot: Slot,
+        place: Option<Place>,
         status: u16,
-        requests: u64,
         others: &[(Word, u64)],
+        sign: Sign,
     ) {
-        let at = slot.index() as usize % PLACES;
-        self.dirty_sums |= 1 << at;
-        let place = &mut self.sums[at];
-        if place.as_ref().is_some_and(|sums| sums.slot.index() != slot.index()) {
-            place.take().iter_mut().for_each(write_sums);
-        }
-        let new = || Sums { slot, words: [0; WORDS], place: peer, same: 0, status };
-        let sums = place.get_or_insert_with(new);
-        if sums.status != status {
-            sums.settle();
-            sums.status = status;
-        }
-        sums.same += requests;
-        for (word, count) in others {
-            sums.words[*word as usize] += count;
+        debug_assert!(others.len() <= OTHERS_MAX);
+        let ids = others.iter().rev().fold(0, |ids, (word, _)| ids << 4 | *word as u64);
+        let place = place.map_or(0, |place| u64::from(place.index()) + 1);
+        let head = [COUNT | u64::from(status) << 8 | ids << 24, u64::from(slot.index()) | place << 32];
+        let entry = match self.same {
+            Some((last, entry)) if last == head => entry,
+            _ => {
+                let entry = self.push([head[0], head[1], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+                self.same = Some((head, entry));
+                entry
+            }
+        };
+        pending::add(&entry[2], sign.of(1));
+        for (word, (_, sum)) in entry[3..3 + OTHERS_MAX].iter().zip(others) {
+            pending::add(word, sign.of(*sum));
         }
     }
 
     /// Counts the facts about a request in the details of a slot, if it has any.
     #[inline]
-    pub fn count_facts(&mut self, slot: Slot, facts: Facts) {
-        self.count_facts_of(slot, facts, 1);
-    }
-
-    fn count_facts_of(&mut self, slot: Slot, facts: Facts, count: u64) {
-        let Some(detail) = slot.detail() else { return };
-        let at = detail.index() as usize % PLACES;
-        self.dirty_repeated |= 1 << at;
-        match &mut self.repeated[at] {
-            // Most requests of a turn are alike.
-            Some(there) if there.detail == detail && there.facts == facts => there.count += count,
-            place => place.replace(Repeated { detail, facts, count }).iter().for_each(write_repeated),
-        }
+    pub fn count_facts(&mut self, slot: Slot, facts: Facts, sign: Sign) {
+        let Some(detail) = slot.detail().map(Detail::index) else { return };
+        let (detail, facts) = (u64::from(detail), u64::from(facts.word()));
+        self.push([FACTS, detail, facts, sign.of(1), 0, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     /// Counts a duration in microseconds.
     pub fn record(&mut self, histogram: Histogram, us: u64) {
-        self.record_in(histogram, us, histogram::bucket(us), 1);
+        self.record_all([Some(histogram)], us, Sign::Add);
     }
 
     /// Counts one duration in several histograms.
     #[inline]
-    pub fn record_all<const N: usize>(&mut self, histograms: [Option<Histogram>; N], us: u64) {
-        let bucket = histogram::bucket(us);
+    pub fn record_all<const N: usize>(&mut self, histograms: [Option<Histogram>; N], us: u64, sign: Sign) {
+        let bucket = histogram::bucket(us) as u64;
         // A plain loop: iterators over arrays of options cost more than the counting.
         for histogram in &histograms {
             let Some(histogram) = *histogram else { continue };
-            self.record_in(histogram, us, bucket, 1);
+            let index = histogram.index() as u64;
+            self.push([TIMES, index, bucket, sign.of(1), sign.of(us), 0, 0, 0, 0, 0, 0, 0]);
         }
     }
 
-    /// `us`: the sum of `count` durations.
-    fn record_in(&mut self, histogram: Histogram, us: u64, bucket: usize, count: u64) {
-        let at = histogram.index() % PLACES;
-        self.dirty_durations |= 1 << at;
-        match &mut self.durations[at] {
-            Some(there) if there.histogram == histogram && there.bucket == bucket => {
-                there.count += count;
-                there.sum_us += us;
-            }
-            place => {
-                let next = Durations { histogram, bucket, count, sum_us: us };
-                place.replace(next).iter().for_each(write_durations);
-            }
+    fn push(&mut self, words: [u64; pending::ENTRY_WORDS]) -> &'static Entry {
+        if self.count == ENTRIES {
+            self.flush();
         }
+        let memory = match self.words {
+            Some(memory) => memory,
+            None => self.open(),
+        };
+        let entry = entry(memory, self.count);
+        for (word, value) in entry.iter().zip(words) {
+            word.store(value, Relaxed);
+        }
+        self.count += 1;
+        pending::commit(memory, self.count);
+        entry
+    }
+
+    /// Memory of this thread, which no other process sees.
+    #[cold]
+    fn open(&mut self) -> &'static Words {
+        let words: Box<[AtomicU64]> = (0..pending::WORDS).map(|_| AtomicU64::new(0)).collect();
+        let words: &'static [AtomicU64] = Box::leak(words);
+        let words = words.try_into().expect("as many as there are words");
+        self.words = Some(words);
+        words
     }
 
     fn flush(&mut self) {
-        self.settle();
-        for at in bits(std::mem::take(&mut self.dirty_sums)) {
-            // Leave the place to its slot, which will most likely be counted again in the next turn.
-            self.sums[at].iter_mut().for_each(write_sums);
-        }
-        for at in bits(std::mem::take(&mut self.dirty_durations)) {
-            self.durations[at].take().iter().for_each(write_durations);
-        }
-        for at in bits(std::mem::take(&mut self.dirty_repeated)) {
-            self.repeated[at].take().iter().for_each(write_repeated);
+        (self.alike, self.same) = (None, None);
+        let count = std::mem::take(&mut self.count);
+        if let Some(words) = self.words.filter(|_| count > 0) {
+            pending::flush(words, count, &mut self.lookup, lanes::mine());
         }
     }
 }
 
-/// The indexes of the bits that are set.
-#[inline]
-fn bits(mut bits: u16) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let at = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
-        bits &= bits - 1;
-        Some(at)
-    })
-}
-
-/// Writes all pending counts: called at the end of a turn, and before the process ends.
+/// Adds all pending counts to the counters: called at the end of a turn, and before the process ends.
 pub fn flush() {
     PENDING.with_borrow_mut(Pending::flush);
-}
-
-impl Sums {
-    /// Counts the requests that had the same status.
-    fn settle(&mut self) {
-        let count = std::mem::take(&mut self.same);
-        if count == 0 {
-            return;
-        }
-        self.words[Word::Requests as usize] += count;
-        if let Some(word) = Word::of_status(self.status) {
-            self.words[word as usize] += count;
-            if let Some(place) = self.place {
-                place.count_status(self.status, count);
-            }
-        }
-    }
-}
-
-fn write_sums(sums: &mut Sums) {
-    sums.settle();
-    for (index, count) in sums.words.iter_mut().enumerate().filter(|(_, count)| **count != 0) {
-        sums.slot.add_at(index, std::mem::take(count));
-    }
-}
-
-fn write_repeated(kept: &Repeated) {
-    kept.detail.add(kept.facts, kept.count);
-}
-
-fn write_durations(kept: &Durations) {
-    kept.histogram.add(kept.bucket, kept.count, kept.sum_us);
 }
 
 #[cfg(test)]
@@ -271,7 +216,7 @@ mod tests {
             (0..40).map(|n| slot(Kind::Location, &format!("behind.test {n}")).expect("room")).collect();
         for round in 1..=3 {
             for (n, slot) in slots.iter().enumerate() {
-                add(|counts| counts.count(*slot, 204, &[(Word::BytesOut, n as u64 * round)]));
+                add(|counts| counts.count(*slot, 204, &[(Word::BytesOut, n as u64 * round)], Sign::Add));
             }
         }
         flush();
@@ -290,7 +235,9 @@ mod tests {
             (0..40).map(|n| slot(Kind::Zone, &format!("facts.test {n}")).expect("room")).collect();
         for status in [200, 200, 404] {
             for slot in &slots {
-                add(|counts| counts.count_facts(*slot, Facts::new(status, Protocol::Http11, End::OK)));
+                add(|counts| {
+                    counts.count_facts(*slot, Facts::new(status, Protocol::Http11, End::OK), Sign::Add)
+                });
             }
         }
         flush();
@@ -322,9 +269,9 @@ mod tests {
             let of_group = us[1].map(|_| group);
             let shape = Shape::new([Some(server), Some(location), of_group], facts, us);
             let amounts = Amounts { bytes_in: 5, bytes_out: 7, us: us.map(Option::unwrap_or_default) };
-            let times = times.map(|histogram| [Some(histogram), None, None]);
-            let parts = || Parts { zones: [Some(server), Some(location)], group: of_group, times };
-            add(|counts| counts.finish(shape, amounts, parts));
+            let slots = [Some(server), Some(location), of_group];
+            let parts = || Parts { slots, named: times.map(Some) };
+            add(|counts| counts.finish(shape, amounts, Sign::Add, parts));
         }
         flush();
         for slot in [server, location] {

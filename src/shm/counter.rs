@@ -295,10 +295,6 @@ impl Slot {
         self.word(word).fetch_add(count, Relaxed);
     }
 
-    pub(super) fn add_at(self, index: usize, count: u64) {
-        self.words[index].fetch_add(count, Relaxed);
-    }
-
     /// Sets a word that holds a state instead of a sum.
     pub fn set(self, word: Word, value: u64) {
         self.word(word).store(value, Relaxed);

@@ -21,6 +21,12 @@ const ENDS_AT: usize = PROTOCOLS_AT + Protocol::ALL.len();
 
 /// The number of histograms of a detail.
 pub const TIMES: usize = 3;
+/// The histogram of a zone: from the first byte of a request to the end of its response, or of a session.
+pub const REQUEST_TIME: usize = 0;
+/// The histograms of an upstream group: the times to connect, to the response head, and to the end of the response.
+pub const CONNECT_TIME: usize = 0;
+pub const HEADER_TIME: usize = 1;
+pub const RESPONSE_TIME: usize = 2;
 
 /// The protocol of a request or a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +118,8 @@ impl Facts {
         (self.0 >> 16) as u16
     }
 
-    fn words(self) -> impl Iterator<Item = usize> {
+    /// The words of a detail that count them.
+    pub(super) fn words(self) -> impl Iterator<Item = usize> {
         let status =
             self.status().checked_sub(STATUS_MIN).map(usize::from).filter(|index| *index < STATUS_COUNT);
         let protocol = PROTOCOLS_AT + (self.0 >> 8) as usize % 256 % Protocol::ALL.len();
@@ -148,6 +155,12 @@ pub(super) fn sweep(live: &HashSet<u32>) {
 }
 
 impl Detail {
+    /// The detail with this number; `None`: there is no such detail.
+    #[inline]
+    pub(super) fn of_index(index: u64) -> Option<Self> {
+        (index < DETAILS as u64).then_some(Self { index: index as u16 })
+    }
+
     pub(super) fn index(self) -> u32 {
         u32::from(self.index)
     }
@@ -158,6 +171,7 @@ impl Detail {
         Histogram::of_index((HISTOGRAMS + usize::from(self.index) * TIMES + number % TIMES) as u32)
     }
 
+    #[cfg(test)]
     pub(super) fn add(self, facts: Facts, count: u64) {
         let words = area().detail(usize::from(self.index));
         for word in facts.words() {

@@ -15,8 +15,9 @@ const SUB_COUNT: u64 = 1 << SUB_BITS;
 /// 2^30 µs: longer durations are counted in the last bucket.
 const VALUE_BITS: u32 = 30;
 const BUCKETS: usize = ((VALUE_BITS - SUB_BITS + 1) as usize) << SUB_BITS;
+pub(super) const LAST_BUCKET: usize = BUCKETS - 1;
 /// Index of the word behind the buckets: the sum of all values, in microseconds.
-const SUM: usize = BUCKETS;
+pub(super) const SUM: usize = BUCKETS;
 const KIND: u8 = 255;
 
 const _: () = assert!(BUCKETS < HISTOGRAM_WORDS);
@@ -55,6 +56,7 @@ impl Histogram {
         Self { index }
     }
 
+    #[cfg(test)]
     /// Counts `count` durations that fall into one bucket and take `sum_us` together.
     pub(super) fn add(self, bucket: usize, count: u64, sum_us: u64) {
         let words = area().histogram(self.index as usize, lanes::mine().number());

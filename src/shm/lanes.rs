@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 pub use super::area::LANES;
 use super::area::{Area, Header, LANE_WORDS, area};
 use super::counter::Total;
-use super::{heartbeat, held_counts};
+use super::{heartbeat, held_counts, pending};
 
 pub(super) const OWNER: usize = 0;
 pub(super) const GENERATION: usize = 1;
@@ -67,8 +67,15 @@ pub fn count_apart() {
     IS_APART.store(true, Relaxed);
 }
 
-/// Zeroes what the process of `lane` held, and frees the lane. The master calls it when that process is gone.
-pub fn give(lane: Lane) {
+/// Adds up what the process of `lane` has counted, zeroes what it held, and frees the lane. The master calls it when that
+/// process is gone.
+pub fn collect(lane: Lane) {
+    pending::settle(lane);
+    give(lane);
+}
+
+/// Zeroes what the process of `lane` held, and frees the lane.
+fn give(lane: Lane) {
     held_counts::give_back(lane);
     give_in(area(), lane);
 }
@@ -132,6 +139,7 @@ pub(super) fn give_in(area: &Area, lane: Lane) {
         words[TOTALS + gauge as usize].store(0, Relaxed);
     }
     heartbeat::clear(words);
+    pending::commit(area.pending(lane.number()), 0);
     if area.clear_row(lane.number()).is_err() {
         // A kernel that cannot punch holes: zero the words one by one.
         for peer in 0..super::peers::used(area) {

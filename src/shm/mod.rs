@@ -23,6 +23,7 @@ pub mod lanes;
 pub mod leaky_bucket;
 pub mod named;
 pub mod peers;
+mod pending;
 pub mod ticket_keys;
 pub mod tls_sessions;
 pub mod whereabouts;

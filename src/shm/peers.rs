@@ -341,6 +341,13 @@ impl Place {
         others.fetch_add(count, Relaxed);
     }
 
+    /// The number of responses with this status, together with others if there were too many to tell them apart.
+    pub(super) fn count_of(self, status: u16) -> u64 {
+        let words = area().peer_statuses(self.index as usize).each_ref().map(|word| word.load(Relaxed));
+        let own = words.iter().find(|word| **word >> STATUS_SHIFT == u64::from(status));
+        own.map_or(words[words.len() - 1], |word| word & ((1 << STATUS_SHIFT) - 1))
+    }
+
     /// The statuses that it has sent, with their counts. `None`: there were more of them than are told apart.
     pub fn statuses(self) -> Option<Vec<(u16, u64)>> {
         let words = area().peer_statuses(self.index as usize).each_ref().map(|word| word.load(Relaxed));

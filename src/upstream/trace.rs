@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use crate::base::frame::{Fields, put_option, put_vector16};
 use crate::runtime;
-use crate::shm::behind::{self, Pending};
+use crate::shm::behind::{self, Pending, Sign};
 use crate::shm::counter::{Slot, Word};
 use crate::shm::detail::{Detail, Facts};
 use crate::upstream::peer::{Peer, Shared};
@@ -78,7 +78,7 @@ impl Attempt {
         };
         let time = (Word::ResponseUs, self.response_us());
         let others = [(Word::BytesIn, self.received), (Word::BytesOut, self.sent), time];
-        behind::add(|counts| counts.count_peer(slot, place, self.status, &others));
+        behind::add(|counts| counts.count_peer(slot, place, self.status, &others, Sign::Add));
     }
 
     /// Time to the end of the turn, or until now.
@@ -166,11 +166,12 @@ impl Trace {
     }
 
     /// Adds the request to its group's counters; `status` is the one sent to the client.
-    pub fn count(&self, status: u16, facts: Facts, counts: &mut Pending) {
+    pub fn count(&self, status: u16, facts: Facts, sign: Sign, counts: &mut Pending) {
         let (Some(slot), Some(attempt)) = (self.slot, self.attempts.last()) else { return };
         let retries = self.attempts.len() as u64 - 1;
-        counts.count(slot, status, &[(Word::Retries, retries), (Word::ResponseUs, attempt.response_us())]);
-        counts.count_facts(slot, facts);
+        let others = [(Word::Retries, retries), (Word::ResponseUs, attempt.response_us())];
+        counts.count(slot, status, &others, sign);
+        counts.count_facts(slot, facts, sign);
     }
 
     /// The counters of the group that was used last.
@@ -352,7 +353,7 @@ mod tests {
                 trace.end();
             }
             let facts = Facts::new(200, Protocol::Http11, End::OK);
-            behind::add(|counts| trace.count(200, facts, counts));
+            behind::add(|counts| trace.count(200, facts, Sign::Add, counts));
             behind::flush();
             let words = |slot: counter::Slot, words: [Word; 4]| words.map(|word| slot.get(word));
             let of_peer = words(peer_slot, [Word::Requests, Word::Status2xx, Word::Status5xx, Word::BytesIn]);

@@ -129,6 +129,7 @@ pub fn run(config: Config, seat: Seat) -> i32 {
         duty.title()
     ));
     crate::sys::alloc::keep_blocks();
+    behind::keep_in_lane();
     if let Some(report) = whereabouts::words(lanes::mine()) {
         // Without it the log line about a stuck worker says less.
         let _ = crate::sys::whereabouts::report_to(report);

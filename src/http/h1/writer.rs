@@ -122,6 +122,12 @@ impl Writer {
         self.pending.len()
     }
 
+    /// True if nothing follows the pending bytes and those about to be sent.
+    #[inline]
+    pub fn is_last(&self) -> bool {
+        matches!(self.framing, Framing::Length { left: 0 } | Framing::Bodiless)
+    }
+
     /// Ends the response here, without writing its end: pending bytes are dropped.
     pub fn abandon(&mut self) {
         self.framing = Framing::Abandoned;
@@ -176,7 +182,10 @@ impl Writer {
     #[inline]
     pub fn end(&mut self, trailers: &Lines) -> bool {
         match self.framing {
-            Framing::Chunked => encode::last_chunk_with(trailers, &mut self.pending),
+            Framing::Chunked => {
+                encode::last_chunk_with(trailers, &mut self.pending);
+                self.framing = Framing::Length { left: 0 };
+            }
             Framing::Length { left } if left > 0 => return false,
             Framing::Abandoned | Framing::Idle => return false,
             _ => {}

@@ -1,6 +1,7 @@
 //! Adds every request to the counters and histograms in shared memory.
 //!
-//! Runs in the log phase, whatever the configuration says: the counters run from the start, so that a later
+//! Runs when the last bytes of a response are about to be sent, if they are known to be the last, and otherwise in the log
+//! phase, whatever the configuration says: the counters run from the start, so that a later
 //! look at them shows the whole past. Touches: shared memory.
 
 use crate::config::settings;
@@ -12,9 +13,9 @@ use crate::http::scope::Variable;
 use crate::proto::message::Version;
 use crate::runtime;
 use crate::shm::alike::{Amounts, Parts, Shape};
-use crate::shm::behind::{self, Pending};
-use crate::shm::counter::{Slot, Word};
-use crate::shm::detail::{End, Facts, Protocol};
+use crate::shm::behind::{self, Pending, Sign};
+use crate::shm::counter::Word;
+use crate::shm::detail::{self, End, Facts, Protocol};
 use crate::shm::histogram::{self, Histogram};
 
 settings! {
@@ -60,20 +61,32 @@ impl ModuleTable for Durations {
     }
 }
 
-/// The histograms of an upstream's detail: connect, header, response.
-pub const UPSTREAM_TIMES: [usize; 3] = [0, 1, 2];
-
-/// Counts a finished request.
+/// Counts a finished request, unless it was counted before its last bytes were sent.
 pub fn count(request: &mut Request) {
-    if request.is_subrequest() {
+    if request.is_subrequest() || request.is_counted {
         return;
     }
-    behind::add(|counts| add(request, counts));
+    behind::add(|counts| add(request, request.bytes_sent, Sign::Add, counts));
 }
 
-fn add(request: &Request, counts: &mut Pending) {
+/// Counts a request whose last bytes are about to be sent, `bytes` in all: a client that has its whole response must find it
+/// counted, even if this worker is killed in the next moment.
+#[inline]
+pub fn count_ahead(request: &mut Request, bytes: u64) {
+    request.is_counted = true;
+    behind::add(|counts| add(request, bytes, Sign::Add, counts));
+}
+
+/// Undoes [`count_ahead`] within the same step: the bytes were not all sent.
+#[cold]
+pub fn take_back(request: &mut Request, bytes: u64) {
+    request.is_counted = false;
+    behind::add(|counts| add(request, bytes, Sign::TakeBack, counts));
+}
+
+fn add(request: &Request, bytes_sent: u64, sign: Sign, counts: &mut Pending) {
     // A request without any response is discarded, whatever status is logged (444, 499).
-    let status = if request.bytes_sent > 0 { request.response.status } else { 0 };
+    let status = if bytes_sent > 0 { request.response.status } else { 0 };
     let facts = Facts::new(status, protocol(request), request.termination.map_or(End::OK, Termination::end));
     let request_us = runtime::now_us().saturating_sub(request.started_us);
     let zones = [request.server.slot, request.location.confs.status_zone.of_location()];
@@ -82,50 +95,41 @@ fn add(request: &Request, counts: &mut Pending) {
         [one] if one.header_us.is_some() && one.connect_us.is_none_or(|us| us == 0) => {
             (request.upstream.slot(), one.header_us, Some(one.response_us()))
         }
-        _ => return add_tries(request, zones, facts, counts),
+        _ => return add_tries(request, bytes_sent, facts, sign, counts),
     };
     let us = [Some(request_us), header_us, response_us];
-    let shape = Shape::new([zones[0], zones[1], group], facts, us);
+    let slots = [zones[0], zones[1], group];
+    let shape = Shape::new(slots, facts, us);
     let us = us.map(Option::unwrap_or_default);
-    let amounts = Amounts { bytes_in: request.length(), bytes_out: request.bytes_sent, us };
-    counts.finish(shape, amounts, || Parts { zones, group, times: times(request, zones) });
-}
-
-/// The histograms of a request's times: the whole of it, and to the upstream's response head and to its end.
-#[cold]
-fn times(request: &Request, zones: [Option<Slot>; 2]) -> [[Option<Histogram>; 3]; 3] {
-    let durations = &request.config.tables.counters;
-    let [server, location] = zones.map(|slot| Some(slot?.detail()?.histogram(0)));
-    let detail = request.upstream.detail();
-    let [_, header, response] = UPSTREAM_TIMES.map(|number| detail.map(|it| it.histogram(number)));
-    [
-        [durations.request, server, location],
-        [durations.header, header, None],
-        [durations.response, response, None],
-    ]
+    let amounts = Amounts { bytes_in: request.length(), bytes_out: bytes_sent, us };
+    let Durations { request: of_request, header, response, .. } = request.config.tables.counters;
+    counts.finish(shape, amounts, sign, || Parts { slots, named: [of_request, header, response] });
 }
 
 /// Counts a request for which a connection was made, or that was tried more than once, or has no response of an upstream.
 #[cold]
-fn add_tries(request: &Request, zones: [Option<Slot>; 2], facts: Facts, counts: &mut Pending) {
+fn add_tries(request: &Request, bytes_sent: u64, facts: Facts, sign: Sign, counts: &mut Pending) {
     let status = facts.status();
     let durations = &request.config.tables.counters;
-    let bytes = [(Word::BytesIn, request.length()), (Word::BytesOut, request.bytes_sent)];
+    let zones = [request.server.slot, request.location.confs.status_zone.of_location()];
+    let bytes = [(Word::BytesIn, request.length()), (Word::BytesOut, bytes_sent)];
     for slot in zones.into_iter().flatten() {
-        counts.count(slot, status, &bytes);
-        counts.count_facts(slot, facts);
+        counts.count(slot, status, &bytes, sign);
+        counts.count_facts(slot, facts, sign);
     }
-    let [request_times, header_times, response_times] = times(request, zones);
-    counts.record_all(request_times, runtime::now_us().saturating_sub(request.started_us));
-    request.upstream.count(status, facts, counts);
-    let connect = request.upstream.detail().map(|detail| detail.histogram(UPSTREAM_TIMES[0]));
+    let [server, location] = zones.map(|slot| Some(slot?.detail()?.histogram(detail::REQUEST_TIME)));
+    let request_us = runtime::now_us().saturating_sub(request.started_us);
+    counts.record_all([durations.request, server, location], request_us, sign);
+    request.upstream.count(status, facts, sign, counts);
+    let of_group = |time| request.upstream.detail().map(|detail| detail.histogram(time));
     for attempt in request.upstream.attempts() {
         if let Some(us) = attempt.connect_us.filter(|us| *us > 0) {
-            counts.record_all([durations.connect, connect], us);
+            counts.record_all([durations.connect, of_group(detail::CONNECT_TIME)], us, sign);
         }
         if let Some(us) = attempt.header_us {
-            counts.record_all(header_times, us);
-            counts.record_all(response_times, attempt.response_us());
+            counts.record_all([durations.header, of_group(detail::HEADER_TIME)], us, sign);
+            let response_us = attempt.response_us();
+            counts.record_all([durations.response, of_group(detail::RESPONSE_TIME)], response_us, sign);
         }
     }
 }

@@ -113,6 +113,8 @@ pub struct Request {
     pub head_bytes_sent: u64,
     /// The whole response was sent (`$request_completion`).
     pub is_complete: bool,
+    /// It has been added to the counters.
+    pub is_counted: bool,
     /// The connection may serve another request after this one.
     pub keep_alive: bool,
     /// How it has come to its location.
@@ -188,6 +190,7 @@ impl Request {
             bytes_sent: 0,
             head_bytes_sent: 0,
             is_complete: false,
+            is_counted: false,
             keep_alive: false,
             route: Route::default(),
             error_page: ErrorPage::default(),

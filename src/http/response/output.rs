@@ -164,6 +164,13 @@ impl Output {
         }
     }
 
+    /// True if the next bytes that leave are known to be the last ones. In HTTP/2 never: what a stream sends leaves after
+    /// its request has ended.
+    #[inline]
+    pub fn is_last(&self) -> bool {
+        matches!(&self.writer, Writer::H1(writer) if writer.is_last())
+    }
+
     pub fn abandon(&mut self) {
         match &mut self.writer {
             Writer::H1(writer) => writer.abandon(),

@@ -52,7 +52,7 @@ impl<'c> Pass<'_, 'c> {
         let Begun { head, head_length, rest } = self.begin_relay(answer, &mut pieces)?;
         let data = head.buffer.data().get(head_length..).unwrap_or(b"");
         let Some((mut stream, used)) = rest else {
-            self.learn();
+            self.has_arrived();
             let data = joined(data, &pieces);
             if let Some(fill) = self.take_fill() {
                 Box::pin(self.store_whole(fill, &data)).await;
@@ -149,8 +149,10 @@ impl<'c> Pass<'_, 'c> {
         }
     }
 
-    /// The last bytes of the response have arrived, and the client does not have them yet.
-    fn learn(&mut self) {
+    /// The last bytes of the response have arrived, and the client does not have them yet: the peer's turn is counted, and
+    /// a session learned, before the client can know.
+    fn has_arrived(&mut self) {
+        self.request.upstream.end();
         if let Some(binding) = &mut self.binding {
             binding.ended(self.request);
         }
@@ -446,7 +448,7 @@ impl Stream {
             let Some(mut buffer) = self.buffer.take() else { continue };
             let used = decode(self.carrier.decoder(), buffer.data(), &mut pieces, pass.request)?;
             if self.carrier.decoder().is_done() {
-                pass.learn();
+                pass.has_arrived();
             }
             if !self.taps.is_empty() || self.spill.is_some() || self.fill.is_some() {
                 Box::pin(self.pass_on(pass, buffer.data(), &pieces)).await?;

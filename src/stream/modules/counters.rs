@@ -3,9 +3,9 @@
 //! Runs in the log phase. Touches: the counters in shared memory, at the end of the turn.
 
 use crate::config::settings;
-use crate::shm::behind;
+use crate::shm::behind::{self, Sign};
 use crate::shm::counter::Word;
-use crate::shm::detail::{End, Facts, Protocol};
+use crate::shm::detail::{self, End, Facts, Protocol};
 use crate::stream::modules::{BlockConf, Directive};
 use crate::stream::scope::Variable;
 use crate::stream::session::Session;
@@ -38,22 +38,22 @@ pub fn count(session: &mut Session) {
     ];
     behind::add(|counts| {
         if let Some(slot) = session.server.slot {
-            counts.count(slot, status, &others);
-            counts.count_facts(slot, facts);
+            counts.count(slot, status, &others, Sign::Add);
+            counts.count_facts(slot, facts, Sign::Add);
             if let Some(detail) = slot.detail() {
-                counts.record(detail.histogram(0), session.elapsed_ms() * 1000);
+                counts.record(detail.histogram(detail::REQUEST_TIME), session.elapsed_ms() * 1000);
             }
         }
-        session.upstream.count(status, facts, counts);
+        session.upstream.count(status, facts, Sign::Add, counts);
         if let Some(detail) = session.upstream.detail() {
             for attempt in session.upstream.attempts() {
                 if let Some(us) = attempt.connect_us.filter(|us| *us > 0) {
-                    counts.record(detail.histogram(0), us);
+                    counts.record(detail.histogram(detail::CONNECT_TIME), us);
                 }
                 if let Some(us) = attempt.header_us {
-                    counts.record(detail.histogram(1), us);
+                    counts.record(detail.histogram(detail::HEADER_TIME), us);
                 }
-                counts.record(detail.histogram(2), attempt.response_us());
+                counts.record(detail.histogram(detail::RESPONSE_TIME), attempt.response_us());
             }
         }
     });
