@@ -3,7 +3,7 @@
 //! Touches the file system while reading; opens nothing. Names are looked up by a process of their own, for which
 //! a start waits, and the master's loop does not.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -23,6 +23,7 @@ use crate::sys::address::SockAddr;
 use crate::sys::lookup::Lookup;
 use crate::sys::names::{Answer, Names};
 use crate::sys::{clock, terminal};
+use crate::upstream::Group;
 
 /// The source of a configuration: a file or built-in text, and what the command line adds.
 #[derive(Clone, Debug)]
@@ -248,6 +249,9 @@ impl Pass {
         if let (Some(http), Some(stream)) = (&http, &stream) {
             diagnostics.0.extend(shared_addresses(http, stream));
         }
+        let groups = http.iter().flat_map(|http| http.upstreams.iter());
+        let groups = groups.chain(stream.iter().flat_map(|stream| stream.upstreams.iter()));
+        diagnostics.0.extend(shared_states(groups, tree));
         Self { settings, diagnostics, http, stream, control, lease }
     }
 
@@ -316,6 +320,23 @@ fn shared_addresses(http: &http::Config, stream: &stream::Config) -> Vec<Diagnos
         Diagnostic::error(listen.span, message).help("a server of the http block listens there already")
     })
     .collect()
+}
+
+/// State files that several upstreams name: each would undo the changes of the others.
+fn shared_states<'a>(groups: impl Iterator<Item = &'a Group>, tree: &Tree) -> Vec<Diagnostic> {
+    let mut known: HashMap<PathBuf, &Group> = HashMap::new();
+    let mut findings = Vec::new();
+    for group in groups {
+        let Some(state) = &group.state else { continue };
+        let Some(other) = known.insert(state.identity(), group) else { continue };
+        let part = if other.part.is_empty() { "http" } else { other.part };
+        let (path, name) = (state.path.display(), &other.name);
+        let message = format!("\"{path}\" is the state of upstream \"{name}\" in \"{part}\" already");
+        let place = other.state.as_ref().map(|state| tree.places().name(state.span)).unwrap_or_default();
+        let help = format!("it is named in {place}: give each upstream a state file of its own");
+        findings.push(Diagnostic::error(state.span, message).help(help));
+    }
+    findings
 }
 
 /// The names that got no answer in time, in one finding.

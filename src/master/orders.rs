@@ -277,7 +277,7 @@ impl Master {
         };
         let own_state = made.before.state.clone();
         let written = match &own_state {
-            Some(path) => self.write_own_state(part, made.group, path),
+            Some(state) => self.write_own_state(part, made.group, &state.path),
             None => self.write_state(&difference),
         };
         if own_state.is_some() || written.is_err() {

@@ -13,7 +13,7 @@ use crate::net::address::{self, Host};
 use crate::net::resolver::Settings;
 use crate::sys::names::Names;
 use crate::upstream::balance::{By, Method, Time, Times};
-use crate::upstream::group::{Group, Keepalive};
+use crate::upstream::group::{Group, Keepalive, StateFile};
 use crate::upstream::peer::{BACKUP, Server};
 use crate::upstream::{budget, outlier, state_file, waiting};
 
@@ -28,7 +28,7 @@ pub struct Block {
     servers: Vec<Server>,
     idle: Option<(usize, bool)>,
     has_zone: bool,
-    state: Option<Arc<Path>>,
+    state: Option<Arc<StateFile>>,
     is_sticky: bool,
     method: Option<Method>,
     pub fail_open: Inherit<bool>,
@@ -134,7 +134,7 @@ impl Block {
         for server in self.servers.iter_mut().filter(|server| !server.resolve) {
             look_up(server, span, names, out);
         }
-        self.state = Some(path.into());
+        self.state = Some(Arc::new(StateFile { path: path.into(), span }));
         Ok(())
     }
 

@@ -7,9 +7,10 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::config::Span;
 use crate::net::address::Address;
 use crate::net::resolver::Settings;
 use crate::shm::counter::{self, Slot};
@@ -60,6 +61,24 @@ pub struct Lookup {
     pub timeout_ms: u64,
 }
 
+/// The file that keeps the servers of a group (`state`), and the place that names it.
+#[derive(Clone, Debug)]
+pub struct StateFile {
+    pub path: Box<Path>,
+    pub span: Span,
+}
+
+impl StateFile {
+    /// The file itself, however its path is written: that which is there, or else its name in its folder.
+    pub fn identity(&self) -> PathBuf {
+        let in_folder = || {
+            let folder = self.path.parent()?.canonicalize().ok()?;
+            Some(folder.join(self.path.file_name()?))
+        };
+        self.path.canonicalize().ok().or_else(in_folder).unwrap_or_else(|| self.path.to_path_buf())
+    }
+}
+
 /// A group of servers.
 ///
 /// The configuration owns it, or the worker that made it for a name in a request; the states of workers refer
@@ -97,7 +116,7 @@ pub struct Group {
     /// `retry_budget`: how many repeated requests it may get; `None`: any number.
     pub retries: Option<budget::Rule>,
     /// `state`: the file that keeps its servers, which each change writes anew.
-    pub state: Option<Arc<Path>>,
+    pub state: Option<Arc<StateFile>>,
     /// `None` if it has no server with `resolve`.
     pub lookup: Option<Lookup>,
     /// Number of servers that the configuration has; those behind them were added while serving.

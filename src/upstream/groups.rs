@@ -99,14 +99,6 @@ impl Draft {
     /// Adds the group of an `upstream` block, and returns its index. Fails if there is one of this name.
     pub fn define(&mut self, defined: Defined, span: Span) -> Result<usize, Diagnostic> {
         let name = defined.group.name.clone();
-        let state_of = |entry: &Entry| entry.defined.as_ref().and_then(|other| other.group.state.clone());
-        if let Some(state) = &defined.group.state
-            && let Some(other) = self.entries.iter().find(|entry| state_of(entry).as_ref() == Some(state))
-        {
-            let message =
-                format!("\"{}\" is the state of upstream \"{}\" already", state.display(), other.name);
-            return Err(Diagnostic::error(span, message).help("give each upstream a state file of its own"));
-        }
         let (index, is_new) = self.index(&name, None, false);
         if is_new {
             let defined = Some(defined);

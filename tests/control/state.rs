@@ -122,7 +122,12 @@ fn what_cannot_be_right_is_refused_with_its_place() {
         (
             "upstream u { state u.servers; } upstream v { state u.servers; }",
             "",
-            "is the state of upstream \"u\" already",
+            "is the state of upstream \"u\" in \"http\" already",
+        ),
+        (
+            "upstream u { state u.servers; } upstream v { state ./u.servers; }",
+            "",
+            "is the state of upstream \"u\" in \"http\" already",
         ),
         (
             "upstream u { state u.servers; }",
@@ -139,4 +144,28 @@ fn what_cannot_be_right_is_refused_with_its_place() {
     }
     let (is_good, text) = refused("upstream u { state none/u.servers; }", "");
     assert!(is_good && text.contains("changes of this upstream cannot be kept"), "{text}");
+}
+
+#[test]
+fn one_file_for_two_parts_is_refused_with_both_places() {
+    let conf = "http {\nupstream u {\nstate u.servers;\n}\nserver { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://u; } }\n}\n\
+                stream {\nupstream v {\nstate u.servers;\n}\nserver { listen 127.0.0.1:%%PORT_1%%; proxy_pass v; }\n}\n";
+    for file in ["server 127.0.0.1:1;\n", ""] {
+        let setup = Setup::new(conf).file("u.servers", file);
+        if file.is_empty() {
+            std::fs::remove_file(setup.folder().join("u.servers")).expect("removed");
+        }
+        let output = setup.run(&["-t"]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let line_of = |word: &str| {
+            let conf = std::fs::read_to_string(setup.folder().join("pronghorn.conf")).expect("it is there");
+            let after = conf.find(word).expect("it is in it");
+            conf[..after].lines().count() + 1
+        };
+        let (first, second) = (line_of("upstream u") + 1, line_of("upstream v") + 1);
+        let found = "is the state of upstream \"u\" in \"http\" already";
+        assert!(!output.status.success() && text.contains(found), "{text}");
+        assert!(text.contains(&format!("pronghorn.conf:{second}\n")), "{second}: {text}");
+        assert!(text.contains(&format!("pronghorn.conf:{first}: give each")), "{first}: {text}");
+    }
 }
