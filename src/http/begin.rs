@@ -68,6 +68,7 @@ pub fn request(
     let keep_alive = wants_keep_alive(&head);
     let body = || Body::new(length, reader(length, expects, &limits), limits);
     let mut request = Request::new(service.worker(), server, connection, input, head, body);
+    request.enter_zone();
     request.keep_alive = keep_alive;
     let host_error = match host {
         Ok(host) => {

@@ -6,6 +6,7 @@
 //!        | names of histograms: HISTOGRAMS | histograms: HISTOGRAMS × STRIPES × 1024
 //!        | names of details: DETAILS | details: DETAILS × 1024 | their histograms: DETAILS × 3 × DETAIL_STRIPES × 1024
 //!        | statuses of peers: PEERS × 32 | counts of a turn: LANES × 8192 (`pending`)
+//!        | gauges: LANES × SLOTS × 2 × u32
 //! ```
 //! Each part starts on a page of its own. An unused slot or peer costs 8 bytes (the fingerprint of its name),
 //! a used one 136, and a peer another 4 per worker that used it, and 256 for its statuses. Memory that was never used is never scanned.
@@ -30,7 +31,7 @@ pub(super) const SLOT_WORDS: usize = 16;
 /// Maximum number of peers in all upstream groups.
 pub(super) const PEERS: usize = 65_536;
 pub(super) const PEER_WORDS: usize = 16;
-/// The statuses of a peer that are told apart, and one word for all others.
+/// The time at which a peer was last chosen, its statuses that are told apart, and one word for all others.
 pub(super) const STATUS_WORDS: usize = 32;
 pub(super) const HISTOGRAMS: usize = 512;
 /// Workers share stripes (lane modulo stripes): histograms only grow, so a count need not be traced to its
@@ -67,7 +68,10 @@ const DETAIL_HISTOGRAM_WORDS: usize = DETAIL_STRIPES * HISTOGRAM_WORDS;
 const STATUSES_AT: usize = DETAIL_HISTOGRAMS_AT + page_up(DETAILS * TIMES * DETAIL_HISTOGRAM_WORDS);
 const PENDING_AT: usize = STATUSES_AT + page_up(PEERS * STATUS_WORDS);
 const PENDING_WORDS: usize = page_up(pending::WORDS);
-const END: usize = PENDING_AT + LANES * PENDING_WORDS;
+const GAUGES_AT: usize = PENDING_AT + LANES * PENDING_WORDS;
+/// Words in one lane's row of gauges, whole pages as those of connections in use: two gauges of a slot to a word.
+const GAUGE_ROW_WORDS: usize = page_up(SLOTS);
+const END: usize = GAUGES_AT + LANES * GAUGE_ROW_WORDS;
 
 /// Address space of the area; little of it is ever touched.
 pub const BYTES: usize = END * size_of::<u64>();
@@ -207,10 +211,21 @@ impl Area {
         &pair[peer % 2]
     }
 
-    /// Zeroes all of a lane's counts of connections in use, and gives their memory back.
+    /// The part of the process of `lane` in one of the two gauges of a slot.
+    #[inline]
+    pub(super) fn gauge(&self, lane: usize, slot: usize, half: usize) -> &'static AtomicU32 {
+        let word = GAUGES_AT + lane % LANES * GAUGE_ROW_WORDS + slot % SLOTS;
+        let pair = self.zone.halves(word..word + 1).expect("the plan lies inside the zone");
+        &pair[half % 2]
+    }
+
+    /// Zeroes all of a lane's counts of connections in use and its gauges, and gives their memory back.
     pub(super) fn clear_row(&self, lane: usize) -> io::Result<()> {
-        let start = IN_USE_AT + lane % LANES * ROW_WORDS;
-        self.zone.clear(start..start + ROW_WORDS)
+        let rows = [(IN_USE_AT, ROW_WORDS), (GAUGES_AT, GAUGE_ROW_WORDS)];
+        rows.into_iter().try_for_each(|(at, words)| {
+            let start = at + lane % LANES * words;
+            self.zone.clear(start..start + words)
+        })
     }
 
     pub(super) fn histogram_name(&self, histogram: usize) -> &'static AtomicU64 {
@@ -305,6 +320,7 @@ mod tests {
         area.detail(DETAILS - 1)[DETAIL_WORDS - 1].store(10, Relaxed);
         area.histogram(HISTOGRAMS, 0)[0].store(11, Relaxed);
         area.pending(LANES - 1)[pending::WORDS - 1].store(13, Relaxed);
+        area.gauge(LANES - 1, SLOTS - 1, 1).store(14, Relaxed);
         area.histogram(HISTOGRAMS + DETAILS * TIMES - 1, DETAIL_STRIPES - 1)[HISTOGRAM_WORDS - 1]
             .store(12, Relaxed);
         assert_eq!(area.lane(LANES - 1)[LANE_WORDS - 1].load(Relaxed), 1);

@@ -255,6 +255,11 @@ pub fn slot(kind: Kind, name: &str) -> Option<Slot> {
     Some(Slot { detail, ..Slot::at(area(), index) })
 }
 
+/// Number of slots ever assigned: a worker cannot have counted in any other.
+pub(super) fn used(area: &Area) -> usize {
+    TABLE.used(area)
+}
+
 /// Frees the slots that no configuration names any more. Call it only when no worker of an older one is
 /// alive.
 pub fn sweep(live: &HashSet<u32>) {

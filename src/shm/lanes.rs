@@ -145,6 +145,9 @@ pub(super) fn give_in(area: &Area, lane: Lane) {
         for peer in 0..super::peers::used(area) {
             area.in_use(lane.number(), peer).store(0, Relaxed);
         }
+        for slot in 0..super::counter::used(area) {
+            [0, 1].into_iter().for_each(|half| area.gauge(lane.number(), slot, half).store(0, Relaxed));
+        }
     }
     words[OWNER].store(0, Release);
 }

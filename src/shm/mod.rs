@@ -1,6 +1,6 @@
 //! Memory shared by the master and its workers: tables of atomics, mapped before the fork.
 //!
-//! One area holds the permanent tables: a lane per worker (`lanes`, `heartbeat`, `counter::Total`), counters
+//! One area holds the permanent tables: a lane per worker (`lanes`, `heartbeat`, `counter::Total`, `gauges`), counters
 //! by name (`counter::Slot`), the state of upstream peers (`peers`) and latency histograms (`histogram`). It
 //! is address space rather than memory: a page costs nothing until it is touched. Further zones (rate limits,
 //! caches) are separate `Zone`s (`named`): leaky buckets (`leaky_bucket`), the peers to which keys are bound
@@ -15,6 +15,7 @@ pub mod behind;
 pub mod cache_index;
 pub mod counter;
 pub mod detail;
+pub mod gauges;
 pub mod heartbeat;
 pub mod held_counts;
 pub mod histogram;

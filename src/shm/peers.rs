@@ -322,10 +322,26 @@ impl Place {
         InUse { count }
     }
 
-    /// Counts responses with this status. The first 31 that there are have a word each, with the
+    /// Notes that the peer was chosen now.
+    #[inline]
+    pub fn note_chosen(self, now_ms: u64) {
+        let [chosen_ms, ..] = area().peer_statuses(self.index as usize);
+        // Other workers read the word too: leave it to them as long as it is right.
+        if chosen_ms.load(Relaxed) != now_ms {
+            chosen_ms.store(now_ms, Relaxed);
+        }
+    }
+
+    /// The time at which it was last chosen; `None`: never.
+    pub fn chosen_ms(self, now_ms: u64) -> Option<u64> {
+        let [chosen_ms, ..] = area().peer_statuses(self.index as usize);
+        Some(chosen_ms.load(Relaxed).min(now_ms)).filter(|at_ms| *at_ms != 0)
+    }
+
+    /// Counts responses with this status. The first 30 that there are have a word each, with the
     /// status in its upper half; the last word has the number of all others.
     pub fn count_status(self, status: u16, count: u64) {
-        let words = area().peer_statuses(self.index as usize);
+        let [_, words @ ..] = area().peer_statuses(self.index as usize);
         let own = u64::from(status) << STATUS_SHIFT;
         let (others, each) = words.split_last().expect("there are some");
         for word in each {
@@ -343,14 +359,16 @@ impl Place {
 
     /// The number of responses with this status, together with others if there were too many to tell them apart.
     pub(super) fn count_of(self, status: u16) -> u64 {
-        let words = area().peer_statuses(self.index as usize).each_ref().map(|word| word.load(Relaxed));
+        let [_, words @ ..] =
+            area().peer_statuses(self.index as usize).each_ref().map(|word| word.load(Relaxed));
         let own = words.iter().find(|word| **word >> STATUS_SHIFT == u64::from(status));
         own.map_or(words[words.len() - 1], |word| word & ((1 << STATUS_SHIFT) - 1))
     }
 
     /// The statuses that it has sent, with their counts. `None`: there were more of them than are told apart.
     pub fn statuses(self) -> Option<Vec<(u16, u64)>> {
-        let words = area().peer_statuses(self.index as usize).each_ref().map(|word| word.load(Relaxed));
+        let [_, words @ ..] =
+            area().peer_statuses(self.index as usize).each_ref().map(|word| word.load(Relaxed));
         let (others, each) = words.split_last()?;
         let status = |word: &u64| ((word >> STATUS_SHIFT) as u16, word & ((1 << STATUS_SHIFT) - 1));
         (*others == 0).then(|| each.iter().filter(|word| **word != 0).map(status).collect())
@@ -518,7 +536,7 @@ mod tests {
         for status in 300..329 {
             place.count_status(status, 1);
         }
-        assert_eq!(place.statuses().map(|all| all.len()), Some(31), "as many as there are words");
+        assert_eq!(place.statuses().map(|all| all.len()), Some(30), "as many as there are words");
         place.count_status(200, 1);
         assert!(place.statuses().is_some_and(|all| all[0] == (200, 6)));
         place.count_status(599, 1);

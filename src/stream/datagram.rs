@@ -283,6 +283,7 @@ fn dispatch(service: Service, table: &Rc<Table>, listen: &'static Listen, key: K
         _ => listen.address.clone(),
     };
     let mut session = Session::new(service.worker(), listen, service.number(), SockAddr::Inet(from), local);
+    session.enter_server();
     let mut preread = Buffer::take(bytes.len());
     preread.extend(bytes);
     session.preread = preread;

@@ -98,6 +98,7 @@ pub fn restore(
     let ClientSide { number, probe, tls } = client;
     let mut session = Box::new(Session::new(worker, listen, number, from, listen.address.clone()));
     session.is_moved = true; // until it is complete
+    session.enter_server();
     mqtt_preread::restore(&mut session, &mut fields)?;
     postgres_preread::restore(&mut session, &mut fields)?;
     session.local = match local {

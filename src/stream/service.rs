@@ -122,6 +122,7 @@ impl Service {
             local = transport.local_addr().unwrap_or(local);
         }
         let mut session = Session::new(self.worker(), listen, number, peer, local);
+        session.enter_server();
         session.probe = transport.probe();
         session.preread = ahead;
         session.hops = hops;

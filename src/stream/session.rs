@@ -12,6 +12,7 @@ use crate::proto::proxy_protocol::Header;
 use crate::runtime;
 use crate::runtime::buffer::Buffer;
 use crate::script::Values;
+use crate::shm::gauges::{Held, Present};
 use crate::stream::modules::{self, States};
 use crate::stream::verdict::Verdict;
 use crate::stream::{Config, Listen, Server, Worker};
@@ -53,6 +54,8 @@ pub struct Session {
     pub action: &'static str,
     /// Another process goes on with it, and will write its line in the log.
     pub is_moved: bool,
+    /// Counts it among those in progress of its server.
+    processing: Option<Held>,
     /// How often `pass` has handed the connection to another listener.
     pub hops: u8,
 }
@@ -86,8 +89,14 @@ impl Session {
             upstream: Trace::default(),
             action: "initializing session",
             is_moved: false,
+            processing: None,
             hops: 0,
         }
+    }
+
+    /// Counts it among the sessions in progress of its server.
+    pub fn enter_server(&mut self) {
+        self.processing = self.server.slot.map(|slot| slot.gauge(Present::Processing).hold());
     }
 
     pub fn is_udp(&self) -> bool {
@@ -103,6 +112,7 @@ impl Session {
         match self.listen.names.find(name) {
             Ok(Some((index, regex))) => {
                 self.server = &self.config().servers[index];
+                self.enter_server();
                 if let Some(regex) = regex {
                     regex.find(self, name);
                 }

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -130,6 +131,8 @@ pub struct Group {
     pub slot: Option<Slot>,
     /// For each server, in the order of its addresses.
     shared: Vec<Arc<[Shared]>>,
+    /// The places of peers whose servers were removed, and may still process requests.
+    leaving: Vec<Place>,
 }
 
 impl Group {
@@ -180,6 +183,10 @@ impl Group {
         let shared = shared.unwrap_or_else(|| Self::assign(&self.full_name(), &server));
         let mut group = self.clone();
         group.next_id = group.next_id.max(server.id.saturating_add(1));
+        if server.is_removed {
+            group.leaving.retain(|place| place.in_use() > 0);
+            group.leaving.extend(self.shared_of(position).iter().filter_map(|shared| shared.place));
+        }
         match position.cmp(&group.servers.len()) {
             Ordering::Less => {
                 group.servers[position] = Arc::new(server);
@@ -253,6 +260,7 @@ impl Group {
             has_slow_start,
             slot: None,
             shared: Vec::new(),
+            leaving: Vec::new(),
         }
     }
 
@@ -278,6 +286,22 @@ impl Group {
     /// The places of its peers.
     pub fn places(&self) -> impl Iterator<Item = Place> {
         self.shared.iter().flat_map(|shared| &**shared).filter_map(|shared| shared.place)
+    }
+
+    /// The places of its peers, and of those that were removed.
+    pub fn all_places(&self) -> impl Iterator<Item = Place> {
+        self.places().chain(self.leaving.iter().copied())
+    }
+
+    /// Number of peers whose servers were removed, and that still process requests.
+    pub fn zombies(&self) -> usize {
+        if self.leaving.is_empty() {
+            return 0;
+        }
+        let present: HashSet<u32> = self.places().map(Place::index).collect();
+        let leaving: HashSet<u32> =
+            self.leaving.iter().filter(|place| place.in_use() > 0).map(|place| place.index()).collect();
+        leaving.difference(&present).count()
     }
 
     /// Number of peers for which no place was left.

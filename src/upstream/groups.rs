@@ -327,7 +327,7 @@ impl Groups {
 
     /// The numbers of their peers' places, for `shm::peers::sweep`.
     pub fn places(&self) -> impl Iterator<Item = u32> {
-        self.iter().flat_map(Group::places).map(|place| place.index())
+        self.iter().flat_map(Group::all_places).map(|place| place.index())
     }
 
     /// The servers whose names the prober looks up: those that are followed, and those that did not resolve.

@@ -17,6 +17,8 @@ use crate::net::open::Place;
 use crate::net::tls::client::Terms;
 use crate::net::{Transport, drain, room};
 use crate::runtime::{self, Timer};
+use crate::shm::counter::Slot;
+use crate::shm::gauges::{Gauge, Present};
 use crate::upstream::group::Keepalive;
 use crate::upstream::links;
 use crate::upstream::peer::Peer;
@@ -95,8 +97,20 @@ struct State {
     is_watched: Cell<bool>,
     /// The watching task, while it runs.
     watcher: RefCell<Option<Waker>>,
+    /// Tells everybody the number of idle connections; `None`: the group is not counted.
+    gauge: Option<Gauge>,
     /// The watching task has a timer that expires no later than the first idle connection.
     is_timed: Cell<bool>,
+}
+
+impl State {
+    /// Call it after each change of the list.
+    #[inline]
+    fn tell(&self, count: usize) {
+        if let Some(gauge) = self.gauge {
+            gauge.set(count);
+        }
+    }
 }
 
 thread_local! {
@@ -120,7 +134,9 @@ fn close_idle(count: usize) -> usize {
         let Some(state) = watched[index].upgrade() else { continue };
         let oldest = {
             let mut idle = state.idle.borrow_mut();
-            (!idle.is_empty()).then(|| idle.remove(0))
+            let oldest = (!idle.is_empty()).then(|| idle.remove(0));
+            state.tell(idle.len());
+            oldest
         };
         closed += usize::from(oldest.is_some());
         NEXT.set(index + 1);
@@ -136,12 +152,18 @@ pub(super) fn watch_shortage() {
 }
 
 /// The idle connections of one group in one worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pool {
     state: Rc<State>,
 }
 
 impl Pool {
+    /// `slot`: the counters of its group.
+    pub fn new(slot: Option<Slot>) -> Self {
+        let gauge = slot.map(|slot| slot.gauge(Present::Idle));
+        Self { state: Rc::new(State { gauge, ..State::default() }) }
+    }
+
     /// Takes the most recently used connection to `peer`, on these terms, that is still good. As in nginx it may
     /// have been opened for another peer of the group with the same address.
     pub fn take(
@@ -161,7 +183,9 @@ impl Pool {
             let idle = {
                 let mut list = self.state.idle.borrow_mut();
                 let index = list.iter().rposition(fits)?;
-                list.remove(index)
+                let idle = list.remove(index);
+                self.state.tell(list.len());
+                idle
             };
             let mut connection = idle.connection;
             if connection.transport.is_quiet() || is_empty(&connection.transport) {
@@ -201,6 +225,7 @@ impl Pool {
             let evicted = (list.len() >= keepalive.idle_max).then(|| list.remove(0));
             let address_id = connection.peer.address_id;
             list.push(Idle { connection, address_id, since_ms: now_ms });
+            self.state.tell(list.len());
             evicted
         };
         drop(evicted);
@@ -213,6 +238,7 @@ impl Pool {
         let list = self.state.idle.take();
         let (closed, kept): (Vec<Idle>, Vec<Idle>) =
             list.into_iter().partition(|idle| idle.connection.peer.is_retired());
+        self.state.tell(kept.len());
         self.state.idle.replace(kept);
         drop(closed); // while nothing is borrowed
     }
@@ -248,6 +274,7 @@ async fn watch(state: Rc<State>, timeout_ms: u64) {
         });
         drop(closed);
         let first_ms = kept.first().map(|idle| idle.since_ms + timeout_ms);
+        state.tell(kept.len());
         state.idle.replace(kept);
         state.is_timed.set(first_ms.is_some());
         match first_ms {
@@ -264,6 +291,7 @@ async fn watch(state: Rc<State>, timeout_ms: u64) {
     .await;
     state.watcher.replace(None);
     state.is_watched.set(false);
+    state.tell(0);
     drop(state.idle.take());
 }
 

@@ -136,9 +136,9 @@ impl GroupState {
     pub fn new(group: Arc<Group>) -> Self {
         let names = group.lookup.as_ref().map(|lookup| Names::new(&group, lookup.timeout_ms));
         let set = RefCell::new(Rc::new(Set::empty(Arc::clone(&group))));
-        let waiting = group.queue.is_some().then(Rc::default);
+        let waiting = group.queue.is_some().then(|| Rc::new(Waiting::new(group.slot)));
         let (hedges, retries) = (Budget::default(), Budget::default());
-        let (pool, links) = (Pool::default(), Rc::default());
+        let (pool, links) = (Pool::new(group.slot), Rc::default());
         let state = Self { group, names, hedges, retries, waiting, pool, links, set };
         state.rebuild(state.group.clone(), |_, server| Some(spots(&server.addresses)));
         state

@@ -11,6 +11,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use crate::runtime::{self, Timer};
+use crate::shm::counter::Slot;
+use crate::shm::gauges::{Gauge, Held, Present};
 
 /// How often the first request looks for a peer if this worker frees none.
 const LOOK_MS: u64 = 20;
@@ -30,6 +32,8 @@ pub struct Waiting {
     next: Cell<u64>,
     /// Counts the connections that have ended, and the requests that have left.
     freed: Cell<u64>,
+    /// Tells everybody how many wait; `None`: the group is not counted.
+    gauge: Option<Gauge>,
 }
 
 #[derive(Debug)]
@@ -46,9 +50,15 @@ pub struct Ticket {
     number: u64,
     seen: u64,
     timer: Timer,
+    _counted: Option<Held>,
 }
 
 impl Waiting {
+    /// `slot`: the counters of its group.
+    pub fn new(slot: Option<Slot>) -> Self {
+        Self { gauge: slot.map(|slot| slot.gauge(Present::Waiting)), ..Self::default() }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.entries.borrow().is_empty()
     }
@@ -61,7 +71,8 @@ impl Waiting {
         }
         let number = self.next.replace(self.next.get() + 1);
         entries.push_back(Entry { number, waker: None });
-        Some(Ticket { waiting: Rc::clone(self), number, seen: self.freed.get(), timer: Timer::new() })
+        let (seen, timer, _counted) = (self.freed.get(), Timer::new(), self.gauge.map(Gauge::hold));
+        Some(Ticket { waiting: Rc::clone(self), number, seen, timer, _counted })
     }
 
     /// Notes that a connection to a peer has ended: the first request looks again.

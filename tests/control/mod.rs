@@ -9,6 +9,7 @@ mod hostile;
 mod keyvals;
 mod killed;
 mod numbers;
+mod present;
 mod reload;
 mod socket;
 mod state;

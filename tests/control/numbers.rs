@@ -218,7 +218,7 @@ fn a_queue_shows_its_places_and_those_whom_it_turned_away() {
     first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     origin.wait_requests(1);
     let group = plus(&daemon, "http/upstreams/u");
-    assert_eq!(group["queue"], json!({ "max_size": 2, "overflows": 0 }));
+    assert_eq!(group["queue"], json!({ "size": 0, "max_size": 2, "overflows": 0 }));
     assert_eq!(plus(&daemon, "http/upstreams/free").get("queue"), None);
     // One place in each of two workers: of many that come at once most are turned away.
     let mut others: Vec<Client> = (0..12).map(|_| Client::connect(daemon.port(0))).collect();

@@ -47,6 +47,7 @@ use crate::runtime;
 use crate::runtime::buffer::Buffer;
 use crate::script::Values;
 use crate::shared::realip;
+use crate::shm::gauges::{Held, Present};
 use crate::sys::address::SockAddr;
 use crate::sys::clock;
 use crate::upstream::Trace;
@@ -115,6 +116,8 @@ pub struct Request {
     pub is_complete: bool,
     /// It has been added to the counters.
     pub is_counted: bool,
+    /// Counts it among those in progress, if its server has a zone.
+    pub processing: Option<Held>,
     /// The connection may serve another request after this one.
     pub keep_alive: bool,
     /// How it has come to its location.
@@ -191,6 +194,7 @@ impl Request {
             head_bytes_sent: 0,
             is_complete: false,
             is_counted: false,
+            processing: None,
             keep_alive: false,
             route: Route::default(),
             error_page: ErrorPage::default(),
@@ -212,6 +216,19 @@ impl Request {
             depth: 0,
             is_parked: false,
         })
+    }
+
+    /// Counts it among the requests in progress of its server's zone.
+    #[inline]
+    pub fn enter_zone(&mut self) {
+        self.processing = Self::zone_of(self.server);
+    }
+
+    /// Counts one among the requests in progress of a server's zone.
+    #[inline]
+    pub fn zone_of(server: &Server) -> Option<Held> {
+        let zone = server.root.confs.status_zone.of_server();
+        zone.map(|slot| slot.gauge(Present::Processing).hold())
     }
 
     /// A subrequest for another URI of the same server: it takes the head and the body of this request, and

@@ -23,6 +23,7 @@ use crate::proto::message::Method;
 use crate::runtime::buffer::Buffer;
 use crate::script::Slots;
 use crate::script::captures::Captures;
+use crate::shm::gauges::Held;
 use crate::sys::address::SockAddr;
 use crate::upstream::trace::{self, Action};
 
@@ -62,6 +63,8 @@ struct Inner {
     answered_us: Option<u64>,
     action: Option<Action>,
     upstream: trace::Parked,
+    /// See [`Request::processing`].
+    processing: Option<Held>,
     rare: Option<Box<Rare>>,
 }
 
@@ -131,6 +134,7 @@ impl Parked {
             answered_us: request.answered_us,
             action: request.upstream.action,
             upstream: request.upstream.park(),
+            processing: request.processing.take(),
             rare: (!rare.is_empty()).then(|| Box::new(rare)),
         };
         Self(Some(Box::new(inner)))

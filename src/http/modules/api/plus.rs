@@ -16,6 +16,7 @@ use crate::shared::control::Order;
 use crate::shared::status_zone::Place;
 use crate::shared::zone::{self, Fate};
 use crate::shm::counter::{self, Slot, Total, Word};
+use crate::shm::gauges::Present;
 use crate::shm::{heartbeat, lanes, named};
 use crate::sys::{clock, process};
 use crate::upstream::Group;
@@ -369,6 +370,14 @@ fn time(secs: i64, millis: u32) -> String {
     text
 }
 
+/// The time that lies so many milliseconds back.
+fn ago(ms: u64) -> String {
+    let (now_s, nanos) = clock::wall();
+    let now_ms = i128::from(now_s) * 1000 + i128::from(nanos / 1_000_000);
+    let at_ms = now_ms - i128::from(ms);
+    time(at_ms.div_euclid(1000) as i64, at_ms.rem_euclid(1000) as u32)
+}
+
 fn connections(of: impl Fn(Total) -> u64) -> Value {
     let (accepted, active, idle) = (of(Total::Accepted), of(Total::Active), of(Total::Waiting));
     json!({
@@ -384,7 +393,10 @@ fn connections(of: impl Fn(Total) -> u64) -> Value {
 fn server_zones(view: &View) -> Map<String, Value> {
     let zones = view.zones().filter(|zone| zone.place == Place::Server);
     zones
-        .map(|zone| (zone.name.to_owned(), with_ssl(numbers(zone.slot, "received", "sent"), zone.slot)))
+        .map(|zone| {
+            let numbers = with_processing(numbers(zone.slot, "received", "sent"), zone.slot);
+            (zone.name.to_owned(), with_ssl(numbers, zone.slot))
+        })
         .collect()
 }
 
@@ -398,13 +410,21 @@ fn zones(source: &Source, place: Place) -> Map<String, Value> {
 fn stream_zones(source: &Source) -> Map<String, Value> {
     let mut zones = Map::new();
     for zone in source.view().zones().filter(|zone| zone.place == Place::Stream) {
-        zones.insert(zone.name.to_owned(), with_ssl(sessions(zone.slot), zone.slot));
+        let numbers = with_processing(sessions(zone.slot), zone.slot);
+        zones.insert(zone.name.to_owned(), with_ssl(numbers, zone.slot));
     }
     for Counted { name, address, slot } in source.streams {
         let name = if name.is_empty() || zones.contains_key(&**name) { address } else { name };
-        zones.insert(name.to_string(), with_ssl(sessions(Some(*slot)), Some(*slot)));
+        let numbers = with_processing(sessions(Some(*slot)), Some(*slot));
+        zones.insert(name.to_string(), with_ssl(numbers, Some(*slot)));
     }
     zones
+}
+
+/// Adds the requests or sessions in progress of a server to its numbers.
+fn with_processing(mut numbers: Value, slot: Option<Slot>) -> Value {
+    numbers["processing"] = json!(slot.map_or(0, |slot| slot.present(Present::Processing)));
+    numbers
 }
 
 /// Adds the handshakes of a server to its numbers.
@@ -463,6 +483,11 @@ fn upstream(view: &View, group: &Arc<Group>, part: Part) -> Value {
     let peers: Vec<Value> = view.peers(group).map(|found| peer(&found, part)).collect();
     let mut object = Map::new();
     object.insert("peers".to_owned(), Value::from(peers));
+    let present = |of| group.slot.map_or(0, |slot| slot.present(of));
+    if part == Part::Http {
+        object.insert("keepalive".to_owned(), json!(present(Present::Idle)));
+    }
+    object.insert("zombies".to_owned(), json!(group.zombies()));
     if group.is_shared {
         object.insert("zone".to_owned(), json!(group.name));
     }
@@ -470,7 +495,10 @@ fn upstream(view: &View, group: &Arc<Group>, part: Part) -> Value {
         let overflows = group.slot.map_or(0, |slot| slot.get(Word::QUEUE_OVERFLOWS));
         // As many may wait in each worker.
         let places = queue.max.saturating_mul(view.workers.len().max(1));
-        object.insert("queue".to_owned(), json!({ "max_size": places, "overflows": overflows }));
+        object.insert(
+            "queue".to_owned(),
+            json!({ "size": present(Present::Waiting), "max_size": places, "overflows": overflows }),
+        );
     }
     Value::from(object)
 }
@@ -518,9 +546,10 @@ fn peer(peer: &Peer, part: Part) -> Value {
     let (down_now_ms, down_ms) = peer.down_ms();
     put("downtime", json!(down_ms));
     if let Some(ms) = down_now_ms {
-        let mut time = Vec::new();
-        time_iso8601(clock::wall_seconds() - i64::try_from(ms / 1000).unwrap_or(i64::MAX), &mut time);
-        put("downstart", json!(String::from_utf8_lossy(&time)));
+        put("downstart", json!(ago(ms)));
+    }
+    if let Some(ms) = peer.chosen_ago_ms() {
+        put("selected", json!(ago(ms)));
     }
     let first = if part == Part::Http { "header_time" } else { "first_byte_time" };
     // Averages of the latest responses, if the peer has a place for them; otherwise of all.

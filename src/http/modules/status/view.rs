@@ -120,6 +120,11 @@ impl Peer {
         self.place.map_or(0, |place| u64::from(place.in_use()))
     }
 
+    /// The time since it was last chosen, in milliseconds; `None`: it never was, as far as is known.
+    pub fn chosen_ago_ms(&self) -> Option<u64> {
+        Some(self.now_ms - self.place?.chosen_ms(self.now_ms)?)
+    }
+
     /// The average time to the head of its responses, in microseconds; 0: unknown.
     pub fn head_us(&self) -> u64 {
         self.place.map_or(0, |place| place.number(Word::HeadUs, u64::MAX))

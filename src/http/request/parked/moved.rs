@@ -224,10 +224,12 @@ impl Inner {
             answered_us,
             action: None,
             upstream,
+            processing: None,
             rare: (!rare.is_empty()).then(|| Box::new(rare)),
         });
         let index = listen.server_for(inner.text(super::HOST)).map_or(listen.default, |(index, _)| index);
         inner.server = &config.servers[index];
+        inner.processing = Request::zone_of(inner.server);
         inner.location = place(inner.server, location, inner.text(super::URI));
         Some((inner, limited))
     }
