@@ -444,8 +444,11 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
             }
             Event::Signal(SIGTERM | SIGINT) | Event::Empty => break,
             Event::Expired => {
-                let count = open::count();
-                log::notice!(log::process(), &(), "worker_shutdown_timeout: {count} connections are closed");
+                let closed = match open::count() {
+                    1 => "1 connection is closed".to_owned(),
+                    count => format!("{count} connections are closed"),
+                };
+                log::notice!(log::process(), &(), "worker_shutdown_timeout: {closed}");
                 break;
             }
             Event::Remnant => tell_remnant(config),

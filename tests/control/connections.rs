@@ -4,6 +4,8 @@ use serde_json::Value;
 
 use super::{control, ctl};
 use crate::support::daemon::is_stand_in;
+use crate::support::h2::{DATA, END_HEADERS, GOAWAY, H2, HEADERS, block};
+use crate::support::process::is_alive;
 use crate::support::{Client, Daemon, Origin, Setup, wait_for};
 
 const CONF: &str = r#"
@@ -123,6 +125,7 @@ fn a_stopped_worker_is_named_and_the_others_are_listed() {
     use nix::sys::signal::Signal;
     let origin = Origin::start(|peer| while peer.request().is_some() {});
     let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).level("notice").start();
+    daemon.wait_log("generation 1 serves"); // one that is not ready is not asked
     let stopped = daemon.workers()[0];
     send(stopped, Signal::SIGSTOP);
     let found = control(&daemon, "GET", "/pronghorn/connections", "").json();
@@ -134,4 +137,81 @@ fn a_stopped_worker_is_named_and_the_others_are_listed() {
     });
     let forbidden = daemon.complaints("error|crit|alert|emerg");
     assert!(forbidden.is_empty(), "{forbidden:?}");
+}
+
+/// A WebSocket in a stream of HTTP/2 stays in the old worker: it goes on there, is named, and ends with the time of the old
+/// configuration, or when an operator ends its connection.
+#[test]
+fn a_websocket_in_a_stream_holds_an_old_generation_and_is_named_and_bounded() {
+    if is_stand_in() {
+        return;
+    }
+    let origin = Origin::start(|peer| {
+        if peer.head().is_some() {
+            peer.send(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+            );
+        }
+        loop {
+            let bytes = peer.some(100_000);
+            if bytes.is_empty() {
+                return;
+            }
+            peer.send(bytes);
+        }
+    });
+    let conf = r#"
+        worker_processes 1;
+        worker_shutdown_timeout %%TIMEOUT%%;
+        control unix:%%DIR%%/ctl;
+        http {
+            http2 on;
+            http2_extended_connect on;
+            server {
+                listen 127.0.0.1:%%PORT_0%%;
+                location / {
+                    proxy_pass http://%%ORIGIN%%;
+                    proxy_set_header Upgrade $http_upgrade;
+                    proxy_set_header Connection upgrade;
+                }
+            }
+        }
+    "#;
+    for timeout in ["600s", "1s"] {
+        let setup = Setup::new(conf).set("ORIGIN", origin.address()).set("TIMEOUT", timeout);
+        let daemon = setup.level("notice").start();
+        let old = daemon.worker();
+        let mut client = H2::connect(daemon.port(0));
+        let head = [
+            (":method", "CONNECT"),
+            (":protocol", "websocket"),
+            (":scheme", "http"),
+            (":path", "/chat"),
+            (":authority", "localhost"),
+            ("sec-websocket-version", "13"),
+        ];
+        client.send(HEADERS, END_HEADERS, 1, &block(&head));
+        let echoes = |client: &mut H2, word: &'static [u8]| {
+            client.send(DATA, 0, 1, word);
+            let is_there =
+                |client: &H2| client.answers.get(&1).is_some_and(|answer| answer.body.ends_with(word));
+            client.read_until("an echo", is_there);
+        };
+        echoes(&mut client, b"before");
+        assert_eq!(control(&daemon, "PATCH", "/1/control/config", "").status, 200);
+        if timeout == "600s" {
+            let one = find(&daemon, |one| one["leaving"] == true);
+            assert_eq!((&one["pid"], &one["protocol"]), (&old.into(), &"HTTP/2".into()), "{one}");
+            client.read_until("GOAWAY", |client| client.frames.iter().any(|frame| frame.kind == GOAWAY));
+            echoes(&mut client, b"after");
+            let (_, out, _) = ctl(&daemon, &["connections", "old"]);
+            assert!(out.contains("(leaving)") && out.contains("HTTP/2") && out.lines().count() == 2, "{out}");
+            assert!(is_alive(old), "it is held");
+            assert_eq!(ctl(&daemon, &["end", one["id"].as_str().expect("an id")]).0, 0);
+        } else {
+            daemon.wait_log("worker_shutdown_timeout: 1 connection is closed");
+        }
+        wait_for("the end of the old worker", || (!is_alive(old)).then_some(()));
+        assert!(list(&daemon).is_empty());
+    }
 }
