@@ -4,7 +4,7 @@
 //! as a whole when a name's addresses change; a request keeps the set with which it began.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -140,7 +140,7 @@ impl GroupState {
         let (hedges, retries) = (Budget::default(), Budget::default());
         let (pool, links) = (Pool::new(group.slot), Rc::default());
         let state = Self { group, names, hedges, retries, waiting, pool, links, set };
-        state.rebuild(state.group.clone(), |_, server| Some(spots(&server.addresses)));
+        state.set.replace(Rc::new(state.first_set()));
         state
     }
 
@@ -165,7 +165,7 @@ impl GroupState {
         if self.is_at(server_index, spots) {
             return false;
         }
-        self.rebuild(self.set().group.clone(), |index, _| (index == server_index).then(|| spots.to_vec()));
+        self.put(self.set().group.clone(), server_index, spots.to_vec());
         true
     }
 
@@ -175,10 +175,9 @@ impl GroupState {
         let old = self.set();
         // The addresses of a name that is followed are known here, not to the master.
         let found = (server.resolve && !server.is_removed).then(|| self.found(&old, position));
+        let spots = found.unwrap_or_else(|| spots(&server.addresses));
         let Some(group) = old.group.with_server(position, server, Some(shared)) else { return false };
-        self.rebuild(Arc::new(group), |index, server| {
-            (index == position).then(|| found.clone().unwrap_or_else(|| spots(&server.addresses)))
-        });
+        self.put(Arc::new(group), position, spots);
         true
     }
 
@@ -232,52 +231,75 @@ impl GroupState {
         waiting
     }
 
-    /// Replaces the set of peers by those of `group`, which is the present one, perhaps with another server.
-    /// `spots_of` returns a server's present addresses; `None`: it keeps its peers.
-    fn rebuild(&self, group: Arc<Group>, spots_of: impl Fn(usize, &Server) -> Option<Vec<Spot>>) {
-        let old = self.set();
-        let mut old_peers: Vec<Vec<Ranked<'_>>> = vec![Vec::new(); group.servers.len()];
-        for (rank, peer) in old.ranked() {
-            old_peers[peer.server].push((rank, peer));
-        }
+    /// The peers of all servers at the addresses that the configuration knows.
+    fn first_set(&self) -> Set {
+        let group = &self.group;
         let mut draft = Draft::default();
-        let mut ids: HashMap<Address, u32> =
-            old.all().map(|peer| (peer.address.clone(), peer.address_id)).collect();
-        let mut next_id = ids.values().max().map_or(0, |last| last + 1);
+        let mut ids = HashMap::new();
         for (index, server) in group.servers.iter().enumerate() {
-            let mut left = std::mem::take(&mut old_peers[index]);
-            let Some(spots) = spots_of(index, server) else {
-                draft.keep(&left, server.down);
-                continue;
-            };
-            for spot in spots {
-                let weight = self.weight(server, &spot);
-                let is_it =
-                    |(_, peer): &Ranked<'_>| peer.address == spot.address && peer.is_of(server, weight);
-                // Reuse each peer only once: two SRV records may name the same address.
-                let kept = left.iter().position(is_it).map(|at| Rc::clone(left.swap_remove(at).1));
+            for spot in spots(&server.addresses) {
+                let next_id = ids.len() as u32;
+                let address_id = *ids.entry(spot.address.clone()).or_insert(next_id);
                 let rank = priority(server, &spot);
-                let peer = kept.unwrap_or_else(|| {
-                    let address_id = *ids.entry(spot.address.clone()).or_insert(next_id);
-                    next_id = next_id.max(address_id + 1);
-                    let mut peer = self.peer(&group, index, server, spot);
-                    peer.address_id = address_id;
-                    Rc::new(peer)
-                });
+                let mut peer = self.peer(group, index, server, spot);
+                peer.address_id = address_id;
+                draft.add(rank, Rc::new(peer));
                 draft.tries += u32::from(!server.down);
-                draft.add(rank, peer);
             }
+        }
+        draft.finish(group)
+    }
+
+    /// Puts the peers that one server has at these addresses in the place of those that it had. `group` is the present
+    /// one, perhaps with this server as a new one.
+    ///
+    /// Of the others, whose number may be large, only the pointers are copied.
+    fn put(&self, group: Arc<Group>, index: usize, spots: Vec<Spot>) {
+        let old = self.set();
+        let Some(server) = group.servers.get(index) else { return };
+        let own: Vec<Ranked<'_>> = old.ranked().filter(|(_, peer)| peer.server == index).collect();
+        let mut left = own.clone();
+        let mut now: Vec<(u32, Rc<Peer>)> = Vec::with_capacity(spots.len());
+        for spot in spots {
+            let weight = self.weight(server, &spot);
+            let is_it = |(_, peer): &Ranked<'_>| peer.address == spot.address && peer.is_of(server, weight);
+            // Reuse each peer only once: two SRV records may name the same address.
+            let kept = left.iter().position(is_it).map(|at| Rc::clone(left.swap_remove(at).1));
+            let rank = priority(server, &spot);
+            let peer = kept.unwrap_or_else(|| {
+                let others = old.all().chain(now.iter().map(|(_, peer)| peer));
+                let address_id = address_id(others, &spot.address);
+                let mut peer = self.peer(&group, index, server, spot);
+                peer.address_id = address_id;
+                Rc::new(peer)
+            });
+            now.push((rank, peer));
+        }
+        let was_down = old.group.servers.get(index).is_some_and(|server| server.down);
+        let mut draft = Draft {
+            levels: Vec::with_capacity(old.levels.len() + 1),
+            tries: old.tries - if was_down { 0 } else { own.len() as u32 },
+        };
+        // The peers of a level are in the order of their servers.
+        let split = |list: &List| list.peers.partition_point(|peer| peer.server < index);
+        for list in &old.levels {
+            let mut peers = Vec::with_capacity(list.peers.len() + now.len());
+            peers.extend_from_slice(&list.peers[..split(list)]);
+            draft.levels.push((list.priority, peers));
+        }
+        for (rank, peer) in now {
+            draft.add(rank, peer);
+            draft.tries += u32::from(!server.down);
+        }
+        for list in &old.levels {
+            let behind = list.peers[split(list)..].iter().filter(|peer| peer.server != index);
+            behind.for_each(|peer| draft.add(list.priority, Rc::clone(peer)));
         }
         let set = draft.finish(&group);
         old.levels.iter().for_each(|list| list.loads.retire());
-        let staying: HashSet<*const Peer> = set.all().map(Rc::as_ptr).collect();
-        let mut has_retired = false;
-        for peer in old.all().filter(|peer| !staying.contains(&Rc::as_ptr(peer))) {
-            peer.retire();
-            has_retired = true;
-        }
+        left.iter().for_each(|(_, peer)| peer.retire());
         self.set.replace(Rc::new(set));
-        if has_retired {
+        if !left.is_empty() {
             self.pool.close_retired();
             self.links.close_retired();
         }
@@ -334,17 +356,21 @@ impl Draft {
 
     fn finish(self, group: &Arc<Group>) -> Set {
         let list = |(priority, peers)| List::of(priority, peers, Some(Arc::clone(group)));
-        let levels = self.levels.into_iter().map(list).collect();
+        let levels = self.levels.into_iter().filter(|(_, peers)| !peers.is_empty()).map(list).collect();
         Set { group: Arc::clone(group), levels, tries: self.tries }
     }
+}
 
-    /// Takes over the peers of one server.
-    fn keep(&mut self, peers: &[Ranked<'_>], is_down: bool) {
-        for (priority, peer) in peers {
-            self.add(*priority, Rc::clone(peer));
-            self.tries += u32::from(!is_down);
+/// The number of an address: that of a peer which has it, or else one that no peer has.
+fn address_id<'a>(peers: impl Iterator<Item = &'a Rc<Peer>>, address: &Address) -> u32 {
+    let mut next = 0;
+    for peer in peers {
+        if peer.address == *address {
+            return peer.address_id;
         }
+        next = next.max(peer.address_id + 1);
     }
+    next
 }
 
 fn spots(addresses: &[Address]) -> Vec<Spot> {
