@@ -26,21 +26,26 @@ pub enum Nature {
 /// Determines the kind of a descriptor. Never waits, and changes nothing.
 pub fn of(fd: BorrowedFd<'_>) -> Nature {
     let socket_ref = SockRef::from(&fd);
-    let is_stream = match socket_ref.r#type() {
-        Ok(kind) => kind == Type::STREAM,
+    match socket_ref.r#type() {
+        Ok(Type::STREAM) => {}
+        Ok(_) => return Nature::Other("a socket of another kind"),
         Err(_) => return Nature::Other("a descriptor that is not a socket"),
-    };
-    let is_family =
-        socket_ref.domain().is_ok_and(|it| [Domain::IPV4, Domain::IPV6, Domain::UNIX].contains(&it));
-    if !is_stream || !is_family {
+    }
+    // The address says the family too: a reload may bring tens of thousands of connections.
+    let Ok(local) = socket_ref.local_addr() else { return Nature::Unconnected };
+    let family = Domain::from(i32::from(local.family()));
+    if ![Domain::IPV4, Domain::IPV6, Domain::UNIX].contains(&family) {
         return Nature::Other("a socket of another kind");
+    }
+    let local = socket::from_raw(&local);
+    if socket_ref.peer_addr().is_ok() {
+        return Nature::Connected(local); // a listening socket has no peer
     }
     if socket_ref.is_listener().unwrap_or(true) {
         return Nature::Other("a listening socket");
     }
-    match (socket_ref.peer_addr(), socket::local_addr(fd)) {
-        (Ok(_), Ok(local)) => Nature::Connected(local),
-        (Err(_), Ok(local)) if local.inet().is_some_and(|inet| inet.port() != 0) => Nature::Ended(local),
+    match local.inet() {
+        Some(inet) if inet.port() != 0 => Nature::Ended(local),
         _ => Nature::Unconnected,
     }
 }

@@ -672,7 +672,7 @@ pub(super) fn raw(address: &SockAddr) -> io::Result<RawAddr> {
     }
 }
 
-fn from_raw(address: &RawAddr) -> SockAddr {
+pub(super) fn from_raw(address: &RawAddr) -> SockAddr {
     match address.as_socket() {
         Some(inet) => SockAddr::Inet(inet),
         None => match (address.as_pathname(), address.as_abstract_namespace()) {
