@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::base::number::format_size;
+use crate::cache::status::Counts;
 use crate::config::Span;
 use crate::shm::cache_index::{Digest, Index};
 
@@ -68,6 +69,7 @@ pub struct Zone {
     pub id: u64,
     /// `None` with `-t`, where nothing is served.
     pub index: Option<Index>,
+    pub counts: Counts,
     /// When this process last logged that the index is full; 0: never.
     told_ms: AtomicU64,
 }
@@ -76,8 +78,8 @@ pub struct Zone {
 const TOLD_EVERY_MS: u64 = 60_000;
 
 impl Zone {
-    pub fn new(settings: Settings, id: u64, index: Option<Index>) -> Self {
-        Self { settings, id, index, told_ms: AtomicU64::new(0) }
+    pub fn new(settings: Settings, id: u64, index: Option<Index>, counts: Counts) -> Self {
+        Self { settings, id, index, counts, told_ms: AtomicU64::new(0) }
     }
 
     pub fn name(&self) -> &str {
@@ -158,7 +160,7 @@ pub(super) mod tests {
     }
 
     pub(crate) fn zone_of(settings: Settings) -> &'static Zone {
-        Box::leak(Box::new(Zone::new(settings, 0, None)))
+        Box::leak(Box::new(Zone::new(settings, 0, None, Counts::default())))
     }
 
     #[test]

@@ -111,7 +111,13 @@ impl Config {
         let servers = self.servers.iter().filter_map(|server| server.slot);
         let zones = self.tables.status_zone.iter().map(|zone| zone.slot);
         let limits = self.tables.limit_req.slots().chain(self.tables.limit_conn.slots());
-        servers.chain(zones).chain(limits).map(counter::Slot::index).chain(self.upstreams.slots())
+        let caches = self.tables.cache.iter().flat_map(|zone| zone.counts.slots());
+        servers
+            .chain(zones)
+            .chain(limits)
+            .chain(caches)
+            .map(counter::Slot::index)
+            .chain(self.upstreams.slots())
     }
 
     /// True if a `proxy_pass` with variables may connect to this socket: its path is part of the

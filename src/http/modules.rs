@@ -334,7 +334,7 @@ modules! {
     mirror      => [Precontent precontent];
     upstream    => [] draft Selections table Table;
     health_check => [] draft Draft table Table;
-    cache       => [] draft Draft table Table;
+    cache       => [] log_step count draft Draft table Table;
     request_body => [];
     limit_rate  => [] state State;
     early_hints => [];

@@ -122,6 +122,8 @@ pub enum Kind {
     Limit = 5,
     /// A `status_zone` of a `resolver`.
     Resolver = 6,
+    /// A cache: its responses, and their bytes.
+    Cache = 7,
 }
 
 impl Kind {

@@ -281,3 +281,52 @@ fn promtool_finds_nothing() {
     let found = check.wait_with_output().expect("it ends");
     assert!(found.status.success() && found.stdout.is_empty() && found.stderr.is_empty(), "{found:?}");
 }
+
+#[test]
+fn caches_have_the_results_of_their_lookups() {
+    if is_stand_in() {
+        return;
+    }
+    const CONF: &str = "
+        worker_processes 2;
+        control unix:%%DIR%%/ctl;
+        http {
+            proxy_cache_path %%DIR%%/cache keys_zone=pages:64k max_size=1m;
+            server {
+                listen 127.0.0.1:%%PORT_0%%;
+                proxy_cache pages;
+                proxy_cache_valid 1h;
+                proxy_cache_bypass $arg_bypass;
+                location / { proxy_pass http://%%ORIGIN%%; }
+            }
+        }";
+    let origin = Origin::saying("0123456789");
+    let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).level("info").start();
+    daemon.wait_log("loaded 0 files");
+    let stored = |status: &str, count: u64| {
+        let written =
+            || (plus(&daemon, "http/caches/pages")[status]["responses_written"] == count).then_some(());
+        wait_for("a response to be stored", written);
+    };
+    get(daemon.port(0), "/");
+    stored("miss", 1);
+    for _ in 0..3 {
+        assert_eq!(get(daemon.port(0), "/").text(), "0123456789");
+    }
+    get(daemon.port(0), "/?bypass=1");
+    stored("bypass", 1);
+    let (none, one) = (
+        json!({ "responses": 0, "bytes": 0 }),
+        |responses: u64, bytes: u64| json!({ "responses": responses, "bytes": bytes, "responses_written": responses, "bytes_written": bytes }),
+    );
+    let expected = json!({
+        "size": 8192, "max_size": 1 << 20, "cold": false,
+        "hit": { "responses": 3, "bytes": 30 }, "stale": none, "updating": none, "revalidated": none,
+        "miss": one(1, 10), "expired": one(0, 0), "bypass": one(1, 10),
+    });
+    wait_for("the counts", || (plus(&daemon, "http/caches") == json!({ "pages": expected })).then_some(()));
+    daemon.reload();
+    assert_eq!(plus(&daemon, "http/caches/pages"), expected, "a reload forgets nothing");
+    assert!(plus(&daemon, "slabs/pages")["pages"]["used"].as_u64() > Some(0));
+    assert_eq!(control(&daemon, "GET", "/api/9/http/caches/none", "").status, 404);
+}

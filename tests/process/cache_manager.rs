@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::process::upgrade::upgrade;
 use crate::support::daemon::{is_stand_in, send};
-use crate::support::{Daemon, Setup, get, process, wait_for};
+use crate::support::{Daemon, Origin, Setup, get, process, wait_for};
 
 /// Files of 6 KB, 8 KiB on disk, as many as `count`; and the configuration of their cache.
 fn setup(parameters: &str, count: usize) -> Setup {
@@ -74,6 +74,30 @@ fn a_cache_that_is_too_large_loses_files() {
 fn a_cache_gives_way_while_the_disk_is_full() {
     let daemon = setup("min_free=1000000g", 3).start();
     wait_files(&daemon, 0);
+}
+
+#[test]
+fn a_response_that_nothing_asks_for_goes_and_one_in_use_stays() {
+    let origin = Origin::saying("x");
+    let conf = "worker_processes 2; http {
+        proxy_cache_path %%DIR%%/cache levels=1:2 keys_zone=pages:64k inactive=5s;
+        server {
+            listen 127.0.0.1:%%PORT_0%%;
+            location / { proxy_pass http://%%ORIGIN%%; proxy_cache pages; proxy_cache_valid 1h; }
+        } }";
+    let daemon = Setup::new(conf).set("ORIGIN", origin.address()).level("info").start();
+    for path in ["/used", "/unused"] {
+        get(daemon.port(0), path);
+    }
+    wait_files(&daemon, 2);
+    wait_for("one file to be removed", || {
+        assert_eq!(get(daemon.port(0), "/used").text(), "x");
+        (files(&daemon).len() == 1).then_some(())
+    });
+    assert_eq!(origin.requests().len(), 2, "it was served from the cache all the time");
+    get(daemon.port(0), "/unused");
+    assert_eq!(origin.requests().len(), 3);
+    assert_eq!(daemon.complaints("error|crit|alert|emerg"), [] as [&str; 0]);
 }
 
 #[test]

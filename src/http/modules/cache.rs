@@ -9,10 +9,12 @@ use std::ops::Deref;
 use std::path::PathBuf;
 
 use crate::base::number::{parse_millis, parse_size, parse_u64};
+use crate::cache::status::Counts;
 use crate::cache::zone::{LEVELS_MAX, Pace, Settings, Zone};
 use crate::config::{Diagnostic, Node, Span, Word, params, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, ModuleTable};
+use crate::http::request::Request;
 use crate::http::scope::Variable;
 use crate::log::Cause;
 use crate::shm::cache_index::Index;
@@ -102,6 +104,17 @@ impl ModuleTable for Table {
     }
 }
 
+/// Counts a finished request, or subrequest, at its cache.
+pub fn count(request: &mut Request) {
+    let Some(state) = &request.proxied.cache else { return };
+    let (Some(zone), Some(status)) = (state.zone, state.status) else { return };
+    let bytes = match status.is_from_upstream() {
+        true => request.upstream.attempts().last().map_or(0, |attempt| attempt.length),
+        false => request.body_bytes_sent(),
+    };
+    zone.counts.count(status, bytes);
+}
+
 /// Maps the index of a zone. Its memory is the same after a reload unless something that matters to it has changed.
 fn open(settings: Settings, is_test: bool, cx: &mut Cx) -> Zone {
     let Settings { name, folder, levels, keys_bytes, span, .. } = &settings;
@@ -111,7 +124,8 @@ fn open(settings: Settings, is_test: bool, cx: &mut Cx) -> Zone {
         cx.diagnostics.push(Diagnostic::error(*span, message));
         None
     });
-    Zone::new(settings, id, index)
+    let counts = if is_test { Counts::default() } else { Counts::open(name) };
+    Zone::new(settings, id, index, counts)
 }
 
 fn unknown(directive: &str, name: &str, family: &str, span: Span) -> Diagnostic {
@@ -213,15 +227,15 @@ fn read(node: &Node, folder: PathBuf) -> Result<Settings, Diagnostic> {
             "inactive" => settings.inactive_s = seconds(word, name, value)?,
             "max_size" => settings.max_bytes = Some(bytes(word, name, value)?),
             "min_free" => settings.min_free_bytes = bytes(word, name, value)?,
-            "manager_files" => manager.files = count(word, name, value)?,
+            "manager_files" => manager.files = files(word, name, value)?,
             "manager_threshold" => manager.threshold_ms = millis(word, name, value)?,
             "manager_sleep" => manager.sleep_ms = millis(word, name, value)?,
-            "loader_files" => loader.files = count(word, name, value)?,
+            "loader_files" => loader.files = files(word, name, value)?,
             "loader_threshold" => loader.threshold_ms = millis(word, name, value)?,
             "loader_sleep" => loader.sleep_ms = millis(word, name, value)?,
             // Those of nginx Plus, for purging, which is not there: they are checked only.
             "purger" => _ = flag(word, name, value)?,
-            "purger_files" => _ = count(word, name, value)?,
+            "purger_files" => _ = files(word, name, value)?,
             "purger_threshold" | "purger_sleep" => _ = millis(word, name, value)?,
             _ => return Err(invalid_parameter(word)),
         }
@@ -300,7 +314,7 @@ fn bytes(word: &Word, name: &str, value: &str) -> Result<u64, Diagnostic> {
     parse_size(value).ok_or_else(|| invalid(word, name, help))
 }
 
-fn count(word: &Word, name: &str, value: &str) -> Result<u64, Diagnostic> {
+fn files(word: &Word, name: &str, value: &str) -> Result<u64, Diagnostic> {
     parse_u64(value.as_bytes()).ok_or_else(|| invalid(word, name, "it is a number of files"))
 }
 

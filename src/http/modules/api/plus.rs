@@ -7,6 +7,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::{Source, Verdict, change, document, keyvals, made, made_of, made_of_one, ordered};
+use crate::cache::status::{Status, Sum};
+use crate::cache::zone::Zone;
 use crate::http::Counted;
 use crate::http::modules::status::view::{Named, Peer, View};
 use crate::http::request::Request;
@@ -15,6 +17,7 @@ use crate::proto::message::Method;
 use crate::shared::control::Order;
 use crate::shared::status_zone::Place;
 use crate::shared::zone::{self, Fate};
+use crate::shm::cache_index::Index;
 use crate::shm::counter::{self, Slot, Total, Word};
 use crate::shm::gauges::Present;
 use crate::shm::{heartbeat, lanes, named};
@@ -143,8 +146,12 @@ fn get(request: &mut Request, path: &[&str]) -> Verdict {
             let current = counter::total(Total::Reading) + counter::total(Total::Writing);
             filtered(source, json!({ "total": counter::total(Total::Requests), "current": current }))
         }),
+        ["http", "caches"] => made(request, |source| filtered(source, caches(source).into())),
+        ["http", "caches", name] => {
+            one(request, name, caches, &fails(404, "cache not found", "CacheNotFound"))
+        }
         // There is nothing of the kind.
-        ["http", "caches"] | ["stream", "zone_sync"] => document(200, &json!({})),
+        ["stream", "zone_sync"] => document(200, &json!({})),
         ["resolvers"] => made(request, |source| filtered(source, resolvers(source).into())),
         ["resolvers", name] => {
             one(request, name, resolvers, &fails(404, "resolver zone not found", "ResolverZoneNotFound"))
@@ -260,6 +267,40 @@ fn resolvers(source: &Source) -> Map<String, Value> {
     source.view().resolvers().map(zone).collect()
 }
 
+/// The caches, with the results of their lookups.
+fn caches(source: &Source) -> Map<String, Value> {
+    let cache = |zone: &Zone| {
+        let index = zone.index.as_ref();
+        let mut shown = json!({
+            "size": index.map_or(0, |index| index.size().bytes),
+            "cold": !index.is_some_and(Index::is_loaded),
+        });
+        if let Some(max) = zone.settings.max_bytes {
+            shown["max_size"] = max.into();
+        }
+        for (name, status) in CACHE_STATUSES {
+            let Sum { responses, bytes } = zone.counts.sum(status);
+            shown[name] = json!({ "responses": responses, "bytes": bytes });
+            if let Some(Sum { responses, bytes }) = zone.counts.written(status) {
+                shown[name]["responses_written"] = responses.into();
+                shown[name]["bytes_written"] = bytes.into();
+            }
+        }
+        (zone.name().to_owned(), shown)
+    };
+    source.config.tables.cache.iter().map(cache).collect()
+}
+
+const CACHE_STATUSES: [(&str, Status); 7] = [
+    ("hit", Status::Hit),
+    ("stale", Status::Stale),
+    ("updating", Status::Updating),
+    ("revalidated", Status::Revalidated),
+    ("miss", Status::Miss),
+    ("expired", Status::Expired),
+    ("bypass", Status::Bypass),
+];
+
 /// The handshakes with clients.
 fn ssl() -> Value {
     json!({
@@ -289,9 +330,10 @@ fn slabs(source: &Source) -> Map<String, Value> {
     let tables = &source.config.tables;
     let limits = tables.limit_req.shown().chain(tables.limit_conn.shown());
     let limits = limits.chain(source.stream_limits.iter().cloned());
-    let shared = limits.filter_map(|zone| {
-        let (used, bytes) = named::usage(zone.id)?;
-        Some((zone.name.to_string(), pages(used, bytes)))
+    let caches = tables.cache.iter().map(|zone| (zone.name().into(), zone.id));
+    let shared = limits.map(|zone| (zone.name, zone.id)).chain(caches).filter_map(|(name, id)| {
+        let (used, bytes) = named::usage(id)?;
+        Some((name.into_string(), pages(used, bytes)))
     });
     let keyvals = tables.keyval.0.iter().map(|declared| {
         let used = declared.zone.table().bytes();

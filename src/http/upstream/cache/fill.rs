@@ -118,6 +118,9 @@ impl Fill {
             Ok((file, bytes)) => {
                 let evicted = self.index.stored(&self.digest, bytes, clock::monotonic_s());
                 course.forget_evicted(request, evicted);
+                if let Some(status) = request.proxied.cache.as_ref().and_then(|state| state.status) {
+                    course.zone.counts.count_written(status, self.length);
+                }
                 self.file = Some(file);
             }
             Err(why) => self.give_up(request, &why),

@@ -78,7 +78,9 @@ pub(super) async fn find(request: &mut Request, client: Downstream<'_>, goal: &G
             Found::Ask(Box::new(Course::invalidating(zone, index, key)))
         });
     }
-    let update = request.proxied.cache.get_or_insert_default().update.take();
+    let state = request.proxied.cache.get_or_insert_default();
+    state.zone = Some(zone);
+    let update = state.update.take();
     let mut course = Course::new(zone, index, key);
     let (status, is_update) = (Status::Bypass, update.is_some());
     course.lock = update;

@@ -3,35 +3,11 @@
 //! Written by the lookup and the pass, read by encoders, variables and counters.
 
 use crate::cache::lock::Lock;
+pub use crate::cache::status::Status;
+use crate::cache::zone::Zone;
 use crate::http::request::Request;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
-
-/// The result of a lookup: `$upstream_cache_status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    Miss,
-    Bypass,
-    Expired,
-    Stale,
-    Updating,
-    Revalidated,
-    Hit,
-}
-
-impl Status {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Miss => "MISS",
-            Self::Bypass => "BYPASS",
-            Self::Expired => "EXPIRED",
-            Self::Stale => "STALE",
-            Self::Updating => "UPDATING",
-            Self::Revalidated => "REVALIDATED",
-            Self::Hit => "HIT",
-        }
-    }
-}
 
 /// How the request to the upstream differs from the client's, because its response may be stored: it asks for the
 /// whole, whatever the client has of it.
@@ -48,6 +24,8 @@ pub struct Fetch {
 #[derive(Debug, Default)]
 pub struct State {
     pub status: Option<Status>,
+    /// The cache that counts the response.
+    pub zone: Option<&'static Zone>,
     /// `None`: the client's request is passed on as it is.
     pub fetch: Option<Fetch>,
     /// The request has no client but updates a stored response, whose lock it holds.
