@@ -1,4 +1,5 @@
-//! The response cache: its zones, the files in which responses are kept, their variants, the counts of lookups, and the manager of the files.
+//! The response cache: its zones, the files in which responses are kept and their variants, the counts of lookups, and
+//! the upkeep of the files.
 //!
 //! Knows neither requests nor directives. Touches: what each file says.
 
@@ -6,8 +7,8 @@ pub mod entry;
 pub mod key;
 mod loader;
 pub mod lock;
-pub mod manager;
 mod plan;
 pub mod status;
+pub mod upkeep;
 pub mod vary;
 pub mod zone;

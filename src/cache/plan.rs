@@ -1,7 +1,7 @@
 //! The decisions of the cache manager as values: which keys go now, and when to look next.
 //!
 //! Touches nothing: no clock, no file, no shared memory, so that histories of a cache can be played in a test. The
-//! manager (`cache/manager.rs`) asks, and removes.
+//! manager (`cache/upkeep.rs`) asks, and removes.
 //! Behaviour: nginx.org, `proxy_cache_path`, its parameters `inactive`, `max_size` and `min_free`.
 
 use std::cmp::Ordering;

@@ -1,7 +1,7 @@
 //! One cache: the folder of its files, the names of files, its limits, and the index of its keys.
 //!
 //! A zone is declared by `proxy_cache_path`, and the same in all processes of a generation. Touches: nothing; the
-//! index is `shm/cache_index.rs`, and the manager of the files `cache/manager.rs`.
+//! index is `shm/cache_index.rs`, and the manager of the files `cache/upkeep.rs`.
 //! Behaviour: nginx.org, `proxy_cache_path`.
 
 use std::fmt::Write;

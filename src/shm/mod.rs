@@ -4,7 +4,7 @@
 //! by name (`counter::Slot`), the state of upstream peers (`peers`) and latency histograms (`histogram`). It
 //! is address space rather than memory: a page costs nothing until it is touched. Further zones (rate limits,
 //! caches) are separate `Zone`s (`named`): leaky buckets (`leaky_bucket`), the peers to which keys are bound
-//! (`affinity`), counts held by keys (`held_counts`), TLS sessions (`tls_sessions`) and the keys of TLS tickets
+//! (`affinity`), counts held by keys (`held_counts`), the keys of caches (`cache_index`), TLS sessions (`tls_sessions`) and the keys of TLS tickets
 //! (`ticket_keys`). Stuck workers say in `whereabouts` where they are. Names keep their counters across reloads, and
 //! across an upgrade whose new binary adopts the descriptor.
 

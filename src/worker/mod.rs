@@ -327,7 +327,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     }
     let prober = if duty.probes() { services::probe(config, &(Rc::new(tell) as Tell)) } else { None };
     if duty.manages_caches() {
-        config.caches().for_each(cache::manager::start);
+        config.caches().for_each(cache::upkeep::start);
     }
     let learn = |learned: Learned| {
         let (group, server) = (learned.group as usize, learned.server as usize);
