@@ -335,7 +335,7 @@ mod tests {
     use crate::shm::alike::Shape;
     use crate::shm::counter::{Kind, Slot, slot};
     use crate::shm::detail::{End, Protocol};
-    use crate::shm::histogram::{Snapshot, named};
+    use crate::shm::histogram::named;
     use crate::shm::peers::place;
 
     /// The counters of some facts, and the facts.
@@ -376,17 +376,13 @@ mod tests {
             State::load(words)
         }
 
-        /// Everything that the facts are counted in.
-        fn read(&self) -> (Vec<u64>, Vec<(u16, u64)>, Option<Vec<(u16, u64)>>, Snapshot) {
-            let ids = [Word::Requests, Word::Status2xx, Word::BytesIn, Word::BytesOut];
-            let sums = self.slots.iter().flat_map(|slot| ids.map(|id| slot.get(id))).collect();
-            let detail = self.slots[0].detail().expect("room");
-            (sums, detail.statuses().collect(), self.place.statuses(), self.histogram.snapshot())
-        }
-
+        /// All that the facts are counted in has so many times their sums.
         fn assert_times(&self, times: u64) {
-            let (sums, statuses, of_peer, histogram) = self.read();
+            let ids = [Word::Requests, Word::Status2xx, Word::BytesIn, Word::BytesOut];
+            let sums: Vec<u64> = self.slots.iter().flat_map(|slot| ids.map(|id| slot.get(id))).collect();
             assert_eq!(sums, [3, 3, 30, 300, 4, 4, 44, 0].map(|sum| sum * times));
+            let statuses: Vec<_> = self.slots[0].detail().expect("room").statuses().collect();
+            let (of_peer, histogram) = (self.place.statuses(), self.histogram.snapshot());
             assert_eq!((statuses, of_peer), (vec![(200, 4 * times)], Some(vec![(200, 4 * times)])));
             assert_eq!((histogram.count(), histogram.sum_us), (4 * times, 280 * times));
         }

@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::fence;
 
 use crate::net::address::{Address, Host};
-use crate::runtime;
 use crate::shm::counter::{self, Slot};
 use crate::shm::peers::{self, Health, Place, Word};
 use crate::sys::clock;
@@ -530,9 +529,6 @@ impl Peer {
     /// Counts a connection in use until the guard is dropped.
     pub(super) fn open(self: &Rc<Self>) -> InUse {
         self.seat.borrow().load().add_conns(1);
-        if let Some(place) = self.shared.place {
-            place.note_chosen(runtime::now_ms());
-        }
         InUse { peer: Rc::clone(self), _counted: self.shared.place.map(Place::enter) }
     }
 

@@ -183,6 +183,9 @@ impl Session {
             self.current = peer.try_open();
             if self.current.is_some() {
                 (self.begun_ms, self.has_error) = (now_ms, false);
+                if let Some(place) = peer.shared.place {
+                    place.note_chosen(now_ms);
+                }
                 if self.method().counts_waiting() {
                     peer.timing().begin_waiting(now_ms);
                     self.waits_since_ms = Some(now_ms);
