@@ -503,6 +503,11 @@ impl Stream {
             course.keep_lock(runtime::now_ms());
             if self.carrier.decoder().is_done() {
                 fill.complete(pass.request, course).await;
+            } else if fill.is_over() {
+                course.is_storable = false; // the disk has failed: nothing is left to do without the client
+                if let Some(error) = self.lost.take() {
+                    return Err(error);
+                }
             }
         }
         let is_lost = self.lost.is_some();

@@ -151,6 +151,9 @@ impl Course {
             self.fill = self.fill_for(request, head).map(Box::new);
             self.is_storable = self.fill.is_some();
         }
+        if !self.is_storable {
+            self.lock = None; // whoever waits for it need not wait for the body
+        }
     }
 
     fn fill_for(&mut self, request: &mut Request, head: &Head) -> Option<Fill> {
