@@ -32,8 +32,8 @@ pub struct Lifetime {
     pub updating_s: i64,
     /// How long a stale response may be sent instead of an error: `stale-if-error`, or else `stale-while-revalidate`.
     pub error_s: i64,
-    /// The response must not be sent stale without having been validated: `must-revalidate`, `proxy-revalidate`, and
-    /// `s-maxage`, which implies it (RFC 9111 §5.2.2.10).
+    /// The response must not be sent stale: `must-revalidate` or `proxy-revalidate`. In RFC 9111 §5.2.2.10 `s-maxage`
+    /// implies it; not here, since such responses are those that `proxy_cache_use_stale` is meant for.
     pub must_revalidate: bool,
     /// The response to a request with `Authorization` may be sent to other clients (RFC 9111 §3.5): `public`, `s-maxage`,
     /// `must-revalidate`, or a lifetime in `X-Accel-Expires`, which is meant for this cache alone.
@@ -78,7 +78,7 @@ impl Lifetime {
             valid_s,
             updating_s,
             error_s: said.stale_if_error.and_then(Seconds::known).unwrap_or(updating_s),
-            must_revalidate: said.must_revalidate || said.proxy_revalidate || said.s_maxage.is_some(),
+            must_revalidate: said.must_revalidate || said.proxy_revalidate,
             is_shared_despite_authorization: said.public
                 || said.must_revalidate
                 || said.s_maxage.is_some()
@@ -405,7 +405,7 @@ mod tests {
         for (value, expected) in [
             ("must-revalidate", true),
             ("Proxy-Revalidate", true),
-            ("s-maxage=5", true),
+            ("s-maxage=5", false),
             ("max-age=5", false),
             ("x=\"must-revalidate\"", false),
         ] {

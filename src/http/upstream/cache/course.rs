@@ -96,7 +96,9 @@ impl Course {
     pub fn take_stale(&mut self, request: &Request, fault: Fault, now_s: i64) -> Option<Stored> {
         let set = &request.passes().set.cache;
         let may_be_used = |stale: &mut Stored| {
-            set.is_stale_used_after(fault) || is_lost(fault) && stale.meta.is_usable_on_error(now_s)
+            let is_allowed =
+                set.is_stale_used_after(fault) || is_lost(fault) && stale.meta.is_usable_on_error(now_s);
+            is_allowed && !stale.must_be_validated(request)
         };
         self.stale.take_if(may_be_used)
     }
@@ -184,6 +186,15 @@ impl Course {
         let status = head.head.status;
         let lifetime = lifetime(request, head, now_s);
         if !lifetime.storable {
+            return None;
+        }
+        if request.header(Id::Authorization).is_some()
+            && !lifetime.is_shared_despite_authorization
+            && !set.key_names("http_authorization")
+            && !set.key_names("remote_user")
+        {
+            let why = "the request has Authorization, which neither the response allows nor the key contains";
+            log::debug!(request.error_log(), request, "the response is not stored: {why}");
             return None;
         }
         let of_status = || set.valid_s(status).map(|seconds| now_s.saturating_add_unsigned(seconds));

@@ -19,6 +19,7 @@ use crate::http::request::Request;
 use crate::http::response::file::{Answer, Content, OnDisk};
 use crate::http::response::{Response, condition};
 use crate::http::upstream::answer::{self, Next};
+use crate::http::upstream::cache::course;
 use crate::http::upstream::cache::state::Status;
 use crate::http::upstream::proxied::Head;
 use crate::http::verdict::Reply;
@@ -27,6 +28,7 @@ use crate::proto::h1::request::Progress;
 use crate::proto::h1::response::{self, Seen};
 use crate::proto::head::ResponseHead;
 use crate::proto::header::Id;
+use crate::proto::message::Method;
 use crate::runtime::blocking::{self, Lane};
 use crate::runtime::buffer::Buffer;
 use crate::sys::file;
@@ -87,6 +89,11 @@ impl Stored {
         parse_head(self.head())
     }
 
+    /// True if the response forbids that it is sent stale (RFC 9111 §5.2.2.2).
+    pub fn must_be_validated(&self, request: &Request) -> bool {
+        self.parse().is_some_and(|head| course::lifetime(request, &head, self.meta.date).must_revalidate)
+    }
+
     /// The `ETag` and the `Last-Modified` with which an upstream is asked whether it is current; empty: it has none.
     pub fn validators(&self) -> (Vec<u8>, Vec<u8>) {
         let mut modified = Vec::new();
@@ -107,9 +114,10 @@ impl Stored {
             );
             return Reply::Status(500);
         };
-        match answer::stored(request, &head, self.length()) {
+        let length = self.length_for(request, &head);
+        match answer::stored(request, &head, length) {
             Next::Reply(reply) => reply,
-            Next::Tunnel(response) | Next::Body(response) => self.with_head(request, response, now_s),
+            Next::Tunnel(response) | Next::Body(response) => self.with_head(request, response, length, now_s),
         }
     }
 
@@ -119,18 +127,30 @@ impl Stored {
         self.into_reply(request, now_s)
     }
 
-    fn with_head(self, request: &mut Request, mut response: Response, now_s: i64) -> Reply {
+    /// The length of the body that the client is told: an answer to HEAD is stored without the body that it describes
+    /// (`proxy_cache_convert_head off`).
+    fn length_for(&self, request: &Request, head: &Head) -> u64 {
+        match self.length() {
+            0 if request.method == Method::Head => {
+                let told = head.head.fields.value(head.buffer.data(), Id::ContentLength);
+                told.and_then(parse_u64).unwrap_or(0)
+            }
+            length => length,
+        }
+    }
+
+    fn with_head(self, request: &mut Request, mut response: Response, size: u64, now_s: i64) -> Reply {
         let told = response.headers.get(Id::Age).and_then(parse_u64).unwrap_or(0);
-        let age = u64::try_from(now_s - self.meta.date).unwrap_or(0).saturating_add(told);
+        // the file may have been written by anybody, and its date be any number
+        let age = u64::try_from(now_s.saturating_sub(self.meta.date)).unwrap_or(0).saturating_add(told);
         response.headers.set(Id::Age, itoa::Buffer::new().format(age).as_bytes());
         (response.allows_ranges, response.is_conditional) = (true, true);
-        let size = self.length();
         if let Some(reply) = conditional(request, &response, size) {
             return reply;
         }
         let start = usize::from(self.meta.body_start);
         let content = match self.bytes.get(start..) {
-            Some(body) if body.len() as u64 == size => Content::Memory(body.into()),
+            Some(body) if body.len() as u64 == self.length() => Content::Memory(body.into()),
             _ => Content::File(Arc::new(OnDisk::part(self.file, start as u64, size))),
         };
         Reply::File(Answer { content, response: Box::new(response), size })
