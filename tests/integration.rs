@@ -4,6 +4,7 @@
 //! integration` runs the same tests against nginx, whose behaviour most of them pin.
 
 mod applications;
+mod caching;
 mod control;
 mod grpc;
 mod http;
