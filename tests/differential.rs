@@ -48,6 +48,7 @@ files! {
     access
     bodies
     body_limits
+    cache
     directories
     early
     error_page

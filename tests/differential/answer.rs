@@ -154,6 +154,11 @@ impl Head {
         }
         let boundary =
             self.value("content-type").and_then(|value| Some(value.split_once("boundary=")?.1.to_owned()));
+        // nginx does not say how old an answer from its cache is
+        let is_new = |value: &str| value.parse().is_ok_and(|age: u64| age < 60);
+        self.fields.retain(|(name, value)| !(name.eq_ignore_ascii_case("age") && is_new(value)));
+        // its place depends on the module that adds it
+        self.fields.sort_by_key(|(name, _)| name.eq_ignore_ascii_case("accept-ranges"));
         for (name, value) in &mut self.fields {
             match name.to_ascii_lowercase().as_str() {
                 "date" if date.is_some() => *value = "*".into(),
