@@ -93,7 +93,8 @@ macro_rules! upstream_rows {
                  loader_files=, loader_threshold= and loader_sleep=. use_temp_path=off writes a file where it will be, instead of in the directory for \
                  temporary files. The purger parameters are checked only: a purge removes its file at once."),
             custom(concat!($prefix, "cache"), ANY, ONE, |c: &mut $conf, cx, node| cache::place(&mut c.$field.set.cache, cx, node),
-                concat!("Stores responses in this zone, which ", $prefix, "cache_path declares, and serves them from there. Variables are allowed.")).default("off"),
+                concat!("Stores responses in this zone, which ", $prefix, "cache_path declares, and serves them from there. Variables are allowed."))
+                .default("off"),
             custom(concat!($prefix, "cache_key"), ANY, ONE, |c: &mut $conf, cx, node| cache::key(&mut c.$field.set.cache, cx, node),
                 "Sets the key under which responses are stored. The default is the URL that an HTTP upstream is asked for; applications need one."),
             custom(concat!($prefix, "cache_valid"), ANY, MANY, |c: &mut $conf, _, node| cache::valid(&mut c.$field.set.cache, node),
