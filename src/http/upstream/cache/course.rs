@@ -7,6 +7,7 @@ use crate::cache::key::Key;
 use crate::cache::lock::Lock;
 use crate::cache::vary;
 use crate::cache::zone::Zone;
+use crate::http::modules::BlockConf;
 use crate::http::request::Request;
 use crate::http::upstream::cache::conf::Settings;
 use crate::http::upstream::cache::fill::Fill;
@@ -96,9 +97,9 @@ impl Course {
     pub fn take_stale(&mut self, request: &Request, fault: Fault, now_s: i64) -> Option<Stored> {
         let set = &request.passes().set.cache;
         let may_be_used = |stale: &mut Stored| {
-            let is_allowed =
-                set.is_stale_used_after(fault) || is_lost(fault) && stale.meta.is_usable_on_error(now_s);
-            is_allowed && !stale.must_be_validated(request)
+            // What the configuration says counts in any case, as in nginx.
+            set.is_stale_used_after(fault)
+                || is_lost(fault) && stale.meta.is_usable_on_error(now_s) && !stale.must_be_validated(request)
         };
         self.stale.take_if(may_be_used)
     }
@@ -188,11 +189,7 @@ impl Course {
         if !lifetime.storable {
             return None;
         }
-        if request.header(Id::Authorization).is_some()
-            && !lifetime.is_shared_despite_authorization
-            && !set.key_names("http_authorization")
-            && !set.key_names("remote_user")
-        {
+        if is_private(request) && !lifetime.is_shared_despite_authorization {
             let why = "the request has Authorization, which neither the response allows nor the key contains";
             log::debug!(request.error_log(), request, "the response is not stored: {why}");
             return None;
@@ -213,6 +210,19 @@ impl Course {
             ..Meta::default()
         })
     }
+}
+
+/// True if the response may be meant for one user alone (RFC 9111 §3.5): the application is told who asks, and nothing
+/// else tells users apart. Not if the location checks users itself before it serves them, nor for a subrequest, whose
+/// location is somebody's own.
+fn is_private(request: &Request) -> bool {
+    let (set, confs) = (&request.passes().set.cache, &request.location.confs);
+    request.header(Id::Authorization).is_some()
+        && !request.is_subrequest()
+        && !confs.auth_basic.acts()
+        && !confs.auth_request.acts()
+        && !set.key_names("http_authorization")
+        && !set.key_names("remote_user")
 }
 
 /// True if there is no response, so that `stale-if-error` applies. As in nginx it does not to a status of 500 or more,

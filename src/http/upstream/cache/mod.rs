@@ -210,8 +210,9 @@ async fn look_up(
             course.lock = None;
             return Ok(Outcome::Reply(serve(request, stored, Status::Hit, now_s)));
         }
-        let is_allowed = set.is_stale_used_while_updating() || stored.meta.is_usable_while_updating(now_s);
-        let may_be_stale = !is_update && is_allowed && !stored.must_be_validated(request);
+        let is_allowed = set.is_stale_used_while_updating()
+            || stored.meta.is_usable_while_updating(now_s) && !stored.must_be_validated(request);
+        let may_be_stale = !is_update && is_allowed;
         if course.lock.is_none() {
             course.lock = Lock::take(course.index, &course.digest, now_ms, LOCK_MS_MAX);
         }
