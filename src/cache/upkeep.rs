@@ -9,8 +9,10 @@
 //! fetched again.
 //! Behaviour: nginx.org, `proxy_cache_path`.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::base::number::Bytes;
@@ -36,12 +38,6 @@ const KEYS_MAX: usize = 16_384;
 pub fn start(zone: &'static Zone) {
     let Some(index) = zone.index else { return };
     runtime::spawn(async move {
-        while !leads(&index) {
-            sleep(LEAD_LOOK_MS).await;
-        }
-        if !index.is_loaded() {
-            runtime::spawn(load(zone, index));
-        }
         manage(zone, index).await;
     });
 }
@@ -124,10 +120,19 @@ fn tell_loaded(zone: &Zone, counts: &Counts, took: Duration) {
 async fn manage(zone: &'static Zone, index: Index) {
     let mut eye = Eye { zone, index, differences: HashMap::new() };
     let mut rhythm = Rhythm::default();
+    let is_loading = Rc::new(Cell::new(false));
     loop {
         if !leads(&index) {
             sleep(LEAD_LOOK_MS).await;
             continue;
+        }
+        // Whoever leads loads: the process that led before may have ended in the middle of it.
+        if !index.is_loaded() && !is_loading.replace(true) {
+            let is_loading = Rc::clone(&is_loading);
+            runtime::spawn(async move {
+                load(zone, index).await;
+                is_loading.set(false);
+            });
         }
         let began = Instant::now();
         let look = move || {

@@ -204,10 +204,9 @@ fn an_answer_that_must_be_revalidated_is_sent_stale_only_if_the_configuration_sa
         return;
     }
     let fields = "X-Accel-Expires: @1\r\nCache-Control: must-revalidate, stale-if-error=99999999999\r\n";
-    for (server, expected) in [
-        ("proxy_cache_background_update on;", 502),
-        ("proxy_cache_use_stale error;", 200),
-    ] {
+    for (server, expected) in
+        [("proxy_cache_background_update on;", 502), ("proxy_cache_use_stale error;", 200)]
+    {
         let origin = failing(fields, "");
         let daemon = start(&origin, server);
         assert_eq!(ask(&daemon, "/p").0, "MISS");
