@@ -187,7 +187,7 @@ async fn look_up(
         }
         let stored = match presence {
             Presence::No => None,
-            Presence::Yes | Presence::Unknown => open(request, course).await,
+            Presence::Yes | Presence::Unknown => open(request, course, presence).await,
         };
         let now_ms = runtime::now_ms();
         let Some(stored) = stored else {
@@ -230,13 +230,19 @@ async fn look_up(
 }
 
 /// Opens what is stored for the request: under its key, or, if that is another variant, under the variant's digest.
-async fn open(request: &Request, course: &mut Course) -> Option<Stored> {
+///
+/// `presence`: what the index says about the file.
+async fn open(request: &Request, course: &mut Course, presence: Presence) -> Option<Stored> {
+    let mut presence = presence;
     loop {
         let path = course.zone.file_name(&course.digest);
         let stored = match Stored::open(path.clone(), &course.key).await {
             Ok(stored) => stored,
             Err(Missing::NoFile) => {
-                course.index.forget(&course.digest);
+                // Only if there should be one: another worker may be about to store it.
+                if presence == Presence::Yes {
+                    course.index.forget(&course.digest);
+                }
                 return None;
             }
             Err(Missing::Broken(why)) => {
@@ -270,7 +276,8 @@ async fn open(request: &Request, course: &mut Course) -> Option<Stored> {
         (course.is_variant, course.digest) = (true, variant);
         let used = course.index.touch(&course.digest, clock::monotonic_s());
         course.forget_evicted(request, used.evicted);
-        if used.file == Presence::No {
+        presence = used.file;
+        if presence == Presence::No {
             return None;
         }
     }
@@ -310,7 +317,7 @@ async fn wait(request: &Request, client: Downstream<'_>) -> Result<(), Error> {
 async fn purge(request: &mut Request, mut course: Course) -> Reply {
     let mut found = false;
     for _ in 0..2 {
-        let Some(stored) = open(request, &mut course).await else { break };
+        let Some(stored) = open(request, &mut course, Presence::Unknown).await else { break };
         course.index.forget(&course.digest);
         remove(stored.path);
         found = true;
