@@ -2,6 +2,7 @@
 //!
 //! Never waits for a disk: data that is not in the page cache is first read on the blocking pool.
 
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -22,18 +23,30 @@ const READ_MAX: u64 = 16 * 1024;
 
 /// Sends the head and the file, or the requested parts of it.
 pub async fn send(request: &mut Request, client: &mut Client<'_>, answer: Answer) -> Result<(), Error> {
-    let Answer { content, response, size } = answer;
+    let Answer { content, response, start, size } = answer;
     if ranges::asked(request).is_some() {
         request.states.ranges = Some(Box::new(Plan::Asked));
     }
     client.start(request, *response);
     let plan = request.states.ranges.take();
     match (plan.map(|plan| *plan), content) {
-        (None | Some(Plan::Asked), Content::Memory(bytes)) => client.write(request, &bytes).await,
-        (None | Some(Plan::Asked), Content::File(file)) => send_file(request, client, &file, 0, size).await,
+        (None | Some(Plan::Asked), Content::Memory(bytes)) => {
+            client.write(request, part(&bytes, start..start + size)).await
+        }
+        (None | Some(Plan::Asked), Content::File(file)) => {
+            send_file(request, client, &file, start, size).await
+        }
         (Some(Plan::Page(page)), _) => client.write(request, page.as_bytes()).await,
-        (Some(Plan::Parts(parts)), content) => Box::pin(send_parts(request, client, &content, &parts)).await,
+        (Some(Plan::Parts(parts)), content) => {
+            Box::pin(send_parts(request, client, (&content, start), &parts)).await
+        }
     }
+}
+
+/// A part of a file in memory; empty if it has none of it.
+fn part(bytes: &[u8], range: Range<u64>) -> &[u8] {
+    let ends = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+    ends.and_then(|(start, end)| bytes.get(start..end)).unwrap_or(b"")
 }
 
 /// The cost of a short read (`runtime::worked`): a client may request thousands of parts.
@@ -45,7 +58,7 @@ const GATHERED_BYTES: usize = 32 * 1024;
 async fn send_parts(
     request: &mut Request,
     client: &mut Client<'_>,
-    content: &Content,
+    (content, start): (&Content, u64),
     parts: &Parts,
 ) -> Result<(), Error> {
     let mut gathered = Vec::new();
@@ -55,13 +68,10 @@ async fn send_parts(
         }
         gathered.extend_from_slice(&parts.head(index));
         let length = range.end - range.start;
+        let range = start + range.start..start + range.end;
         match content {
             Content::Memory(bytes) => {
-                let inside = usize::try_from(range.start)
-                    .ok()
-                    .zip(usize::try_from(range.end).ok())
-                    .and_then(|(start, end)| bytes.get(start..end));
-                gathered.extend_from_slice(inside.unwrap_or(b""));
+                gathered.extend_from_slice(part(bytes, range));
             }
             Content::File(file) if length <= READ_MAX => {
                 runtime::worked(READ_WORK).await;
@@ -102,7 +112,7 @@ async fn send_file(
     let (began_ms, mut was_cold) = (runtime::now_ms(), false);
     let mut done = 0;
     while done < room {
-        let at = file.start() + offset + done;
+        let at = offset + done;
         let mut part = (room - done).min(chunk);
         if client.is_paced() {
             part = part.min(client.pace().await?);
@@ -168,7 +178,6 @@ const READ_BYTES: usize = 4096;
 
 /// Reads exactly `count` bytes.
 async fn read(file: &Arc<OnDisk>, offset: u64, count: usize) -> Result<Vec<u8>, Error> {
-    let offset = file.start() + offset;
     let mut bytes = vec![0; count];
     if !matches!(file::read_cached(file, &mut bytes, offset), Ok(read) if read == count) {
         let file = Arc::clone(file);

@@ -32,6 +32,7 @@ use crate::http::verdict::{Then, Verdict, Work};
 use crate::log;
 use crate::net::room;
 use crate::runtime;
+use crate::runtime::blocking::{self, Lane};
 use crate::sys::file;
 use cache::{Bounds, Cache};
 use opened::{How, Opened, Stamp};
@@ -128,6 +129,33 @@ const UNASKED: Policy = Policy {
     keeps_all: false,
     keeps_errors: false,
 };
+
+/// The cache of files of stored responses. A file that a newer one has replaced is another file, so each use checks the name,
+/// whatever `open_file_cache` says.
+const STORED: Policy = Policy { number: u32::MAX, ..UNASKED };
+
+/// Opens the file of a stored response. `None`: the kernel does not have it in memory ([`stored_waiting`]).
+pub fn stored(path: &[u8]) -> Option<Outcome> {
+    if let Some(found) = cached(&STORED, path) {
+        return Some(found);
+    }
+    let how = How { reads: true, asks_place: true, may_wait: false };
+    match file::open_cached(path, file::READ).and_then(|fd| Opened::read(fd, how)) {
+        Err(errno) if errno == Errno::EAGAIN || room::ask_for_descriptors(errno) => None,
+        opened => Some(conclude(path, Purpose::Read, Some(&STORED), opened)),
+    }
+}
+
+/// The same on a thread that may wait for the disk.
+pub async fn stored_waiting(path: Box<[u8]>) -> Outcome {
+    let how = How { reads: true, asks_place: true, may_wait: true };
+    let open = move || {
+        let opened = file::open_waiting(&path, file::READ).and_then(|fd| Opened::read(fd, how));
+        (path, opened)
+    };
+    let (path, opened) = blocking::run(Lane::Files, open).await;
+    conclude(&path, Purpose::Read, Some(&STORED), opened)
+}
 
 impl Conf {
     fn policy(&self) -> Option<Policy> {

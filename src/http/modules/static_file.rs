@@ -202,6 +202,7 @@ fn reply(entry: &Entry, response: Response) -> Reply {
     Reply::File(file::Answer {
         content: entry.content.clone(),
         response: Box::new(response),
+        start: 0,
         size: entry.size(),
     })
 }

@@ -21,8 +21,6 @@ pub enum Content {
 #[derive(Debug)]
 pub struct OnDisk {
     file: File,
-    /// Where the content begins; its length.
-    start: u64,
     size: u64,
     /// In terms of `runtime::now_ms`; 0: never.
     warm_ms: AtomicU64,
@@ -33,17 +31,7 @@ const WARM_MS: u64 = 250;
 
 impl OnDisk {
     pub fn new(file: File, size: u64) -> Self {
-        Self::part(file, 0, size)
-    }
-
-    /// A part of a file: `size` bytes from `start` on.
-    pub fn part(file: File, start: u64, size: u64) -> Self {
-        Self { file, start, size, warm_ms: AtomicU64::new(0) }
-    }
-
-    /// Where in the file its content begins.
-    pub fn start(&self) -> u64 {
-        self.start
+        Self { file, size, warm_ms: AtomicU64::new(0) }
     }
 
     /// All of it was seen in memory lately.
@@ -72,5 +60,7 @@ impl Deref for OnDisk {
 pub struct Answer {
     pub content: Content,
     pub response: Box<Response>,
+    /// Where the body begins in the file: behind what else a stored response has. Its length.
+    pub start: u64,
     pub size: u64,
 }

@@ -4,14 +4,14 @@
 //! make a new file, unless that would copy more than [`COPIED_BYTES_MAX`] of a body.
 //! Behaviour: nginx.org, `proxy_cache_revalidate`; RFC 9111 §4.3.4, §3.2, of which nginx updates the lifetime alone.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
 use std::rc::Rc;
 
 use crate::cache::entry::{self, Meta};
 use crate::http::request::Request;
+use crate::http::response::file::Content;
 use crate::http::temp_file::{Place, TempFile};
 use crate::http::upstream::cache::course::Course;
 use crate::http::upstream::cache::fill::{self, OF_CONNECTION};
@@ -92,27 +92,24 @@ fn merge(before: &Head, answer: &Head) -> Option<Rc<Head>> {
 /// Writes new times into the file.
 async fn update(course: &Course, stale: &mut Stored, meta: Meta) -> Result<(), String> {
     let fixed = entry::encode_fixed(&meta, &course.key);
+    let before = entry::encode_fixed(&stale.meta, &course.key);
     stale.meta = meta;
-    let (path, ours) = (stale.path.clone(), stale.file.try_clone());
+    let path = stale.path.clone();
     let write = move || -> io::Result<()> {
-        let opened = open(&path)?;
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+            .open(&path)?;
+        let mut now = before;
+        opened.read_exact_at(&mut now, 0)?;
         // The name may lead to a newer file by now, which must not get these times.
-        if is_same_file(&opened, &ours?)? { opened.write_all_at(&fixed, 0) } else { Ok(()) }
+        if now == before { opened.write_all_at(&fixed, 0) } else { Ok(()) }
     };
     let name = stale.path.clone();
     blocking::run(Lane::Files, write)
         .await
         .map_err(|error| format!("write() \"{}\" failed {}", name.display(), Cause(&error)))
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK).open(path)
-}
-
-fn is_same_file(one: &File, other: &File) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt;
-    let (one, other) = (one.metadata()?, other.metadata()?);
-    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
 /// Writes a new file with another head and the same body.
@@ -127,13 +124,19 @@ async fn rewrite(
         return update(course, stale, meta).await;
     };
     let (start, length) = (u64::from(stale.meta.body_start), stale.length());
-    let source = stale.file.try_clone().map_err(|error| format!("dup() failed {}", Cause(&error)))?;
+    let source = stale.content.clone();
     let copy = move || -> io::Result<Vec<u8>> {
         let had = bytes.len();
-        bytes.resize(had + usize::try_from(length).map_err(io::Error::other)?, 0);
-        let count = file::read_waiting(&source, &mut bytes[had..], start)?;
-        bytes.truncate(had + count);
-        if count as u64 == length { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        match source {
+            Content::Memory(all) => bytes.extend_from_slice(all.get(start as usize..).unwrap_or(b"")),
+            Content::File(file) => {
+                bytes.resize(had + usize::try_from(length).map_err(io::Error::other)?, 0);
+                let count = file::read_waiting(&file, &mut bytes[had..], start)?;
+                bytes.truncate(had + count);
+            }
+        }
+        let is_whole = (bytes.len() - had) as u64 == length;
+        if is_whole { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     };
     let bytes = blocking::run(Lane::Files, copy)
         .await

@@ -1,12 +1,15 @@
 //! A stored response: its file is opened, checked and served.
 //!
 //! Touches: the file, without waiting for a disk; if it is not in memory, a thread of the blocking pool opens and
-//! reads it. Bounded: what is read before the response is sent is at most [`READ_BYTES`], or the head.
+//! reads it. A worker keeps what it serves often open, or in memory, and checks each time that it is still the
+//! file of that name (`modules/open_file_cache.rs`). Bounded: before the response is sent at most [`WHOLE_BYTES`] are
+//! read, or the head.
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -15,8 +18,9 @@ use nix::errno::Errno;
 use crate::base::number::parse_u64;
 use crate::cache::entry::{self, Broken, Meta, Parsed};
 use crate::cache::key::Key;
+use crate::http::modules::open_file_cache::{self, Found};
 use crate::http::request::Request;
-use crate::http::response::file::{Answer, Content, OnDisk};
+use crate::http::response::file::{Answer, Content};
 use crate::http::response::{Response, condition};
 use crate::http::upstream::answer::{self, Next};
 use crate::http::upstream::cache::course;
@@ -33,17 +37,19 @@ use crate::runtime::blocking::{self, Lane};
 use crate::runtime::buffer::Buffer;
 use crate::sys::file;
 
-/// The first read of a file. Heads are shorter, and many a body fits too.
-const READ_BYTES: usize = 16 * 1024;
+/// The first read of a longer file. Most heads are shorter.
+const READ_BYTES: usize = 4 * 1024;
+/// A file of this length is read as a whole.
+const WHOLE_BYTES: u64 = 16 * 1024;
 
 /// A stored response that may be served.
 #[derive(Debug)]
 pub struct Stored {
-    pub file: File,
+    pub content: Content,
     pub path: PathBuf,
     pub meta: Meta,
     /// The first bytes of the file, the whole head among them.
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
     head: Range<usize>,
     /// Of the file.
     size: u64,
@@ -56,22 +62,38 @@ pub enum Missing {
     /// It cannot be used, and should be removed.
     Broken(Broken),
     /// It cannot be read now.
-    Failed(&'static str, std::io::Error),
+    Failed(&'static str, io::Error),
 }
 
 impl Stored {
     /// Opens the file of a key.
     pub async fn open(path: PathBuf, key: &Key) -> Result<Self, Missing> {
-        let opened = match read(&path, key, false) {
-            Err(Missing::Failed(_, error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                let (cold, key) = (path.clone(), key.clone());
-                blocking::run(Lane::Files, move || read(&cold, &key, true)).await
-            }
-            opened => opened,
+        let name = path.as_os_str().as_bytes();
+        let found = match open_file_cache::stored(name) {
+            Some(found) => found,
+            None => open_file_cache::stored_waiting(name.into()).await,
         };
-        let (file, bytes, size) = opened?;
+        let (content, size) = match found {
+            Ok(Found::File(entry)) => (entry.content.clone(), entry.size()),
+            Ok(Found::Directory | Found::Other) => {
+                return Err(Missing::Failed("open()", Errno::EISDIR.into()));
+            }
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Err(Missing::NoFile),
+            Err(errno) => return Err(Missing::Failed("open()", errno.into())),
+        };
+        let bytes = match &content {
+            Content::Memory(bytes) => Arc::clone(bytes),
+            Content::File(file) => match read(file, size, key, false) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let (file, key) = (Arc::clone(file), key.clone());
+                    blocking::run(Lane::Files, move || read(&file, size, &key, true)).await
+                }
+                read => read,
+            }
+            .map_err(|error| Missing::Failed("read()", error))?,
+        };
         let Parsed { meta, head } = entry::parse(&bytes, key).map_err(Missing::Broken)?;
-        Ok(Self { file, path, meta, bytes, head, size })
+        Ok(Self { content, path, meta, bytes, head, size })
     }
 
     /// The bytes of its head.
@@ -148,12 +170,10 @@ impl Stored {
         if let Some(reply) = conditional(request, &response, size) {
             return reply;
         }
-        let start = usize::from(self.meta.body_start);
-        let content = match self.bytes.get(start..) {
-            Some(body) if body.len() as u64 == self.length() => Content::Memory(body.into()),
-            _ => Content::File(Arc::new(OnDisk::part(self.file, start as u64, size))),
-        };
-        Reply::File(Answer { content, response: Box::new(response), size })
+        let is_whole = self.bytes.len() as u64 == self.size;
+        let content = if is_whole { Content::Memory(self.bytes) } else { self.content };
+        let start = u64::from(self.meta.body_start);
+        Reply::File(Answer { content, response: Box::new(response), start, size })
     }
 }
 
@@ -173,34 +193,26 @@ pub fn conditional(request: &Request, response: &Response, length: u64) -> Optio
     condition::instead(request, response, usize::try_from(length).unwrap_or(usize::MAX))
 }
 
-/// Opens a file and reads its first bytes, or all of its head. Errors: `WouldBlock` if a disk had to be waited for.
-fn read(path: &Path, key: &Key, may_wait: bool) -> Result<(File, Vec<u8>, u64), Missing> {
-    let open = if may_wait { file::open_waiting } else { file::open_cached };
-    let opened = open(path.as_os_str().as_bytes(), file::READ);
-    let opened = opened.map_err(|errno| match errno {
-        Errno::ENOENT | Errno::ENOTDIR => Missing::NoFile,
-        errno => Missing::Failed("open()", errno.into()),
-    })?;
-    let opened = File::from(opened);
-    let failed = |call| move |error| Missing::Failed(call, error);
-    let size = opened.metadata().map_err(failed("fstat()"))?.len();
-    let mut bytes = vec![0; READ_BYTES.min(usize::try_from(size).unwrap_or(READ_BYTES))];
+/// Reads the first bytes of a file, at least all of its head. Errors: `WouldBlock` if a disk had to be waited for.
+fn read(opened: &File, size: u64, key: &Key, may_wait: bool) -> io::Result<Arc<[u8]>> {
     let read = |bytes: &mut [u8], at: u64| match may_wait {
-        true => file::read_waiting(&opened, bytes, at),
-        false => match file::read_cached(&opened, bytes, at)? {
+        true => file::read_waiting(opened, bytes, at),
+        false => match file::read_cached(opened, bytes, at)? {
             count if count == bytes.len() => Ok(count),
-            _ => Err(std::io::ErrorKind::WouldBlock.into()),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
         },
     };
-    let count = read(&mut bytes, 0).map_err(failed("read()"))?;
+    let first = if size <= WHOLE_BYTES { usize::try_from(size).unwrap_or(0) } else { READ_BYTES };
+    let mut bytes = vec![0; first];
+    let count = read(&mut bytes, 0)?;
     bytes.truncate(count);
     if let Err(Broken::Short { needed }) = entry::parse(&bytes, key)
         && needed as u64 <= size
     {
         let had = bytes.len();
         bytes.resize(needed, 0);
-        let count = read(&mut bytes[had..], had as u64).map_err(failed("read()"))?;
+        let count = read(&mut bytes[had..], had as u64)?;
         bytes.truncate(had + count);
     }
-    Ok((opened, bytes, size))
+    Ok(bytes.into())
 }
