@@ -12,7 +12,7 @@ use crate::http::request::Request;
 use crate::http::upstream::cache::conf::Settings;
 use crate::http::upstream::cache::fill::Fill;
 use crate::http::upstream::cache::stored::Stored;
-use crate::http::upstream::cache::{remove, revalidate, variant};
+use crate::http::upstream::cache::{remove, remove_now, revalidate, variant};
 use crate::http::upstream::exchange::Answer;
 use crate::http::upstream::proxied::Head;
 use crate::http::verdict::Reply;
@@ -125,10 +125,10 @@ impl Course {
     }
 
     /// What an answer without a fault of its own does to what is stored.
-    pub fn invalidate(&mut self, status: u16) {
+    async fn invalidate(&mut self, status: u16) {
         if self.invalidates && (200..400).contains(&status) {
             self.index.forget(&self.digest);
-            remove(self.zone.file_name(&self.digest));
+            remove_now(self.zone.file_name(&self.digest)).await;
         }
     }
 
@@ -136,7 +136,7 @@ impl Course {
     /// confirmed what is stored.
     pub async fn instead(&mut self, request: &mut Request, answer: &Answer) -> Option<Reply> {
         let (status, now_s) = (answer.head.head.status, clock::wall_seconds());
-        self.invalidate(status);
+        self.invalidate(status).await;
         if status == 304
             && request.passes().set.cache.revalidate.get()
             && request.fetch().is_some_and(|fetch| fetch.validators().next().is_some())

@@ -319,7 +319,7 @@ async fn purge(request: &mut Request, mut course: Course) -> Reply {
     for _ in 0..2 {
         let Some(stored) = open(request, &mut course, Presence::Unknown).await else { break };
         course.index.forget(&course.digest);
-        remove(stored.path);
+        remove_now(stored.path).await;
         found = true;
         if !std::mem::take(&mut course.is_variant) {
             break;
@@ -329,7 +329,12 @@ async fn purge(request: &mut Request, mut course: Course) -> Reply {
     Reply::Status(if found { 204 } else { 404 })
 }
 
-/// Removes a file, which may be gone already.
+/// Removes a file, which may be gone already, before anything else happens: nobody may get it any more.
+async fn remove_now(path: PathBuf) {
+    let _ = blocking::run(Lane::Files, move || std::fs::remove_file(path)).await;
+}
+
+/// The same of a file that nobody looks for: some time later.
 fn remove(path: PathBuf) {
     blocking::detach(Lane::Files, move || {
         let _ = std::fs::remove_file(path);
