@@ -1,6 +1,6 @@
 //! Reading ahead of a slow client: the upstream is done early, and memory stays bounded.
 
-use crate::support::{Client, Daemon, Origin, Setup, process, wait_for};
+use crate::support::{Client, Daemon, Origin, Setup, fetch, process, wait_for};
 
 const CONF: &str = r#"
 http {
@@ -32,6 +32,8 @@ fn start() -> (Origin, Daemon) {
         }
     });
     let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).level("info").start();
+    // Its worker is complete, with all its descriptors, once it has answered; this never reaches the origin.
+    assert_eq!(fetch(daemon.port(0), "GET / HTTP/1.1\r\n\r\n").status, 400);
     (origin, daemon)
 }
 
