@@ -29,8 +29,6 @@ pub(super) const ENTRIES: usize = 128;
 pub(super) const ENTRY_WORDS: usize = 12;
 /// Maximum number of words that are added to at once.
 pub(super) const ITEMS: usize = 512;
-/// Up to this number of facts two sums of one word are not added up before they are added to it.
-const FEW_FACTS: usize = 4;
 /// No fact is counted in more words.
 const ITEMS_OF_ENTRY: usize = 48;
 const ITEM_WORDS: usize = 3;
@@ -129,7 +127,7 @@ impl Lookup {
     }
 }
 
-const _: () = assert!(Lookup::SIZE == 1 << (64 - 54) && FEW_FACTS * ITEMS_OF_ENTRY <= ITEMS);
+const _: () = assert!(Lookup::SIZE == 1 << (64 - 54) && ITEMS_OF_ENTRY <= ITEMS);
 
 /// Adds `count` facts to the counters, and forgets them.
 pub(super) fn flush(words: &Words, count: usize, lookup: &mut Lookup, lane: Lane) {
@@ -141,16 +139,8 @@ pub(super) fn flush(words: &Words, count: usize, lookup: &mut Lookup, lane: Lane
         while state.items_done < state.items {
             let [key, sum, before] = item(words, state.items_done);
             let (key, sum) = (key.load(Relaxed), sum.load(Relaxed));
-            match area.counter(key as usize).filter(|_| key & STATUS_KEY == 0) {
-                Some(word) => {
-                    before.store(word.load(Relaxed), Release);
-                    word.fetch_add(sum, AcqRel);
-                }
-                None => {
-                    before.store(value(area, key), Release);
-                    apply(area, key, sum);
-                }
-            }
+            before.store(value(area, key), Release);
+            apply(area, key, sum);
             state.items_done += 1;
             state.store(words);
         }
@@ -159,28 +149,23 @@ pub(super) fn flush(words: &Words, count: usize, lookup: &mut Lookup, lane: Lane
 }
 
 /// Adds up as many facts in the journal as it has room for. Returns the state to commit.
-///
-/// With few facts, as when requests come one at a time, the sums are not looked up: two of one word are two items.
 fn journal(words: &Words, state: State, lookup: &mut Lookup, lane: Lane) -> State {
-    let is_short = state.facts - state.facts_done <= FEW_FACTS;
-    if !is_short {
-        lookup.items.fill(0);
-    }
+    lookup.items.fill(0);
     let mut state = State { items: 0, items_done: 0, ..state };
     while state.facts_done < state.facts && state.items + ITEMS_OF_ENTRY <= ITEMS {
         each_sum(entry(words, state.facts_done), lane, |key, sum| {
-            if !is_short {
-                let place = lookup.place(key, |index| item(words, index)[0].load(Relaxed));
-                if *place != 0 {
-                    return add(&item(words, usize::from(*place) - 1)[1], sum);
+            let place = lookup.place(key, |index| item(words, index)[0].load(Relaxed));
+            match *place {
+                0 => {
+                    *place = state.items as u16 + 1;
+                    let [at, total, before] = item(words, state.items);
+                    at.store(key, Relaxed);
+                    total.store(sum, Relaxed);
+                    before.store(UNTRIED, Relaxed);
+                    state.items += 1;
                 }
-                *place = state.items as u16 + 1;
+                known => add(&item(words, usize::from(known) - 1)[1], sum),
             }
-            let [at, total, before] = item(words, state.items);
-            at.store(key, Relaxed);
-            total.store(sum, Relaxed);
-            before.store(UNTRIED, Relaxed);
-            state.items += 1;
         });
         state.facts_done += 1;
     }
