@@ -27,7 +27,7 @@ pub struct Walk {
     pub counts: Counts,
 }
 
-/// What a walk has come across.
+/// The things that a walk has come across.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub files: u64,
@@ -40,7 +40,7 @@ pub struct Counts {
     pub failed: Option<String>,
 }
 
-/// What a name says.
+/// The kind of file that a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Name {
     File(Digest),
@@ -64,7 +64,7 @@ impl Walk {
             let Some(folder) = self.open.last_mut() else { return true };
             match folder.next() {
                 None => _ = self.open.pop(),
-                // What fails for one fails for all that follow: readdir(3) has no place to go on from.
+                // If it fails for one it fails for all that follow: readdir(3) has no place to go on from.
                 Some(Err(error)) => {
                     self.fail("readdir()", self.zone.settings.folder.clone(), &error);
                     self.open.pop();

@@ -18,7 +18,7 @@ const REST_PER_COST: u64 = 20;
 /// The longest rest after a look that took long.
 const REST_MS_AFTER_COST: u64 = 30_000;
 
-/// What a cache may hold.
+/// The limits of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub inactive_s: u64,
@@ -28,7 +28,7 @@ pub struct Limits {
     pub min_free_bytes: u64,
 }
 
-/// What a cache and its disk hold at one moment.
+/// The contents of a cache and its disk at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holds {
     pub bytes: u64,
@@ -151,7 +151,7 @@ pub struct Looked {
 /// The times at which the manager looks at one cache.
 #[derive(Debug, Default)]
 pub struct Rhythm {
-    /// What the last look has left.
+    /// The contents after the last look.
     left: Option<Holds>,
 }
 

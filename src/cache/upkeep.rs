@@ -126,7 +126,7 @@ async fn manage(zone: &'static Zone, index: Index) {
             sleep(LEAD_LOOK_MS).await;
             continue;
         }
-        // Whoever leads loads: the process that led before may have ended in the middle of it.
+        // The process that leads loads: the one that led before may have ended in the middle of it.
         if !index.is_loaded() && !is_loading.replace(true) {
             let is_loading = Rc::clone(&is_loading);
             runtime::spawn(async move {

@@ -173,7 +173,7 @@ pub static VARIABLES: &[Variable] = &[
         |request, _, out| put(request.fetch().and_then(|fetch| std::str::from_utf8(&fetch.last_modified).ok()), out),
         "The Last-Modified of an expired response about which the upstream is asked."),
     variable("upstream_cache_status", |request, _, out| put(request.proxied.cache.as_ref().and_then(|cache| cache.status).map(Status::as_str), out),
-        "What the cache had: MISS, BYPASS, EXPIRED, STALE, UPDATING, REVALIDATED or HIT."),
+        "The result of the lookup in the cache: MISS, BYPASS, EXPIRED, STALE, UPDATING, REVALIDATED or HIT."),
     prefix("upstream_http_", http, "The field of this name in the upstream's response, written in lower case with underscores."),
     prefix("upstream_trailer_", |request, argument, out| trailer(&request.proxied.trailers, &argument.name, out),
         "The trailer field of this name in the upstream's response."),

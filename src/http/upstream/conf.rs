@@ -603,10 +603,7 @@ pub fn bind(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic>
 
 /// The conditions for a connection to a peer.
 pub fn allow(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    for word in &node.args {
-        conf.set.allow.push(Script::compile(word, cx)?);
-    }
-    Ok(())
+    cache::conditions(&mut conf.set.allow, cx, node)
 }
 
 pub fn temp_path(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

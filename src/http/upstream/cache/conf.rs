@@ -207,7 +207,7 @@ pub fn methods(set: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagn
     set.posts.put(posts, node)
 }
 
-/// Reads conditions of which one is enough.
+/// Reads the conditions of a directive.
 pub fn conditions(list: &mut Vec<Script>, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     for word in &node.args {
         list.push(Script::compile(word, cx)?);

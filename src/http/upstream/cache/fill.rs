@@ -51,10 +51,7 @@ impl Fill {
     ) -> Option<Self> {
         let (zone, digest) = (course.zone, course.digest);
         let pending = entry::encode(meta, &course.key, &stored_head(head))?;
-        let place = match temp_path.filter(|_| zone.settings.uses_temp_path) {
-            Some(folder) => Place::In(folder),
-            None => Place::Beside(zone.file_name(&digest)),
-        };
+        let place = place(zone, &digest, temp_path);
         let body_start = pending.len() as u64;
         let index = course.index;
         Some(Self {
@@ -174,6 +171,14 @@ impl Fill {
         if self.read.is_none() {
             (self.file, self.pending) = (None, Vec::new());
         }
+    }
+}
+
+/// Where the file of a key is written before it gets its name.
+pub fn place(zone: &Zone, digest: &Digest, temp_path: Option<&'static TempPath>) -> Place {
+    match temp_path.filter(|_| zone.settings.uses_temp_path) {
+        Some(folder) => Place::In(folder),
+        None => Place::Beside(zone.file_name(digest)),
     }
 }
 

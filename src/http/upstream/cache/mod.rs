@@ -70,7 +70,7 @@ pub(super) async fn find(request: &mut Request, client: Downstream<'_>, goal: &G
         return Ok(Found::Reply(Box::pin(purge(request, Course::new(zone, index, key))).await));
     }
     if !set.takes(request.method) {
-        // An unsafe request makes what is stored for its target out of date (RFC 9111 §4.4).
+        // A request that may change its target makes the response stored for it out of date (RFC 9111 §4.4).
         let is_safe = matches!(request.method, Method::Options | Method::Trace);
         return Ok(if is_safe {
             Found::Nothing

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use crate::cache::entry::{self, Meta};
 use crate::http::request::Request;
 use crate::http::response::file::Content;
-use crate::http::temp_file::{Place, TempFile};
+use crate::http::temp_file::TempFile;
 use crate::http::upstream::cache::course::Course;
 use crate::http::upstream::cache::fill::{self, OF_CONNECTION};
 use crate::http::upstream::cache::state::Status;
@@ -142,10 +142,7 @@ async fn rewrite(
         .await
         .map_err(|error| format!("read() \"{}\" failed {}", stale.path.display(), Cause(&error)))?;
     let target = stale.path.clone();
-    let place = match request.passes().temp_path().filter(|_| course.zone.settings.uses_temp_path) {
-        Some(folder) => Place::In(folder),
-        None => Place::Beside(target.clone()),
-    };
+    let place = fill::place(course.zone, &course.digest, request.passes().temp_path());
     let (_, on_disk) = TempFile::finish(None, place, bytes, target.clone()).await?;
     let evicted = course.index.stored(&course.digest, on_disk, clock::monotonic_s());
     course.forget_evicted(request, evicted);
