@@ -2,6 +2,7 @@
 
 pub mod base64;
 pub mod byte_table;
+pub mod checksum;
 pub mod crypt;
 pub mod foreign;
 pub mod frame;

@@ -3,7 +3,8 @@
 //! Touches: nothing. Behaviour: nginx, whose files are named by the MD5 digest of the key and hold its CRC-32.
 
 use md5::{Digest, Md5};
-use zlib_rs::crc32::crc32;
+
+use crate::base::checksum::crc32;
 
 /// The key of a stored response: the text of `proxy_cache_key`, and checksums of it.
 ///

@@ -1,8 +1,10 @@
 //! The part of each peer's state that balancers read for every request: its weights and its connections.
 //!
-//! A list keeps its peers' loads side by side ([`Loads`]), so that choosing among a hundred peers reads a few
-//! cache lines instead of a hundred peers scattered over the heap. A bit for each peer says whether the peer
-//! itself must be asked before it is used; it is clear for a peer against which nothing is known.
+//! A list keeps the numbers of its peers side by side ([`Loads`]), so that choosing among a hundred peers reads a few
+//! cache lines instead of a hundred peers scattered over the heap. One bit for each peer says whether the peer itself
+//! must be asked before it is used, another whether its share is other than its weight; both are clear for a peer
+//! against which nothing is known. A list in which all are clear is chosen from by loops over plain numbers
+//! ([`Plain`]).
 //!
 //! In a group with `zone` the weights are words that all workers add to, without a lock. What all workers
 //! together add in a round and what the chosen peer pays is equal, however their instructions interleave, so
@@ -17,101 +19,150 @@ use crate::shm::peers::{Place, Word};
 /// below the sum times the number of workers that choose at the same moment.
 const BOUND_ROUNDS: i64 = 64;
 
-/// The weights and connections of one peer.
+/// Shares are this many times as large in a list whose peers have agents.
+const PERCENTS: i64 = 100;
+
+/// The load of a peer on its way from one list to another.
 #[derive(Clone, Debug)]
-pub struct Load {
-    /// As configured; at least 1.
-    pub weight: i64,
-    current: Cell<i64>,
-    /// What a slow start permits of it at present.
-    permitted: Cell<i64>,
-    /// The part of the weight that failures have cost; it comes back by one each round.
-    lost: Cell<i64>,
-    conns: Cell<i64>,
-    /// The words that count instead of these cells in a group with `zone`.
+pub struct LoadState {
+    weight: i64,
+    current: i64,
+    permitted: i64,
+    lost: i64,
+    conns: i64,
+    words: Words,
+}
+
+/// Where a load's numbers are in shared memory.
+#[derive(Clone, Copy, Debug)]
+struct Words {
+    /// The words that count instead of the list's numbers in a group with `zone`.
     place: Option<Place>,
     /// The place where its agent says which percentage of its weight it gets. Then shares are in percents, for the
     /// whole list.
     advised: Option<Place>,
 }
 
-/// Shares are this many times as large in a list whose peers have agents.
-const PERCENTS: i64 = 100;
-
-impl Load {
+impl LoadState {
     /// `place`: the words that it shares with the other workers, in a group with `zone`.
     pub fn new(weight: i64, place: Option<Place>) -> Self {
-        let (current, lost, conns) = Default::default();
-        Self { weight, current, permitted: Cell::new(weight), lost, conns, place, advised: None }
+        Self {
+            weight,
+            current: 0,
+            permitted: weight,
+            lost: 0,
+            conns: 0,
+            words: Words { place, advised: None },
+        }
     }
 
     /// The same load, of which the peer's agent tells the share.
     #[must_use]
-    pub fn with_agent(self, place: Place) -> Self {
-        Self { advised: Some(place), ..self }
+    pub fn with_agent(mut self, place: Place) -> Self {
+        self.words.advised = Some(place);
+        self
+    }
+}
+
+/// The weights and connections of one peer of a list.
+#[derive(Clone, Copy, Debug)]
+pub struct Load<'a> {
+    loads: &'a Loads,
+    /// Its number in the list.
+    pub index: usize,
+    words: Words,
+}
+
+impl Load<'_> {
+    /// As configured; at least 1.
+    #[inline]
+    pub fn weight(&self) -> i64 {
+        self.loads.weights[self.index]
+    }
+
+    #[inline]
+    fn slot(&self) -> &Held {
+        &self.loads.held[self.index]
+    }
+
+    #[inline]
+    fn current(&self) -> &Cell<i64> {
+        &self.loads.currents[self.index]
     }
 
     /// The part of a weight that its agent leaves to it.
     #[inline]
     fn advised(&self, weight: i64) -> i64 {
-        self.advised.map_or(weight, |place| weight.saturating_mul(i64::from(place.advice().percent)))
+        self.words.advised.map_or(weight, |place| weight.saturating_mul(i64::from(place.advice().percent)))
     }
 
     /// The weight without the part that a slow start holds back, and without what the peer's agent takes of it: to be
     /// compared with those of other peers of the list.
     #[inline]
     pub fn present_weight(&self) -> i64 {
-        self.advised(self.permitted.get())
+        self.advised(self.slot().permitted.get())
     }
 
     /// False for as many of all numbers as the peer's agent takes of its weight. `number` is uniform over all 64 bits.
     #[inline]
     pub fn accepts(&self, number: u64) -> bool {
-        self.advised.is_none_or(|place| {
+        self.words.advised.is_none_or(|place| {
             (u128::from(number) * PERCENTS as u128) >> 64 < u128::from(place.advice().percent)
         })
     }
 
     /// Sets the part of the weight that counts at present; at least 1.
     pub fn permit(&self, weight: i64) {
-        self.permitted.set(weight.clamp(1, self.weight.max(1)));
+        self.slot().permitted.set(weight.clamp(1, self.weight().max(1)));
+        self.note_share();
+    }
+
+    /// Says to the list whether its share is other than its weight.
+    fn note_share(&self) {
+        let held = self.slot();
+        let is_reduced = held.lost.get() != 0 || held.permitted.get() != self.weight();
+        self.loads.reduced.set(self.index, is_reduced || !self.words.are_none());
     }
 
     /// Number of connections in use, in a group with `zone` those of all workers.
     #[inline]
     pub fn conns(&self) -> i64 {
-        match self.place {
+        match self.words.place {
             Some(place) => i64::from(place.in_use()),
-            None => self.conns.get(),
+            None => self.loads.conns[self.index].get(),
         }
     }
 
     /// Counts a connection of this worker. Connections in shared memory are counted by
     /// [`Place::enter`](crate::shm::peers::Place::enter).
     pub fn add_conns(&self, change: i64) {
-        self.conns.set(self.conns.get() + change);
+        let conns = &self.loads.conns[self.index];
+        conns.set(conns.get() + change);
     }
 
     /// Gives the peer its share of one round; returns `(current, share)`. `bound` is [`Loads::bound`].
     #[inline]
     pub fn weigh(&self, bound: i64) -> (i64, i64) {
-        if let Some(place) = self.place {
+        if let Some(place) = self.words.place {
             return self.weigh_shared(place, bound);
         }
-        let lost = self.lost.get();
-        let share = self.advised(self.permitted.get().min(self.weight - lost));
+        let held = self.slot();
+        let lost = held.lost.get();
+        let share = self.advised(held.permitted.get().min(self.weight() - lost));
         if lost > 0 {
-            self.lost.set(lost - 1);
+            held.lost.set(lost - 1);
+            self.note_share();
         }
-        let current = self.current.get() + share;
-        self.current.set(current);
+        let current = self.current().get() + share;
+        self.current().set(current);
         (current, share)
     }
 
     fn weigh_shared(&self, place: Place, bound: i64) -> (i64, i64) {
-        let lost = place.number(Word::LostWeight, self.weight.cast_unsigned()).cast_signed();
-        let share = self.advised(self.permitted.get().min(self.weight - lost));
-        let bound = if self.advised.is_some() { bound.saturating_mul(PERCENTS) } else { bound };
+        let weight = self.weight();
+        let lost = place.number(Word::LostWeight, weight.cast_unsigned()).cast_signed();
+        let share = self.advised(self.slot().permitted.get().min(weight - lost));
+        let bound = if self.words.advised.is_some() { bound.saturating_mul(PERCENTS) } else { bound };
         if lost > 0 {
             place.set_number(Word::LostWeight, lost.cast_unsigned() - 1);
         }
@@ -126,29 +177,92 @@ impl Load {
     /// Pays the sum of the round's shares: the peer was chosen.
     #[inline]
     pub fn pay(&self, total: i64) {
-        match self.place {
+        match self.words.place {
             Some(place) => _ = place.add_weight(Word::CurrentWeight, -total),
-            None => self.current.set(self.current.get() - total),
+            None => self.current().set(self.current().get() - total),
         }
     }
 
     /// Forgets the rounds so far.
     pub fn restart(&self) {
-        match self.place {
+        match self.words.place {
             Some(place) => place.set_weight(Word::CurrentWeight, 0),
-            None => self.current.set(0),
+            None => self.current().set(0),
         }
     }
 
     /// Takes a part of its weight away for a failure; at most all of it.
     pub fn lose(&self, part: i64) {
-        match self.place {
+        match self.words.place {
             Some(place) => {
-                let lost = place.number(Word::LostWeight, self.weight.cast_unsigned()).cast_signed();
-                place.set_number(Word::LostWeight, (lost + part).min(self.weight).cast_unsigned());
+                let weight = self.weight();
+                let lost = place.number(Word::LostWeight, weight.cast_unsigned()).cast_signed();
+                place.set_number(Word::LostWeight, (lost + part).min(weight).cast_unsigned());
             }
-            None => self.lost.set((self.lost.get() + part).min(self.weight)),
+            None => {
+                let lost = &self.slot().lost;
+                lost.set((lost.get() + part).min(self.weight()));
+                self.note_share();
+            }
         }
+    }
+
+    /// What another list needs of it.
+    pub fn state(&self) -> LoadState {
+        LoadState {
+            weight: self.weight(),
+            current: self.current().get(),
+            permitted: self.slot().permitted.get(),
+            lost: self.slot().lost.get(),
+            conns: self.loads.conns[self.index].get(),
+            words: self.words,
+        }
+    }
+}
+
+impl Words {
+    #[inline]
+    fn are_none(&self) -> bool {
+        self.place.is_none() && self.advised.is_none()
+    }
+}
+
+/// What may hold a part of a peer's weight back.
+#[derive(Debug)]
+struct Held {
+    /// What a slow start permits of it at present.
+    permitted: Cell<i64>,
+    /// The part of the weight that failures have cost; it comes back by one each round.
+    lost: Cell<i64>,
+}
+
+/// A bit for each peer of a list.
+#[derive(Debug, Default)]
+struct Bits(Box<[Cell<u64>]>);
+
+impl Bits {
+    /// All set. No bit beyond the last peer is: [`Bits::any`] looks at whole words.
+    fn all(count: usize) -> Self {
+        let bits = |word: usize| u64::MAX >> (64 - (count - word * 64).min(64));
+        Self((0..count.div_ceil(64)).map(|word| Cell::new(bits(word))).collect())
+    }
+
+    /// True for a peer beyond the list too.
+    #[inline]
+    fn has(&self, index: usize) -> bool {
+        self.0.get(index / 64).is_none_or(|word| word.get() & (1 << (index % 64)) != 0)
+    }
+
+    #[inline]
+    fn any(&self) -> bool {
+        self.0.iter().any(|word| word.get() != 0)
+    }
+
+    #[inline]
+    fn set(&self, index: usize, is_set: bool) {
+        let Some(word) = self.0.get(index / 64) else { return };
+        let bit = 1 << (index % 64);
+        word.set(if is_set { word.get() | bit } else { word.get() & !bit });
     }
 }
 
@@ -159,9 +273,16 @@ const FREED_MAX: usize = 8;
 /// The loads of a list's peers, in their order.
 #[derive(Debug, Default)]
 pub struct Loads {
-    loads: Box<[Load]>,
-    /// A bit for each peer: it must be asked whether it may be used.
-    asked: Box<[Cell<u64>]>,
+    weights: Box<[i64]>,
+    /// The weights of smooth round robin, which a round raises.
+    currents: Box<[Cell<i64>]>,
+    conns: Box<[Cell<i64>]>,
+    held: Box<[Held]>,
+    words: Box<[Words]>,
+    /// The peers that must be asked whether they may be used.
+    asked: Bits,
+    /// The peers whose share may be other than their weight.
+    reduced: Bits,
     /// Sum of all weights.
     pub total_weight: i64,
     /// The peers whose connections have ended lately; [`u32::MAX`]: none.
@@ -170,38 +291,58 @@ pub struct Loads {
 }
 
 impl Loads {
-    pub fn new(loads: impl Iterator<Item = Load>) -> Self {
-        let loads: Box<[Load]> = loads.collect();
-        // No bit beyond the last peer: `has_asked` looks at whole words.
-        let bits = |word: usize| u64::MAX >> (64 - (loads.len() - word * 64).min(64));
-        let asked = (0..loads.len().div_ceil(64)).map(|word| Cell::new(bits(word))).collect();
-        let total_weight = loads.iter().fold(0, |sum, load| load.weight.saturating_add(sum));
-        let freed = [const { Cell::new(u32::MAX) }; FREED_MAX];
-        Self { loads, asked, total_weight, freed, next_freed: Cell::new(0) }
+    pub fn new(loads: impl Iterator<Item = LoadState>) -> Self {
+        let loads: Vec<LoadState> = loads.collect();
+        let made = Self {
+            weights: loads.iter().map(|load| load.weight).collect(),
+            currents: loads.iter().map(|load| Cell::new(load.current)).collect(),
+            conns: loads.iter().map(|load| Cell::new(load.conns)).collect(),
+            held: loads
+                .iter()
+                .map(|load| Held { permitted: Cell::new(load.permitted), lost: Cell::new(load.lost) })
+                .collect(),
+            words: loads.iter().map(|load| load.words).collect(),
+            asked: Bits::all(loads.len()),
+            reduced: Bits::all(loads.len()),
+            total_weight: loads.iter().fold(0, |sum, load| load.weight.saturating_add(sum)),
+            freed: [const { Cell::new(u32::MAX) }; FREED_MAX],
+            next_freed: Cell::new(0),
+        };
+        made.iter().for_each(|load| load.note_share());
+        made
     }
 
     #[inline]
-    pub fn get(&self, index: usize) -> Option<&Load> {
-        self.loads.get(index)
+    pub fn get(&self, index: usize) -> Option<Load<'_>> {
+        let words = *self.words.get(index)?;
+        Some(Load { loads: self, index, words })
     }
 
     #[inline]
-    pub fn iter(&self) -> impl Iterator<Item = &Load> + Clone {
-        self.loads.iter()
+    pub fn iter(&self) -> impl Iterator<Item = Load<'_>> + Clone {
+        self.words.iter().enumerate().map(|(index, &words)| Load { loads: self, index, words })
+    }
+
+    /// The numbers alone, if they are all that counts: nothing is against any peer, each has its whole weight, and no
+    /// other worker adds to it.
+    #[inline]
+    pub fn plain(&self) -> Option<Plain<'_>> {
+        let is_plain = !self.asked.any() && !self.reduced.any() && self.total_weight <= Plain::TOTAL_MAX;
+        is_plain.then_some(Plain(self))
     }
 
     pub fn len(&self) -> usize {
-        self.loads.len()
+        self.weights.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.loads.is_empty()
+        self.weights.is_empty()
     }
 
     /// Counts the end of a connection to a peer.
     #[inline]
     pub fn free(&self, index: usize) {
-        let Some(load) = self.loads.get(index) else { return };
+        let Some(load) = self.get(index) else { return };
         load.add_conns(-1);
         let next = self.next_freed.get() % FREED_MAX;
         self.freed[next].set(index as u32);
@@ -222,24 +363,90 @@ impl Loads {
     /// True if the peer itself must be asked whether it may be used.
     #[inline]
     pub fn is_asked(&self, index: usize) -> bool {
-        self.asked.get(index / 64).is_none_or(|word| word.get() & (1 << (index % 64)) != 0)
-    }
-
-    /// True if some peer must be asked.
-    #[inline]
-    pub fn has_asked(&self) -> bool {
-        self.asked.iter().any(|word| word.get() != 0)
+        self.asked.has(index)
     }
 
     pub fn set_asked(&self, index: usize, is_asked: bool) {
-        let Some(word) = self.asked.get(index / 64) else { return };
-        let bit = 1 << (index % 64);
-        word.set(if is_asked { word.get() | bit } else { word.get() & !bit });
+        self.asked.set(index, is_asked);
     }
 
     /// The peers have moved to another list: from now on the facts are theirs alone.
     pub fn retire(&self) {
-        self.asked.iter().for_each(|word| word.set(u64::MAX));
+        self.asked.0.iter().for_each(|word| word.set(u64::MAX));
+    }
+}
+
+/// The loads of a list in which every peer may be used and has its whole weight: the usual case.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain<'a>(&'a Loads);
+
+impl Plain<'_> {
+    /// Products of a weight and a number of connections fit into 63 bits.
+    const TOTAL_MAX: i64 = 1 << 31;
+
+    /// A round of smooth weighted round robin among all peers.
+    #[inline]
+    pub fn round(self) -> Option<usize> {
+        let mut best = (usize::MAX, i64::MIN);
+        for (index, (current, weight)) in self.0.currents.iter().zip(&self.0.weights).enumerate() {
+            let now = current.get() + weight;
+            current.set(now);
+            // Among equals the first wins.
+            if now > best.1 {
+                best = (index, now);
+            }
+        }
+        self.pay(best.0, self.0.total_weight)
+    }
+
+    /// The same among some of them.
+    #[inline]
+    pub fn round_of(self, some: impl Iterator<Item = usize>) -> Option<usize> {
+        let Self(loads) = self;
+        let (mut best, mut total) = ((usize::MAX, i64::MIN), 0);
+        for index in some {
+            let (Some(current), Some(weight)) = (loads.currents.get(index), loads.weights.get(index)) else {
+                continue;
+            };
+            let now = current.get() + weight;
+            current.set(now);
+            total += weight;
+            if now > best.1 {
+                best = (index, now);
+            }
+        }
+        self.pay(best.0, total)
+    }
+
+    #[inline]
+    fn pay(self, index: usize, total: i64) -> Option<usize> {
+        let current = self.0.currents.get(index)?;
+        current.set(current.get() - total);
+        Some(index)
+    }
+
+    /// The peer with the fewest connections for its weight; of several, the one that a round among them chooses.
+    #[inline]
+    pub fn least_conn(self) -> Option<usize> {
+        let loads = || self.0.conns.iter().map(Cell::get).zip(self.0.weights.iter().copied());
+        let mut least = (0, i64::MAX, 1);
+        let mut has_equals = false;
+        for (index, (conns, weight)) in loads().enumerate() {
+            let (own, other) = (conns * least.2, least.1.wrapping_mul(weight));
+            if least.1 == i64::MAX || own < other {
+                (least, has_equals) = ((index, conns, weight), false);
+            } else if own == other {
+                has_equals = true;
+            }
+        }
+        let (first, least, of_weight) = least;
+        if !has_equals {
+            return (!self.0.is_empty()).then_some(first);
+        }
+        let is_equal = |(index, (conns, weight)): (usize, (i64, i64))| {
+            (conns * of_weight == least * weight).then_some(index)
+        };
+        self.round_of(loads().enumerate().skip(first).filter_map(is_equal))
     }
 }
 
@@ -250,7 +457,7 @@ mod tests {
 
     #[test]
     fn bits_of_peers_are_their_own() {
-        let loads = Loads::new((0..70).map(|_| Load::new(2, None)));
+        let loads = Loads::new((0..70).map(|_| LoadState::new(2, None)));
         assert_eq!((loads.total_weight, loads.len()), (140, 70));
         assert!(loads.is_asked(69), "until it is known that nothing is against it");
         (0..70).for_each(|index| loads.set_asked(index, index == 65));
@@ -263,17 +470,48 @@ mod tests {
     #[test]
     fn no_peer_need_be_asked_once_nothing_is_against_any() {
         for count in [0, 1, 63, 64, 65, 100, 128] {
-            let loads = Loads::new((0..count).map(|_| Load::new(1, None)));
-            assert_eq!(loads.has_asked(), count > 0, "{count}");
+            let loads = Loads::new((0..count).map(|_| LoadState::new(1, None)));
+            assert_eq!(loads.asked.any(), count > 0, "{count}");
             (0..count).for_each(|index| loads.set_asked(index, false));
-            assert!(!loads.has_asked(), "{count}");
+            assert!(!loads.asked.any(), "{count}");
         }
+    }
+
+    #[test]
+    fn a_list_is_plain_while_each_peer_has_its_whole_weight() {
+        let loads = Loads::new((0..70).map(|_| LoadState::new(4, None)));
+        let is_plain = |loads: &Loads| loads.plain().is_some();
+        assert!(!is_plain(&loads), "each must be asked");
+        (0..70).for_each(|index| loads.set_asked(index, false));
+        assert!(is_plain(&loads));
+        let last = loads.get(69).expect("the last one");
+        last.lose(2);
+        for _ in 0..2 {
+            assert!(!is_plain(&loads), "failures have cost it weight");
+            last.weigh(100);
+        }
+        assert!(is_plain(&loads), "which has come back");
+        last.permit(1);
+        assert!(!is_plain(&loads), "it starts slowly");
+        last.permit(4);
+        assert!(is_plain(&loads));
+        let moved = Loads::new([last.state()].into_iter());
+        moved.set_asked(0, false);
+        assert!(is_plain(&moved));
+        let place = peers::place("load.test", "plain").expect("room");
+        let shared = Loads::new([LoadState::new(4, Some(place))].into_iter());
+        shared.set_asked(0, false);
+        assert!(!is_plain(&shared), "others add to its words");
+        let heavy = Loads::new([LoadState::new(Plain::TOTAL_MAX + 1, None)].into_iter());
+        heavy.set_asked(0, false);
+        assert!(!is_plain(&heavy), "products would not fit");
     }
 
     #[test]
     fn shared_weights_are_those_of_all_workers_and_bounded() {
         let place = peers::place("load.test", "shared").expect("room");
-        let (first, second) = (Load::new(5, Some(place)), Load::new(5, Some(place)));
+        let workers = [(), ()].map(|()| Loads::new([LoadState::new(5, Some(place))].into_iter()));
+        let [first, second] = workers.each_ref().map(|loads| loads.get(0).expect("its load"));
         assert_eq!((first.weigh(100), second.weigh(100)), ((5, 5), (10, 5)));
         first.pay(7);
         assert_eq!(second.weigh(100), (8, 5));
@@ -296,7 +534,9 @@ mod tests {
     #[test]
     fn an_agent_lowers_the_share_of_its_peer() {
         let place = |name: &str| peers::place("load.agent", name).expect("room");
-        let loads = ["a", "b"].map(|name| Load::new(1, None).with_agent(place(name)));
+        let list =
+            Loads::new(["a", "b"].map(|name| LoadState::new(1, None).with_agent(place(name))).into_iter());
+        let loads: Vec<Load> = list.iter().collect();
         place("a").set_advice(peers::Advice { percent: 25, ..peers::Advice::default() });
         let mut counts = [0, 0];
         for _ in 0..100 {

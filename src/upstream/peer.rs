@@ -17,7 +17,7 @@ use crate::sys::clock;
 use crate::sys::names::Names;
 use crate::upstream::balance::Time;
 use crate::upstream::check::Checks;
-use crate::upstream::load::{Load, Loads};
+use crate::upstream::load::{Load, LoadState, Loads};
 use crate::upstream::outlier::{self, Tally};
 use crate::upstream::sticky::Id;
 use crate::upstream::timing::Timing;
@@ -183,7 +183,7 @@ struct Seat {
 }
 
 impl Seat {
-    fn load(&self) -> &Load {
+    fn load(&self) -> Load<'_> {
         self.loads.get(self.index).expect("a seat is made with an index of its loads")
     }
 }
@@ -191,7 +191,7 @@ impl Seat {
 impl Peer {
     /// `is_shared`: failures and connections count for all workers, at the place of `shared` if it has one.
     pub fn new(server: &Server, index: usize, address: Address, shared: Shared, is_shared: bool) -> Self {
-        let load = Load::new(server.weight, shared.place.filter(|_| is_shared));
+        let load = LoadState::new(server.weight, shared.place.filter(|_| is_shared));
         let seat = Seat { loads: Rc::new(Loads::new([load].into_iter())), index: 0 };
         Self {
             name: address.to_string().into(),
@@ -260,8 +260,8 @@ impl Peer {
     }
 
     /// A copy of its load, for another list.
-    pub(super) fn load(&self) -> Load {
-        self.seat.borrow().load().clone()
+    pub(super) fn load(&self) -> LoadState {
+        self.seat.borrow().load().state()
     }
 
     /// Moves its load to `loads`, where it has the number `index`.
@@ -697,15 +697,15 @@ mod tests {
             assert!(!peer.fail(1000));
         }
         assert!(!peer.is_failed(1000));
-        assert_eq!(peer.load().weigh(100), (4, 4), "nor cost it weight");
+        assert_eq!(peer.seat.borrow().load().weigh(100), (4, 4), "nor cost it weight");
     }
 
     #[test]
     fn weight_lost_by_a_failure_grows_back() {
         let peer = peer(2);
         peer.fail(1000);
-        let load = peer.load();
-        let shares: Vec<i64> = (0..4).map(|_| load.weigh(100).1).collect();
+        let seat = peer.seat.borrow();
+        let shares: Vec<i64> = (0..4).map(|_| seat.load().weigh(100).1).collect();
         assert_eq!(shares, [2, 3, 4, 4]);
     }
 

@@ -59,8 +59,8 @@ impl List {
     /// The peer that owns a unit of the sum of all weights. One past the last peer beyond that sum.
     pub(super) fn at_weight(&self, unit: i64) -> usize {
         let ends = self.ends.get_or_init(|| {
-            let add = |end: &mut i64, load: &crate::upstream::load::Load| {
-                *end = end.saturating_add(load.weight);
+            let add = |end: &mut i64, load: crate::upstream::load::Load<'_>| {
+                *end = end.saturating_add(load.weight());
                 Some(*end)
             };
             self.loads.iter().scan(0, add).collect()
@@ -72,7 +72,7 @@ impl List {
     pub(super) fn ring(&self) -> &Ring {
         self.ring.get_or_init(|| {
             Ring::new(
-                self.peers.iter().zip(self.loads.iter()).map(|(peer, load)| (self.name(peer), load.weight)),
+                self.peers.iter().zip(self.loads.iter()).map(|(peer, load)| (self.name(peer), load.weight())),
             )
         })
     }

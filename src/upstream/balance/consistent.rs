@@ -11,8 +11,7 @@
 //! in use, by weight ("Consistent Hashing with Bounded Loads", Mirrokni, Thorup and Zadimoghaddam 2016).
 //! Behaviour: nginx's ngx_http_upstream_hash_module.c.
 
-use zlib_rs::crc32::crc32;
-
+use crate::base::checksum::crc32;
 use crate::upstream::balance::{Cursor, Eligible, round_robin};
 
 /// Points for each unit of weight, as in nginx and Cache::Memcached::Fast.
@@ -115,10 +114,13 @@ pub(super) fn pick(eligible: &Eligible<'_>, cursor: &mut Cursor, bounded_x1000: 
     let mut full_left = ring.owners.len().saturating_mul(8);
     while cursor.may_try() {
         let owners = ring.owners(cursor.hash)?;
-        let free = owners.iter().filter_map(|&index| Some((index as usize, eligible.get(index as usize)?)));
+        if let (Some(plain), None) = (eligible.plain(), &bound) {
+            return plain.round_of(owners.iter().map(|&index| index as usize));
+        }
+        let free = owners.iter().filter_map(|&index| eligible.get(index as usize));
         match &bound {
             Some(bound) if full_left > 0 && free.clone().next().is_some() => {
-                let below = free.filter(|(_, load)| bound.permits(load.conns(), load.present_weight()));
+                let below = free.filter(|load| bound.permits(load.conns(), load.present_weight()));
                 if let Some(index) = round_robin::among(eligible, below) {
                     return Some(index);
                 }
@@ -149,7 +151,7 @@ struct Bound {
 impl Bound {
     fn new(eligible: &Eligible<'_>, factor_x1000: u32) -> Self {
         let (mut conns, mut weight) = (1, 0);
-        for (_, load) in eligible.iter() {
+        for load in eligible.iter() {
             conns += i128::from(load.conns());
             weight += i128::from(load.present_weight());
         }

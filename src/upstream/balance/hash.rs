@@ -5,8 +5,7 @@
 //! keys. Behaviour: nginx's ngx_http_upstream_hash_module.c, with equal results (and those of
 //! Cache::Memcached).
 
-use zlib_rs::crc32::crc32;
-
+use crate::base::checksum::crc32;
 use crate::upstream::balance::{Cursor, Eligible, round_robin};
 
 pub(super) fn pick(eligible: &Eligible<'_>, cursor: &mut Cursor) -> Option<usize> {

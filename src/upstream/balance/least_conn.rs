@@ -7,19 +7,10 @@ use crate::upstream::balance::{Eligible, round_robin};
 use crate::upstream::load::Load;
 
 pub(super) fn pick(eligible: &Eligible<'_>) -> Option<usize> {
-    if eligible.is_everyone() {
-        among(eligible, eligible.everyone())
-    } else {
-        among(eligible, eligible.iter())
+    match eligible.plain() {
+        Some(plain) => plain.least_conn(),
+        None => least(eligible, eligible.iter(), |load| load.conns()),
     }
-}
-
-#[inline]
-fn among<'a>(
-    eligible: &Eligible<'_>,
-    loads: impl Iterator<Item = (usize, &'a Load)> + Clone,
-) -> Option<usize> {
-    least(eligible, loads, |_, load| load.conns())
 }
 
 /// The peer with the lowest cost for its weight; of several, the one that round robin chooses. `cost` is
@@ -27,28 +18,28 @@ fn among<'a>(
 #[inline]
 pub(super) fn least<'a>(
     eligible: &Eligible<'_>,
-    loads: impl Iterator<Item = (usize, &'a Load)> + Clone,
-    cost: impl Fn(usize, &Load) -> i64,
+    loads: impl Iterator<Item = Load<'a>> + Clone,
+    cost: impl Fn(Load<'_>) -> i64,
 ) -> Option<usize> {
     let mut best: Option<(usize, i64, i64)> = None;
     let mut has_equals = false;
-    for (index, load) in loads.clone() {
-        let own = cost(index, load);
+    for load in loads.clone() {
+        let own = cost(load);
         match best {
             Some((_, lowest, weight)) if is_more(own, load.present_weight(), lowest, weight) => {}
             Some((_, lowest, weight)) if !is_more(lowest, weight, own, load.present_weight()) => {
                 has_equals = true
             }
-            _ => (best, has_equals) = (Some((index, own, load.present_weight())), false),
+            _ => (best, has_equals) = (Some((load.index, own, load.present_weight())), false),
         }
     }
     let (first, lowest, weight) = best?;
     if !has_equals {
         return Some(first);
     }
-    let equals = loads.filter(|&(index, load)| {
-        index >= first && {
-            let own = cost(index, load);
+    let equals = loads.filter(|&load| {
+        load.index >= first && {
+            let own = cost(load);
             !is_more(own, load.present_weight(), lowest, weight)
                 && !is_more(lowest, weight, own, load.present_weight())
         }

@@ -21,19 +21,19 @@ const STEP_MS: u64 = 20;
 
 pub(super) fn pick(eligible: &Eligible<'_>, time: Time, inflight: bool) -> Option<usize> {
     if inflight {
-        eligible.iter().for_each(|(index, _)| {
+        eligible.iter().for_each(|load| {
             eligible
-                .peer(index)
+                .peer(load.index)
                 .into_iter()
                 .for_each(|peer| peer.timing().average_waiting(eligible.now_ms()));
         });
     }
-    least_conn::least(eligible, eligible.iter(), |index, load| cost(eligible, index, load, time, inflight))
+    least_conn::least(eligible, eligible.iter(), |load| cost(eligible, load, time, inflight))
 }
 
 /// The estimated time until the peer has answered its present requests and another one.
-pub(super) fn cost(eligible: &Eligible<'_>, index: usize, load: &Load, time: Time, inflight: bool) -> i64 {
-    let Some(peer) = eligible.peer(index) else { return i64::MAX };
+pub(super) fn cost(eligible: &Eligible<'_>, load: Load<'_>, time: Time, inflight: bool) -> i64 {
+    let Some(peer) = eligible.peer(load.index) else { return i64::MAX };
     let now_ms = eligible.now_ms();
     let one = match time {
         Time::Ewma => peer.peak_us(now_ms).saturating_add(1),

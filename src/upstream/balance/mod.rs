@@ -22,7 +22,7 @@ use smallvec::{SmallVec, smallvec};
 
 pub use consistent::Ring;
 
-use crate::upstream::load::Load;
+use crate::upstream::load::{Load, Plain};
 use crate::upstream::peer::Peer;
 use crate::upstream::state::List;
 
@@ -193,13 +193,13 @@ impl<'a> Eligible<'a> {
 
     /// The load of a peer that may be used.
     #[inline]
-    fn get(&self, index: usize) -> Option<&'a Load> {
+    fn get(&self, index: usize) -> Option<Load<'a>> {
         if self.has(index) { self.load(index) } else { None }
     }
 
     /// The load of a peer, whether it may be used or not.
     #[inline]
-    fn load(&self, index: usize) -> Option<&'a Load> {
+    fn load(&self, index: usize) -> Option<Load<'a>> {
         self.list.loads.get(index)
     }
 
@@ -207,23 +207,17 @@ impl<'a> Eligible<'a> {
         self.list.peers.get(index).map(|peer| &**peer)
     }
 
-    /// Every peer that may be used: its index and its load.
+    /// The loads of the peers that may be used.
     #[inline]
-    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &'a Load)> + Clone {
+    pub(super) fn iter(&self) -> impl Iterator<Item = Load<'a>> + Clone {
         let this = *self;
-        (0..self.len()).filter_map(move |index| Some((index, this.get(index)?)))
+        (0..self.len()).filter_map(move |index| this.get(index))
     }
 
-    /// True if every peer of the list may be used, without asking any: the usual case.
+    /// The loads as plain numbers, if every peer of the list may be used: the usual case.
     #[inline]
-    fn is_everyone(&self) -> bool {
-        !self.tried.has_any() && !self.list.loads.has_asked()
-    }
-
-    /// Every peer of the list.
-    #[inline]
-    fn everyone(&self) -> impl Iterator<Item = (usize, &'a Load)> + Clone {
-        self.list.loads.iter().enumerate()
+    fn plain(&self) -> Option<Plain<'a>> {
+        if self.tried.has_any() { None } else { self.list.loads.plain() }
     }
 
     /// [`Loads::bound`](crate::upstream::load::Loads::bound).
@@ -326,7 +320,7 @@ pub(super) mod tests {
         list.peers[2].fail(1000);
         let used = list.peers[3].open();
         let indexes = |tried: &Tried, now_ms| -> Vec<usize> {
-            Eligible::new(&list, tried, now_ms).iter().map(|(index, _)| index).collect()
+            Eligible::new(&list, tried, now_ms).iter().map(|load| load.index).collect()
         };
         assert_eq!(indexes(&tried, 1000), [4]);
         assert_eq!(indexes(&tried, 11_001), [2, 4], "its time is over");

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{By, Cursor, Eligible, Method, Time, Tried};
+use super::{By, Cursor, Eligible, Method, Time, Tried, least_conn, round_robin};
 use crate::net::address;
 use crate::shm::peers::{Advice, Word};
 use crate::upstream::group::{Group, Keepalive};
@@ -189,6 +189,29 @@ fn every_balancer_heeds_what_an_agent_says_of_the_weight() {
             (0..500).map(|_| pick(&state, "")).map(|index| (index, open(&state, index))).collect();
         let first = held.iter().filter(|(index, _)| *index == 0).count();
         assert!((70..=130).contains(&first), "{method:?}: {first} of 500 instead of 100");
+    }
+}
+
+#[test]
+fn loops_over_plain_numbers_choose_what_the_general_ones_do() {
+    let weights: Vec<i64> = (0..100).map(|index| 1 + index % 7).collect();
+    for method in [Method::RoundRobin, Method::LeastConn] {
+        let [plain, general] = [(), ()].map(|()| worker("properties.plain", &weights, method, false));
+        let (set, tried) = (general.set(), Tried::new(weights.len()));
+        let mut held: Vec<[InUse; 2]> = Vec::new();
+        for step in 0..5_000 {
+            let eligible = Eligible::new(&set.levels[0], &tried, 0);
+            let expected = match method {
+                Method::LeastConn => least_conn::least(&eligible, eligible.iter(), |load| load.conns()),
+                _ => round_robin::among(&eligible, eligible.iter()),
+            };
+            let index = pick(&plain, "");
+            assert_eq!(Some(index), expected, "{method:?}, step {step}");
+            held.push([&plain, &general].map(|state| open(state, index)));
+            if held.len() > step % 150 {
+                held.swap_remove(step * 31 % held.len());
+            }
+        }
     }
 }
 

@@ -40,8 +40,8 @@ fn better(eligible: &Eligible<'_>, by: By, first: usize, second: usize) -> usize
     let (cost, other_cost) = match by {
         By::Conns => (one.conns(), other.conns()),
         By::Time(time) => {
-            let cost = |index, load| least_time::cost(eligible, index, load, time, false);
-            (cost(first, one), cost(second, other))
+            let cost = |load| least_time::cost(eligible, load, time, false);
+            (cost(one), cost(other))
         }
     };
     if least_conn::is_more(other_cost, other.present_weight(), cost, one.present_weight()) {

@@ -10,37 +10,37 @@ use crate::upstream::load::Load;
 
 #[inline]
 pub(super) fn pick(eligible: &Eligible<'_>) -> Option<usize> {
-    if eligible.is_everyone() {
-        return among(eligible, eligible.everyone());
+    match eligible.plain() {
+        Some(plain) => plain.round(),
+        None => among(eligible, eligible.iter()),
     }
-    among(eligible, eligible.iter())
 }
 
 /// Chooses among some of the peers of a list.
 #[inline]
 pub(super) fn among<'a>(
     eligible: &Eligible<'_>,
-    loads: impl Iterator<Item = (usize, &'a Load)> + Clone,
+    loads: impl Iterator<Item = Load<'a>> + Clone,
 ) -> Option<usize> {
     let bound = eligible.bound();
-    let mut best: Option<(usize, i64, &Load)> = None;
+    let mut best: Option<(i64, Load<'_>)> = None;
     let mut total = 0;
-    for (index, load) in loads.clone() {
+    for load in loads.clone() {
         let (current, share) = load.weigh(bound);
         total += share;
         // Among equals the first wins.
-        if best.is_none_or(|(_, most, _)| current > most) {
-            best = Some((index, current, load));
+        if best.is_none_or(|(most, _)| current > most) {
+            best = Some((current, load));
         }
     }
-    let (index, most, load) = best?;
+    let (most, load) = best?;
     if most > bound {
         // An error in shared memory, or thousands of workers that died in the middle of a round.
-        loads.for_each(|(_, load)| load.restart());
+        loads.for_each(|load| load.restart());
     } else {
         load.pay(total);
     }
-    Some(index)
+    Some(load.index)
 }
 
 #[cfg(test)]
