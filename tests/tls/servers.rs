@@ -347,3 +347,27 @@ fn key_logs_are_reopened_like_other_logs() {
     let (moved, since) = (daemon.read("keys.1"), daemon.read("keys"));
     assert!(moved.starts_with(&before) && !moved.contains(&since));
 }
+
+const SWITCH: &str = r#"
+http {
+    ssl_certificate a.pem; ssl_certificate_key a.key;
+    server { listen 127.0.0.1:%%PORT_0%%; ssl on; server_name a.test; return 200 "$https $server_port"; }
+    server { listen 127.0.0.1:%%PORT_0%%; server_name b.test; return 200 "b $https"; }
+    server { listen 127.0.0.1:%%PORT_1%%; ssl off; return 200 plain$https; }
+}
+"#;
+
+/// nginx removed the directive in 1.25; sites that are older than that still have it.
+#[test]
+fn the_old_switch_makes_the_addresses_of_a_default_server_speak_tls() {
+    let authority = Authority::new("test");
+    let pair = authority.issue(&["a.test", "b.test"]);
+    let setup = Setup::new(SWITCH).file("a.pem", pair.certificate).file("a.key", pair.key);
+    let daemon = setup.start();
+    let config = trusting(&authority);
+    let get = |name: &str| TlsClient::connect(daemon.port(0), &config, name).get(name, "/").text().to_owned();
+    assert_eq!(get("a.test"), format!("on {}", daemon.port(0)));
+    assert_eq!(get("b.test"), "b on");
+    assert_eq!(crate::support::get(daemon.port(1), "/").text(), "plain");
+    daemon.wait_log(r#"the "ssl" directive is deprecated, use the "listen \.\.\. ssl" directive"#);
+}

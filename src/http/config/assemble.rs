@@ -43,7 +43,8 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         places.add(index, listens, &names, span, &mut cx);
         servers.push(build_server(confs, (names, address), locations, slot, span, &mut cx));
     }
-    let (listens, sharing) = places.finish(&mut cx);
+    let (mut listens, sharing) = places.finish(&mut cx);
+    secure::switch_on(&mut listens, &servers);
     secure::complete(&listens, &sharing, &mut servers, &root, &mut cx);
     let common = groups::Common {
         resolver: root.resolver.settings().cloned(),

@@ -11,6 +11,13 @@ use crate::http::config::server::{Listen, Server};
 use crate::http::modules::Confs;
 use crate::shared::tls::server::certificate_missing;
 
+/// Makes TLS the protocol of each address whose default server has `ssl on`, as nginx did until 1.25.
+pub fn switch_on(listens: &mut [Listen], servers: &[Server]) {
+    for listen in listens {
+        listen.ssl |= servers[listen.default].root.confs.ssl.switch.get();
+    }
+}
+
 /// Makes the TLS side of every server that an address with `ssl` may lead to.
 pub fn complete(
     listens: &[Listen],

@@ -3,6 +3,7 @@
 //! The settings and what becomes of them are in `shared/tls/`; handshakes are made by `http/handshake.rs`. Touches:
 //! nothing. Behaviour: nginx.org, ngx_http_ssl_module, ngx_http_v2_module and ngx_http_v3_module.
 
+use crate::config::{Diagnostic, Node, params};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::Request;
@@ -17,6 +18,8 @@ pub type Conf = server::Conf<Request>;
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = ssl_rows!(Conf, (Context::HTTP, Context::SERVER), "client_header_timeout", [
+    custom("ssl", CONTEXTS, Arity::exactly(1), |c: &mut Conf, cx, node| switch(c, cx, node),
+        "The parameter ssl for each listen of the server, as nginx had it until 1.25.").default("off"),
     flag("ssl_early_data", CONTEXTS, |c: &mut Conf| &mut c.early_data,
         "Answers requests in the first packet of a resumed TLS 1.3 session at once. Each session can do that once, so it requires ssl_session_cache \
          shared:. Backends should be told by proxy_set_header Early-Data $ssl_early_data, and answer 425 where a repetition would do harm."),
@@ -32,6 +35,13 @@ pub static VARIABLES: &[Variable] = &[
 ];
 
 impl BlockConf for Conf {}
+
+/// nginx's warning until it removed the directive.
+fn switch(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let message = "the \"ssl\" directive is deprecated, use the \"listen ... ssl\" directive instead";
+    cx.diagnostics.push(Diagnostic::warning(node.span, message));
+    conf.switch.put(params::flag(node, 0)?, node)
+}
 
 /// No value: `-` in the access log.
 fn none(_: &mut Request, _: &Argument, _: &mut Vec<u8>) -> bool {

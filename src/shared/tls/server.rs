@@ -81,6 +81,8 @@ settings! {
         pub ticket_keys: Vec<Words> => replace,
         pub session_timeout_ms: Setting<u64> = 300_000,
         pub buffer_size: Setting<u64> = 16_384,
+        /// Every address of the server speaks TLS (`ssl`); only in HTTP.
+        pub switch: Setting<bool> = false,
         pub early_data: Setting<bool> = false,
         pub reject_handshake: Setting<bool> = false,
         pub certificate_compression: Setting<bool> = false,
