@@ -7,9 +7,11 @@
 //!   0 version  u64      40 date          i64      56 body_start u16       187 vary_length u8
 //!   8 valid    i64      48 CRC-32 of key u32      58 etag_length u8       188 vary, 128 bytes
 //!  16 updating i64      52 valid_ms      u16      59 etag, 128 bytes      316 variant, 16 bytes
-//!  24 error    i64      54 header_start  u16                              332 padding, 4 bytes
+//!  24 error    i64      54 header_start  u16                              332 stamp        u32
 //!  32 last_modified i64                                                   336 LF "KEY: " key LF, head, body
 //! ```
+//!
+//! The stamp is ours: in nginx's files those bytes are padding, which nginx writes as zeros and does not read.
 //!
 //! The head is that of an HTTP/1 response as it was received. nginx stores chunked bodies decoded and leaves the head
 //! as it is, so the length of a body is that of the file, whatever the head says. Answers of FastCGI and HTTP/2 begin with
@@ -28,7 +30,7 @@ use std::ops::Range;
 
 use crate::cache::key::Key;
 
-/// Length of the fixed part, padding included.
+/// Length of the fixed part, with the bytes that nginx uses as padding.
 pub const FIXED_BYTES: usize = 336;
 /// No head ends later, as its end is a number of 16 bits: a reader needs no more than this to see the whole head.
 pub const BODY_START_MAX: usize = u16::MAX as usize;
@@ -50,6 +52,7 @@ const BODY_START: usize = 56;
 const ETAG: usize = 58;
 const VARY: usize = 187;
 const VARIANT: usize = 316;
+const STAMP: usize = 332;
 
 /// Everything about a stored response that is not in its head. Times are seconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,6 +74,10 @@ pub struct Meta {
     pub vary: Box<[u8]>,
     /// The request's digest over the fields named by `vary` ([`crate::cache::vary::variant`]).
     pub variant: [u8; 16],
+    /// The same number in the files of one key that belong together; 0 in those of nginx. A variant is served only if it
+    /// has the stamp of the file under the key itself: when that is removed and stored again it has another one, so that
+    /// all variants are out of date without being looked for.
+    pub stamp: u32,
     /// Where the head starts.
     pub header_start: u16,
     /// Where the body starts.
@@ -182,6 +189,7 @@ pub fn parse(bytes: &[u8], key: &Key) -> Result<Parsed, Broken> {
         etag: text_at(fixed, ETAG).ok_or(Broken::Layout("the length of its ETag is wrong"))?,
         vary: text_at(fixed, VARY).ok_or(Broken::Layout("the length of its Vary is wrong"))?,
         variant: array(fixed, VARIANT),
+        stamp: u32::from_le_bytes(array(fixed, STAMP)),
         header_start: head_start,
         body_start: u16::from_le_bytes(array(fixed, BODY_START)),
     };
@@ -223,6 +231,7 @@ fn fixed(meta: &Meta, key: &Key, header_start: u16, body_start: u16) -> [u8; FIX
     if !meta.vary.is_empty() {
         put(&mut bytes, VARIANT, &meta.variant);
     }
+    put(&mut bytes, STAMP, &meta.stamp.to_le_bytes());
     bytes
 }
 

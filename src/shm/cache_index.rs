@@ -8,6 +8,7 @@
 //! use:    second of the last use: 34 bits | uses: 10 | tag: 20; 0: never used
 //! file:   blocks of 512 bytes: 35 | generation: 8 | present: 1 | tag: 20
 //! error:  second until which it is valid: 34 | status: 10 | tag: 20; 0: none
+//!         or millisecond of the invalidation: 34 | 1: 10 | tag: 20
 //! lock:   millisecond of the last renewal: 40 | owner: 24; 0: not locked
 //! ```
 //! A key is its digest, the MD5 from which the name of its file follows. A hash seeded with the secret places it in
@@ -340,7 +341,10 @@ impl Index {
             }
             if way.is(key) {
                 way.note_use(key, now_s, false);
-                way.error().store(0, Relaxed);
+                let error = ErrorWord(way.error().load(Relaxed));
+                if !error.is_invalidation(key.tag()) {
+                    let _ = way.error().compare_exchange(error.0, 0, Relaxed, Relaxed);
+                }
                 break;
             }
             // The place was taken meanwhile: the file is not that of the key there now.
@@ -369,6 +373,28 @@ impl Index {
                 return;
             }
         }
+    }
+
+    /// What is stored under a key is out of date, and so is a response that a request is still waiting for
+    /// ([`Index::was_invalidated`]): forgets the file, which the caller then removes, and the error. True if there was an
+    /// error.
+    pub fn invalidate(&self, digest: &Digest, now_ms: u64) -> bool {
+        let key = self.key(digest);
+        let Some(way) = self.own(key) else { return false };
+        // Before the file is removed: the one that is stored afterwards is removed by its own request.
+        let invalidation = ErrorWord::invalidation(now_ms, key.tag());
+        let before = ErrorWord(way.error().swap(invalidation.0, Release));
+        self.forget(digest);
+        before.status(key.tag(), now_ms / 1000).is_some()
+    }
+
+    /// True if a key was invalidated after `since_ms`. `now_ms` must not be earlier than that.
+    pub fn was_invalidated(&self, digest: &Digest, since_ms: u64, now_ms: u64) -> bool {
+        let key = self.key(digest);
+        let age_ms = self
+            .own(key)
+            .and_then(|way| ErrorWord(way.error().load(Acquire)).invalidated_ago_ms(key.tag(), now_ms));
+        age_ms.is_some_and(|age_ms| age_ms < now_ms.saturating_sub(since_ms))
     }
 
     /// The way of a key, made if there is none, and the key with a file that gave way for it.

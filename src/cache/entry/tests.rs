@@ -44,6 +44,7 @@ fn nginx_meta() -> Meta {
         etag: (*b"\"abc\"").into(),
         vary: (*b"Accept-Encoding, X-A").into(),
         variant: hex("d7f49aeee05b489e2c8d1743189b5ec8").try_into().expect("16 bytes"),
+        stamp: 0,
         header_start: 347,
         body_start: 547,
     }
@@ -146,11 +147,17 @@ fn what_is_absent_or_too_long_is_written_as_nginx_writes_it() {
     assert_eq!(bytes[VARIANT..FIXED_BYTES], [0; 20], "without Vary there is no variant");
     let parsed = parse(&bytes, &key()).expect("complete");
     assert_eq!((parsed.meta.last_modified, parsed.meta.etag.len()), (None, 0));
-    let full = Meta { etag: vec![b'e'; 128].into(), vary: vec![b'v'; 128].into(), variant: [1; 16], ..meta };
+    let full = Meta {
+        etag: vec![b'e'; 128].into(),
+        vary: vec![b'v'; 128].into(),
+        variant: [1; 16],
+        stamp: u32::MAX - 1,
+        ..meta
+    };
     let bytes = encode(&full, &key(), HEAD.as_bytes()).expect("it fits");
     assert_eq!(
-        parse(&bytes, &key()).map(|parsed| (parsed.meta.etag, parsed.meta.vary)),
-        Ok((full.etag, full.vary))
+        parse(&bytes, &key()).map(|parsed| (parsed.meta.etag, parsed.meta.vary, parsed.meta.stamp)),
+        Ok((full.etag, full.vary, full.stamp))
     );
 }
 

@@ -309,3 +309,38 @@ fn groups_that_nothing_used_take_no_memory() {
     let after = zone.resident_bytes().expect("stat");
     assert!(after <= before + tallies + (64 << 10), "{before} {after} {tallies}");
 }
+
+#[test]
+fn what_was_asked_for_before_an_invalidation_is_out_of_date() {
+    let index = index(64 * 1024);
+    let (a, b) = (digest(1), digest(2));
+    assert!(!index.invalidate(&a, 5000), "a key without a place");
+    assert!(!index.was_invalidated(&a, 1000, 6000));
+    index.set_loaded();
+    [&a, &b].iter().for_each(|key| _ = index.touch(key, 4));
+    index.failed(&a, 404, 4, 100);
+    assert!(index.invalidate(&a, 5000), "an error is forgotten too");
+    assert_eq!(index.touch(&a, 5).error, None);
+    for (key, since_ms, now_ms, expected) in [
+        (&a, 4999, 5000, true),
+        (&a, 4999, 90_000, true),
+        (&a, 5000, 5000, false),
+        (&a, 5000, 90_000, false),
+        (&a, 6000, 90_000, false),
+        (&a, 0, 4999, false),
+        (&b, 0, 90_000, false),
+    ] {
+        assert_eq!(index.was_invalidated(key, since_ms, now_ms), expected, "{since_ms} {now_ms}");
+    }
+    index.stored(&a, 512, 6);
+    assert!(index.was_invalidated(&a, 4999, 7000), "another request has stored it since");
+    assert_eq!(index.touch(&a, 7).file, Presence::Yes);
+    assert!(!index.invalidate(&a, 8000));
+    assert_eq!(index.touch(&a, 8).file, Presence::No);
+    index.failed(&a, 404, 8, 100);
+    assert_eq!(index.touch(&a, 9).error, Some(404));
+    // The number of milliseconds begins again at 0.
+    let round_ms = 1 << 34;
+    assert!(!index.invalidate(&b, round_ms - 1) && index.was_invalidated(&b, round_ms - 2, round_ms + 5));
+    assert!(!index.was_invalidated(&b, round_ms - 1, round_ms + 5));
+}

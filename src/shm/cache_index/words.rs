@@ -92,12 +92,31 @@ impl FileWord {
     }
 }
 
+/// In the place of a status, which is 400 or more.
+const INVALIDATION: u64 = 1;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ErrorWord(pub(super) u64);
 
 impl ErrorWord {
     pub(super) fn new(until_s: u64, status: u16, tag: u64) -> Self {
         Self(until_s.min(SECOND_MASK) << SECOND_AT | (u64::from(status) & COUNT_MASK) << TAG_BITS | tag)
+    }
+
+    /// Instead of an error: the key was invalidated at this time.
+    pub(super) fn invalidation(now_ms: u64, tag: u64) -> Self {
+        Self((now_ms & SECOND_MASK) << SECOND_AT | INVALIDATION << TAG_BITS | tag)
+    }
+
+    pub(super) fn is_invalidation(self, tag: u64) -> bool {
+        self.0 & TAG_MASK == tag && self.0 >> TAG_BITS & COUNT_MASK == INVALIDATION
+    }
+
+    /// Milliseconds since this key was invalidated; `None`: it was not, as far as is known. The number starts again from
+    /// 0 after 198 days, which costs at most one response that is not stored.
+    pub(super) fn invalidated_ago_ms(self, tag: u64, now_ms: u64) -> Option<u64> {
+        let then_ms = self.0 >> SECOND_AT;
+        self.is_invalidation(tag).then_some(now_ms.wrapping_sub(then_ms) & SECOND_MASK)
     }
 
     /// The status, if it is an error of this key and valid now.

@@ -11,8 +11,9 @@ use crate::http::modules::BlockConf;
 use crate::http::request::Request;
 use crate::http::upstream::cache::conf::Settings;
 use crate::http::upstream::cache::fill::Fill;
+use crate::http::upstream::cache::state::Status;
 use crate::http::upstream::cache::stored::Stored;
-use crate::http::upstream::cache::{remove, remove_now, revalidate, variant};
+use crate::http::upstream::cache::{remove, remove_now, revalidate, tell_unremoved, variant};
 use crate::http::upstream::exchange::Answer;
 use crate::http::upstream::proxied::Head;
 use crate::http::verdict::Reply;
@@ -21,7 +22,7 @@ use crate::proto::cache_control::{Ignored, Lifetime};
 use crate::proto::header::Id;
 use crate::runtime;
 use crate::shm::cache_index::{Digest, Index};
-use crate::sys::clock;
+use crate::sys::{clock, random};
 use crate::upstream::Fault;
 
 /// A request whose upstream is asked although its location has a cache.
@@ -35,6 +36,10 @@ pub struct Course {
     /// The digest under which the response is stored: the key's, or that of a variant.
     pub digest: Digest,
     pub is_variant: bool,
+    /// The stamp of the file under the key itself; `None`: it has not been read, or there is none.
+    pub stamp: Option<u32>,
+    /// When the upstream was asked, by the monotonic clock; it is not earlier than what the client did before.
+    pub asked_ms: u64,
     /// The expired response, which may still be served.
     pub stale: Option<Stored>,
     pub lock: Option<Lock>,
@@ -59,6 +64,8 @@ impl Course {
             key,
             digest,
             is_variant: false,
+            stamp: None,
+            asked_ms: 0,
             stale: None,
             lock: None,
             is_storable: true,
@@ -107,14 +114,14 @@ impl Course {
     /// Remembers an error of our own, without a file.
     pub fn note_error(&self, request: &Request, status: u16) {
         let set = &request.passes().set.cache;
-        if let Some(seconds) = set.valid_s(status).filter(|_| self.is_storable) {
+        if let Some(seconds) = set.valid_s(status).filter(|_| self.is_storable && !self.is_outdated()) {
             self.index.failed(&self.digest, status, clock::monotonic_s(), seconds);
         }
     }
 
     /// Remembers the status of a response that an error page replaces, for as long as the response would be stored.
     pub fn note_replaced(&self, request: &mut Request, head: &Head) {
-        if !self.is_storable || request.passes().set.cache.is_not_stored(request) {
+        if !self.is_storable || self.is_outdated() || request.passes().set.cache.is_not_stored(request) {
             return;
         }
         let now_s = clock::wall_seconds();
@@ -125,18 +132,42 @@ impl Course {
     }
 
     /// What an answer without a fault of its own does to what is stored.
-    async fn invalidate(&mut self, status: u16) {
+    async fn invalidate(&self, request: &Request, status: u16) {
         if self.invalidates && (200..400).contains(&status) {
-            self.index.forget(&self.digest);
-            remove_now(self.zone.file_name(&self.digest)).await;
+            self.index.invalidate(&self.digest, clock::monotonic_ms());
+            let path = self.zone.file_name(&self.digest);
+            if let Err(error) = remove_now(path.clone()).await {
+                tell_unremoved(request, &path, &error);
+            }
         }
+    }
+
+    /// True if what is stored under the key was removed as out of date after the upstream was asked: its answer may be out
+    /// of date too. Variants need no look, as they have the stamp of a file that is gone.
+    pub fn is_outdated(&self) -> bool {
+        !self.is_variant && self.index.was_invalidated(&self.digest, self.asked_ms, clock::monotonic_ms())
+    }
+
+    /// Brings a file that has got its name into the index, or removes it because it is out of date: false.
+    pub async fn enter(&self, request: &Request, on_disk_bytes: u64) -> bool {
+        // Not earlier: who removes a file says so first, and so either removes this one or is noticed here.
+        if self.is_outdated() {
+            let path = self.zone.file_name(&self.digest);
+            if let Err(error) = remove_now(path.clone()).await {
+                tell_unremoved(request, &path, &error);
+            }
+            return false;
+        }
+        let evicted = self.index.stored(&self.digest, on_disk_bytes, clock::monotonic_s());
+        self.forget_evicted(request, evicted);
+        true
     }
 
     /// The reply from the cache that replaces an answer of the upstream: after a fault, or because the upstream has
     /// confirmed what is stored.
     pub async fn instead(&mut self, request: &mut Request, answer: &Answer) -> Option<Reply> {
         let (status, now_s) = (answer.head.head.status, clock::wall_seconds());
-        self.invalidate(status).await;
+        self.invalidate(request, status).await;
         if status == 304
             && request.passes().set.cache.revalidate.get()
             && request.fetch().is_some_and(|fetch| fetch.validators().next().is_some())
@@ -144,8 +175,15 @@ impl Course {
         {
             return Some(revalidate::confirm(request, self, stale, &answer.head, now_s).await);
         }
-        let stale = self.take_stale(request, Fault::Status(status), now_s)?;
-        Some(stale.into_stale_reply(request, now_s))
+        if let Some(stale) = self.take_stale(request, Fault::Status(status), now_s) {
+            return Some(stale.into_stale_reply(request, now_s));
+        }
+        // A bypass has not looked at the file, whose variants stay valid.
+        if self.is_storable && is_bypass(request) && answer.head.head.fields.has(Id::Vary) {
+            let stored = Stored::open(self.zone.file_name(&self.digest), &self.key).await;
+            self.stamp = stored.ok().map(|stored| stored.meta.stamp);
+        }
+        None
     }
 
     /// Begins to store a response, if it may be stored.
@@ -173,6 +211,7 @@ impl Course {
             // The response varies by other fields than the one that led here.
             (self.is_variant, self.digest) = (false, *self.key.digest());
         }
+        meta.stamp = self.stamp.unwrap_or_else(|| random::number() as u32 | 1);
         let fill = Fill::new(self, &meta, head, request.passes().temp_path());
         if fill.is_none() {
             let what = "its key and head are longer than 64k";
@@ -210,6 +249,10 @@ impl Course {
             ..Meta::default()
         })
     }
+}
+
+fn is_bypass(request: &Request) -> bool {
+    request.proxied.cache.as_ref().is_some_and(|state| state.status == Some(Status::Bypass))
 }
 
 /// True if the response may be meant for one user alone (RFC 9111 §3.5): the application is told who asks, and nothing

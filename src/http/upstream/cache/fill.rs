@@ -12,8 +12,7 @@ use crate::http::upstream::cache::course::Course;
 use crate::http::upstream::proxied::Head;
 use crate::log;
 use crate::proto::header::Id;
-use crate::shm::cache_index::{Digest, Index};
-use crate::sys::clock;
+use crate::shm::cache_index::Digest;
 
 /// A response of at most this length is written in one piece.
 const MEMORY_BYTES: usize = 64 * 1024;
@@ -24,9 +23,6 @@ const READ_BYTES: usize = 16 * 1024;
 /// A response that is being stored.
 #[derive(Debug)]
 pub struct Fill {
-    zone: &'static Zone,
-    index: Index,
-    digest: Digest,
     place: Place,
     /// The bytes that are not in the file yet.
     pending: Vec<u8>,
@@ -49,23 +45,10 @@ impl Fill {
         head: &Head,
         temp_path: Option<&'static TempPath>,
     ) -> Option<Self> {
-        let (zone, digest) = (course.zone, course.digest);
         let pending = entry::encode(meta, &course.key, &stored_head(head))?;
-        let place = place(zone, &digest, temp_path);
+        let place = place(course.zone, &course.digest, temp_path);
         let body_start = pending.len() as u64;
-        let index = course.index;
-        Some(Self {
-            zone,
-            index,
-            digest,
-            place,
-            pending,
-            file: None,
-            body_start,
-            length: 0,
-            read: None,
-            is_over: false,
-        })
+        Some(Self { place, pending, file: None, body_start, length: 0, read: None, is_over: false })
     }
 
     /// Takes a part of the body.
@@ -108,14 +91,14 @@ impl Fill {
             return;
         }
         self.is_over = true;
-        let target = self.zone.file_name(&self.digest);
+        let target = course.zone.file_name(&course.digest);
         let data = std::mem::take(&mut self.pending);
         let stored = TempFile::finish(self.file.take(), self.place.clone(), data, target).await;
         match stored {
             Ok((file, bytes)) => {
-                let evicted = self.index.stored(&self.digest, bytes, clock::monotonic_s());
-                course.forget_evicted(request, evicted);
-                if let Some(status) = request.proxied.cache.as_ref().and_then(|state| state.status) {
+                if course.enter(request, bytes).await
+                    && let Some(status) = request.proxied.cache.as_ref().and_then(|state| state.status)
+                {
                     course.zone.counts.count_written(status, self.length);
                 }
                 self.file = Some(file);

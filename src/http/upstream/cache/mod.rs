@@ -19,7 +19,8 @@ mod revalidate;
 pub mod state;
 mod stored;
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::base::number::parse_u64;
 use crate::cache::key::Key;
@@ -102,6 +103,7 @@ pub(super) async fn find(request: &mut Request, client: Downstream<'_>, goal: &G
     if let Some(stale) = course.stale.as_ref().filter(|_| set.revalidate.get()) {
         (fetch.etag, fetch.last_modified) = stale.validators();
     }
+    course.asked_ms = clock::monotonic_ms();
     let state = request.proxied.cache.get_or_insert_default();
     state.status = Some(status);
     state.fetch = course.is_storable.then_some(fetch);
@@ -253,7 +255,10 @@ async fn open(request: &Request, course: &mut Course, presence: Presence) -> Opt
                     path.display()
                 );
                 course.index.forget(&course.digest);
-                remove(path);
+                // Before anything is stored under that name.
+                if let Err(error) = remove_now(path.clone()).await {
+                    tell_unremoved(request, &path, &error);
+                }
                 return None;
             }
             Err(Missing::Failed(call, error)) => {
@@ -263,6 +268,11 @@ async fn open(request: &Request, course: &mut Course, presence: Presence) -> Opt
             }
         };
         let meta = &stored.meta;
+        match course.is_variant {
+            true if course.stamp != Some(meta.stamp) => return None, // of a response that was removed since
+            true => {}
+            false => course.stamp = Some(meta.stamp),
+        }
         if meta.vary.is_empty() {
             return Some(stored);
         }
@@ -313,25 +323,39 @@ async fn wait(request: &Request, client: Downstream<'_>) -> Result<(), Error> {
     slept.ok_or_else(Error::left)
 }
 
-/// Removes what is stored for the request, in all variants that are known to it.
-async fn purge(request: &mut Request, mut course: Course) -> Reply {
-    let mut found = false;
-    for _ in 0..2 {
-        let Some(stored) = open(request, &mut course, Presence::Unknown).await else { break };
-        course.index.forget(&course.digest);
-        remove_now(stored.path).await;
-        found = true;
-        if !std::mem::take(&mut course.is_variant) {
-            break;
+/// Removes what is stored for the request. Its variants are out of date by that, and stay on disk until they are
+/// replaced or have been inactive.
+async fn purge(request: &mut Request, course: Course) -> Reply {
+    let had_error = course.index.invalidate(&course.digest, clock::monotonic_ms());
+    let path = course.zone.file_name(&course.digest);
+    Reply::Status(match remove_now(path.clone()).await {
+        Ok(true) => 204,
+        Ok(false) if had_error => 204,
+        Ok(false) => 404,
+        Err(error) => {
+            tell_unremoved(request, &path, &error);
+            500
         }
-        course.digest = *course.key.digest();
-    }
-    Reply::Status(if found { 204 } else { 404 })
+    })
 }
 
-/// Removes a file, which may be gone already, before anything else happens: nobody may get it any more.
-async fn remove_now(path: PathBuf) {
-    let _ = blocking::run(Lane::Files, move || std::fs::remove_file(path)).await;
+/// Removes a file before anything else happens: nobody may get it any more. False: there is none.
+async fn remove_now(path: PathBuf) -> io::Result<bool> {
+    match blocking::run(Lane::Files, move || std::fs::remove_file(path)).await {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(false)
+        }
+        removed => removed.map(|()| true),
+    }
+}
+
+fn tell_unremoved(request: &Request, path: &Path, error: &io::Error) {
+    let (path, cause) = (path.display(), log::Cause(error));
+    log::error!(
+        request.error_log(),
+        request,
+        "unlink() \"{path}\" failed {cause}: the stored response is out of date"
+    );
 }
 
 /// The same of a file that nobody looks for: some time later.

@@ -22,7 +22,6 @@ use crate::http::verdict::Reply;
 use crate::log::{self, Cause};
 use crate::proto::header::Id;
 use crate::runtime::blocking::{self, Lane};
-use crate::sys::clock;
 use crate::sys::file;
 
 /// Of a longer body the fields stay as they are.
@@ -100,7 +99,11 @@ async fn update(course: &Course, stale: &mut Stored, meta: Meta) -> Result<(), S
             .read(true)
             .write(true)
             .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
-            .open(&path)?;
+            .open(&path);
+        let opened = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()), // removed meanwhile
+            opened => opened?,
+        };
         let mut now = before;
         opened.read_exact_at(&mut now, 0)?;
         // The name may lead to a newer file by now, which must not get these times.
@@ -144,9 +147,9 @@ async fn rewrite(
     let target = stale.path.clone();
     let place = fill::place(course.zone, &course.digest, request.passes().temp_path());
     let (_, on_disk) = TempFile::finish(None, place, bytes, target.clone()).await?;
-    let evicted = course.index.stored(&course.digest, on_disk, clock::monotonic_s());
-    course.forget_evicted(request, evicted);
-    if let Ok(stored) = Stored::open(target, &course.key).await {
+    if course.enter(request, on_disk).await
+        && let Ok(stored) = Stored::open(target, &course.key).await
+    {
         *stale = stored;
     }
     Ok(())
