@@ -39,6 +39,8 @@ pub const TEXT_BYTES_MAX: usize = 128;
 
 const VERSION: u64 = 5;
 const KEY_LABEL: &[u8] = b"\nKEY: ";
+/// Where the key begins.
+pub const KEY_AT: usize = FIXED_BYTES + KEY_LABEL.len();
 
 const VALID: usize = 8;
 const UPDATING: usize = 16;
@@ -59,7 +61,7 @@ const STAMP: usize = 332;
 pub struct Meta {
     /// The response is fresh up to and including this second.
     pub valid_s: i64,
-    /// Milliseconds beyond `valid_s`; nginx writes them and does not read them.
+    /// Milliseconds beyond `date`, and so beyond `valid_s` too, as nginx has it, which does not read them.
     pub valid_ms: u16,
     /// How long the response may be sent stale while it is being updated (`stale-while-revalidate`).
     pub updating_s: i64,
@@ -87,6 +89,11 @@ pub struct Meta {
 impl Meta {
     pub fn is_fresh(&self, now_s: i64) -> bool {
         self.valid_s >= now_s
+    }
+
+    /// When the response was received or last validated, in milliseconds since 1970.
+    pub fn received_ms(&self) -> i64 {
+        received_ms(self.date, self.valid_ms)
     }
 
     /// True if `stale-while-revalidate` allows the response to be sent at this time.
@@ -207,6 +214,34 @@ pub fn parse(bytes: &[u8], key: &Key) -> Result<Parsed, Broken> {
         return Err(Broken::Layout("its head has no end"));
     }
     Ok(Parsed { meta, head })
+}
+
+/// The things that the beginning of a file says without its key being known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beginning<'a> {
+    /// The key, as much of it as was given.
+    pub key: &'a [u8],
+    /// As [`Meta::received_ms`].
+    pub received_ms: i64,
+}
+
+/// Reads the beginning of any file; `None`: it is none of this format.
+pub fn beginning(bytes: &[u8]) -> Option<Beginning<'_>> {
+    let (fixed, after) = bytes.split_first_chunk::<FIXED_BYTES>()?;
+    let text = after.strip_prefix(KEY_LABEL)?;
+    let length = usize::from(u16::from_le_bytes(array(fixed, HEADER_START))).checked_sub(KEY_AT + 1)?;
+    let is_ours = u64::from_le_bytes(array(fixed, 0)) == VERSION;
+    is_ours.then(|| Beginning {
+        key: text.get(..length).unwrap_or(text),
+        received_ms: received_ms(
+            i64::from_le_bytes(array(fixed, DATE)),
+            u16::from_le_bytes(array(fixed, VALID_MS)),
+        ),
+    })
+}
+
+fn received_ms(date: i64, ms: u16) -> i64 {
+    date.saturating_mul(1000).saturating_add(ms.min(999).into())
 }
 
 /// Where the head starts in a file of this key. `None` if that is beyond 16 bits.

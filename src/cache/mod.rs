@@ -8,6 +8,7 @@ pub mod key;
 mod loader;
 pub mod lock;
 mod plan;
+pub mod purger;
 pub mod status;
 pub mod upkeep;
 pub mod vary;

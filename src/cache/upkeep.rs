@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use crate::base::number::Bytes;
 use crate::cache::loader::{Counts, Walk};
 use crate::cache::plan::{Found, Holds, Limits, Look, Looked, Rhythm};
+use crate::cache::purger;
 use crate::cache::zone::Zone;
 use crate::log::{self, Cause};
 use crate::runtime::blocking::{self, Lane};
@@ -40,10 +41,13 @@ pub fn start(zone: &'static Zone) {
     runtime::spawn(async move {
         manage(zone, index).await;
     });
+    if let Some(purges) = zone.purges {
+        runtime::spawn(purger::run(zone, index, purges));
+    }
 }
 
 /// True if this process is the one that removes the files of a cache, of this binary or of another.
-fn leads(index: &Index) -> bool {
+pub(super) fn leads(index: &Index) -> bool {
     index.lead(process::pid().unsigned_abs(), clock::monotonic_ms(), LEAD_MS, process::is_alive)
 }
 

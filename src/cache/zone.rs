@@ -10,9 +10,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::base::number::format_size;
+use crate::cache::entry::Meta;
+use crate::cache::key::Key;
 use crate::cache::status::Counts;
 use crate::config::Span;
 use crate::shm::cache_index::{Digest, Index};
+use crate::shm::cache_purges::Purges;
+use crate::sys::clock;
 
 /// The largest number of levels of folders below that of a cache.
 pub const LEVELS_MAX: usize = 3;
@@ -39,6 +43,20 @@ impl Default for Pace {
     }
 }
 
+/// Whether files that a purge with `*` removes are looked for, and how much of that is done before a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Purger {
+    pub is_on: bool,
+    pub pace: Pace,
+}
+
+/// nginx Plus': `purger=off purger_files=10 purger_threshold=50ms purger_sleep=50ms`.
+impl Default for Purger {
+    fn default() -> Self {
+        Self { is_on: false, pace: Pace { files: 10, threshold_ms: 50, sleep_ms: 50 } }
+    }
+}
+
 /// A cache as it was declared.
 #[derive(Debug)]
 pub struct Settings {
@@ -58,6 +76,7 @@ pub struct Settings {
     pub min_free_bytes: u64,
     pub manager: Pace,
     pub loader: Pace,
+    pub purger: Purger,
     pub span: Span,
 }
 
@@ -69,6 +88,8 @@ pub struct Zone {
     pub id: u64,
     /// `None` with `-t`, where nothing is served.
     pub index: Option<Index>,
+    /// The purges of many keys at a time; `None` with `-t`.
+    pub purges: Option<Purges>,
     pub counts: Counts,
     /// When this process last logged that the index is full; 0: never.
     told_ms: AtomicU64,
@@ -78,12 +99,25 @@ pub struct Zone {
 const TOLD_EVERY_MS: u64 = 60_000;
 
 impl Zone {
-    pub fn new(settings: Settings, id: u64, index: Option<Index>, counts: Counts) -> Self {
-        Self { settings, id, index, counts, told_ms: AtomicU64::new(0) }
+    pub fn new(
+        settings: Settings,
+        id: u64,
+        index: Option<Index>,
+        purges: Option<Purges>,
+        counts: Counts,
+    ) -> Self {
+        Self { settings, id, index, purges, counts, told_ms: AtomicU64::new(0) }
     }
 
     pub fn name(&self) -> &str {
         &self.settings.name
+    }
+
+    /// True if a purge with `*` removes a response with this key and description.
+    #[inline]
+    pub fn is_purged(&self, key: &Key, meta: &Meta) -> bool {
+        let purges = self.purges.filter(|purges| !purges.is_empty());
+        purges.is_some_and(|purges| purges.cover(key.text(), meta.received_ms(), clock::wall_ms()))
     }
 
     /// The path of a key's file, as nginx names it: `FOLDER/c/29/b7f54b2df7773722d382f4809d65029c` with
@@ -155,12 +189,13 @@ pub(super) mod tests {
             min_free_bytes: 0,
             manager: Pace::default(),
             loader: Pace::default(),
+            purger: Purger::default(),
             span: Span::default(),
         }
     }
 
     pub(crate) fn zone_of(settings: Settings) -> &'static Zone {
-        Box::leak(Box::new(Zone::new(settings, 0, None, Counts::default())))
+        Box::leak(Box::new(Zone::new(settings, 0, None, None, Counts::default())))
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod alike;
 mod area;
 pub mod behind;
 pub mod cache_index;
+pub mod cache_purges;
 pub mod counter;
 pub mod detail;
 pub mod gauges;

@@ -30,6 +30,12 @@ pub fn wall_seconds() -> i64 {
     }
 }
 
+/// Milliseconds since 1970.
+pub fn wall_ms() -> u64 {
+    let (seconds, nanoseconds) = wall();
+    seconds.unsigned_abs() * 1000 + u64::from(nanoseconds) / 1_000_000
+}
+
 /// Seconds since 1970 and nanoseconds.
 pub fn wall() -> (i64, u32) {
     match SystemTime::now().duration_since(UNIX_EPOCH) {

@@ -37,9 +37,14 @@ http {
 "#;
 
 fn setup(origin: &Origin, server: &str) -> Setup {
+    setup_with(origin, server, "")
+}
+
+/// With further parameters of `proxy_cache_path`.
+fn setup_with(origin: &Origin, server: &str, parameters: &str) -> Setup {
     let setup = Setup::new(CONF).set("SERVER", server).set("ORIGIN", origin.address());
-    let cache = setup.folder().join("cache").display().to_string();
-    setup.set("CACHE", cache)
+    let cache = setup.folder().join("cache");
+    setup.set("CACHE", format!("{} {parameters}", cache.display()))
 }
 
 /// With the cache in another directory, which may be on another disk and outlives the daemon.

@@ -3,8 +3,11 @@
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 
+use nix::sys::signal::Signal;
+
 use super::{
-    answer, ask, ask_with, files_in, numbering, setup_at, start, status, stored, wait_idle, wait_stored,
+    answer, ask, ask_with, files_in, numbering, setup_at, setup_with, start, status, storable, stored,
+    wait_idle, wait_stored,
 };
 use crate::support::daemon::is_stand_in;
 use crate::support::{Client, Daemon, Origin, deadline, fetch, wait_for};
@@ -24,13 +27,23 @@ fn asked(daemon: &Daemon, fields: &str) -> String {
 
 /// The status of the answer to a request with this method and these field lines, each with its CRLF.
 fn send(daemon: &Daemon, method: &str, fields: &str) -> u16 {
-    let request =
-        format!("{method} /p HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: 0\r\nConnection: close\r\n\r\n");
+    send_to(daemon, "/p", method, fields)
+}
+
+fn send_to(daemon: &Daemon, path: &str, method: &str, fields: &str) -> u16 {
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: 0\r\nConnection: close\r\n\r\n"
+    );
     fetch(daemon.port(0), &request).status
 }
 
 fn purge(daemon: &Daemon) -> u16 {
     send(daemon, "PURGE", "X-Purge: 1\r\n")
+}
+
+/// Purges all keys with this prefix.
+fn purge_all(daemon: &Daemon, prefix: &str) -> u16 {
+    send_to(daemon, &format!("{prefix}*"), "PURGE", "X-Purge: 1\r\n")
 }
 
 fn fill(daemon: &Daemon) {
@@ -124,14 +137,15 @@ fn an_answer_that_was_asked_for_before_is_not_stored() {
     if is_stand_in() {
         return;
     }
-    let requests: [fn(&Daemon) -> u16; 2] = [|daemon| send(daemon, "POST", ""), purge];
+    let requests: [fn(&Daemon) -> u16; 3] =
+        [|daemon| send(daemon, "POST", ""), purge, |daemon| purge_all(daemon, "/")];
     for removes in requests {
         let (go, origin) = halting();
         let daemon = start(&origin, PURGE);
         let mut client = Client::connect(daemon.port(0));
         client.send("GET /p HTTP/1.1\r\nHost: a\r\n\r\n");
         origin.wait_requests(1);
-        assert!([200, 404].contains(&removes(&daemon)));
+        assert!([200, 204, 404].contains(&removes(&daemon)));
         go.send(OLD).expect("the origin waits");
         assert_eq!(client.response().text(), "old");
         wait_idle(&daemon);
@@ -149,10 +163,11 @@ fn a_confirmation_does_not_bring_back_what_was_removed() {
         return;
     }
     // The second one changes the head, so that the file would be written anew.
-    for confirmation in [
+    let confirmations = [
         "HTTP/1.1 304 Not Modified\r\nX-Accel-Expires: 3600\r\nETag: \"a\"\r\n\r\n",
         "HTTP/1.1 304 Not Modified\r\nX-Accel-Expires: 3600\r\nETag: \"a\"\r\nX-New: 1\r\n\r\n",
-    ] {
+    ];
+    for (confirmation, is_wide) in confirmations.into_iter().flat_map(|text| [(text, false), (text, true)]) {
         let (go, origin) = halting();
         let daemon = start(&origin, &format!("proxy_cache_revalidate on; {PURGE}"));
         go.send("HTTP/1.1 200 OK\r\nX-Accel-Expires: @1\r\nETag: \"a\"\r\nContent-Length: 3\r\n\r\nold")
@@ -162,12 +177,12 @@ fn a_confirmation_does_not_bring_back_what_was_removed() {
         let mut client = Client::connect(daemon.port(0));
         client.send("GET /p HTTP/1.1\r\nHost: a\r\n\r\n");
         origin.wait_requests(2);
-        assert_eq!(purge(&daemon), 204);
+        assert_eq!(if is_wide { purge_all(&daemon, "/") } else { purge(&daemon) }, 204);
         go.send(confirmation).expect("the origin waits");
         let response = client.response();
         assert_eq!((status(&response), response.text()), ("REVALIDATED", "old".into()));
         wait_idle(&daemon);
-        assert!(stored(&daemon).is_empty());
+        assert!(is_wide || stored(&daemon).is_empty());
         go.send(OLD).expect("the origin will wait");
         assert_eq!(ask(&daemon, "/p").0, "MISS");
         assert_eq!(daemon.complaints("error|crit"), [""; 0]);
@@ -187,4 +202,86 @@ fn an_error_that_is_remembered_is_removed_too() {
     assert_eq!((purge(&daemon), purge(&daemon)), (204, 404));
     go.send(OLD).expect("the origin will wait");
     assert_eq!(ask(&daemon, "/p"), ("MISS".into(), "old".into()));
+}
+
+/// An origin whose numbered answers are fresh for an hour, with an answer to each of three targets stored.
+fn filled(cache: &str) -> (Origin, Daemon) {
+    let origin = storable();
+    let daemon = setup_with(&origin, PURGE, cache).start();
+    for (count, target) in (1..).zip(["/a/1", "/a/2", "/b"]) {
+        assert_eq!(ask(&daemon, target), ("MISS".into(), format!("{target} 1")));
+        wait_stored(&daemon, count);
+    }
+    (origin, daemon)
+}
+
+#[test]
+fn a_key_that_ends_in_a_star_stands_for_all_that_begin_like_it() {
+    if is_stand_in() {
+        return;
+    }
+    let (_origin, daemon) = filled("");
+    for count in 2..5 {
+        assert_eq!(purge_all(&daemon, "/a/"), 204);
+        for target in ["/a/1", "/a/2"] {
+            assert_eq!(ask(&daemon, target), ("MISS".into(), format!("{target} {count}")));
+            assert_eq!(ask(&daemon, target), ("HIT".into(), format!("{target} {count}")));
+        }
+        assert_eq!(ask(&daemon, "/b"), ("HIT".into(), "/b 1".into()));
+    }
+    assert_eq!(purge_all(&daemon, "/b"), 204, "the key itself too");
+    assert_eq!(ask(&daemon, "/b").0, "MISS");
+    assert_eq!(ask(&daemon, "/a/1").0, "HIT");
+    assert_eq!(purge_all(&daemon, "/nothing"), 204);
+    assert_eq!(purge_all(&daemon, &"/a".repeat(500)), 414);
+    daemon.wait_log("cache \"c\" cannot be purged: the key is longer than 992 bytes");
+}
+
+#[test]
+fn a_purged_file_is_not_served_after_a_reload_and_by_no_other_worker() {
+    if is_stand_in() {
+        return;
+    }
+    let (_origin, daemon) = filled("");
+    assert_eq!(purge_all(&daemon, "/"), 204);
+    daemon.reload();
+    assert_eq!(ask(&daemon, "/a/1"), ("MISS".into(), "/a/1 2".into()));
+    let worker = daemon.worker();
+    crate::support::daemon::send(worker, Signal::SIGKILL);
+    wait_for("another worker", || {
+        let now = daemon.workers_now();
+        (!now.is_empty() && !now.contains(&worker)).then_some(())
+    });
+    assert_eq!(ask(&daemon, "/a/1"), ("HIT".into(), "/a/1 2".into()));
+    assert_eq!(ask(&daemon, "/a/2"), ("MISS".into(), "/a/2 2".into()));
+}
+
+#[test]
+fn the_purger_removes_files_from_the_disk() {
+    if is_stand_in() {
+        return;
+    }
+    let (_origin, daemon) = filled("purger=on purger_files=1 purger_sleep=1ms");
+    assert_eq!(purge_all(&daemon, "/a/"), 204);
+    wait_stored(&daemon, 1);
+    daemon.wait_log("cache \"c\": purged 2 files in ");
+    assert_eq!(ask(&daemon, "/b"), ("HIT".into(), "/b 1".into()));
+    assert_eq!(ask(&daemon, "/a/1"), ("MISS".into(), "/a/1 2".into()));
+    wait_stored(&daemon, 2);
+    assert_eq!(ask(&daemon, "/a/1"), ("HIT".into(), "/a/1 2".into()));
+}
+
+#[test]
+fn many_purges_are_carried_out_without_a_purger() {
+    if is_stand_in() {
+        return;
+    }
+    let (_origin, daemon) = filled("");
+    for number in 0..300 {
+        let purged = || (purge_all(&daemon, &format!("/a/1{number}/")) == 204).then_some(());
+        wait_for("a place", purged);
+    }
+    assert_eq!(purge_all(&daemon, "/a/2"), 204);
+    assert_eq!(ask(&daemon, "/a/2").0, "MISS");
+    assert_eq!(ask(&daemon, "/a/1"), ("HIT".into(), "/a/1 1".into()));
 }

@@ -1,6 +1,6 @@
 //! Properties that hold for any file: checked by a fuzz target and, on fewer bytes, by a test.
 
-use super::{BODY_START_MAX, Broken, FIXED_BYTES, encode, encode_fixed, parse};
+use super::{BODY_START_MAX, Beginning, Broken, FIXED_BYTES, beginning, encode, encode_fixed, parse};
 use crate::cache::key::Key;
 
 /// The first byte is the length of the key, which follows; the rest is the file.
@@ -23,8 +23,11 @@ pub fn reads_cache_file(data: &[u8]) {
 
 /// Parses a file and whatever of it may be read first.
 pub(super) fn check(file: &[u8], key: &Key) {
+    let beginning = beginning(file);
     match parse(file, key) {
         Ok(parsed) => {
+            let known = Beginning { key: key.text(), received_ms: parsed.meta.received_ms() };
+            assert_eq!(beginning, Some(known), "without the key too");
             assert_eq!(parsed.head.end, usize::from(parsed.meta.body_start));
             let head = &file[parsed.head.clone()];
             assert!(head.starts_with(b"HTTP/1.") && head.ends_with(b"\n"));

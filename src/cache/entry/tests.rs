@@ -122,6 +122,27 @@ fn other_files_are_broken_and_say_why() {
 }
 
 #[test]
+fn a_beginning_tells_key_and_time_to_those_who_do_not_know_the_key() {
+    let file = nginx_file();
+    let known = Beginning { key: b"/one", received_ms: 1_796_087_971_000 };
+    assert_eq!(beginning(&file), Some(known));
+    assert_eq!(
+        beginning(&file[..KEY_AT + 2]),
+        Some(Beginning { key: b"/o", ..known }),
+        "as far as it is there"
+    );
+    assert_eq!(beginning(&file[..KEY_AT - 1]), None);
+    let meta = Meta { date: 7, valid_ms: 8, ..Meta::default() };
+    let ours = encode(&meta, &key(), HEAD.as_bytes()).expect("it fits");
+    assert_eq!(beginning(&ours), Some(Beginning { key: b"/one", received_ms: 7008 }));
+    for (at, bytes) in [(0, &b"\x03"[..]), (54, b"\x10\x00"), (336, b"\rKEY")] {
+        let mut other = file.clone();
+        other[at..at + bytes.len()].copy_from_slice(bytes);
+        assert_eq!(beginning(&other), None, "{at}");
+    }
+}
+
+#[test]
 fn keys_and_heads_must_end_within_16_bits() {
     let meta = Meta::default();
     let room = BODY_START_MAX - FIXED_BYTES - KEY_LABEL.len() - 1;

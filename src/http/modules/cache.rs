@@ -5,12 +5,13 @@
 //! all is read; the folders are made by the master.
 //! Behaviour: nginx.org, `proxy_cache_path`.
 
+use std::io;
 use std::ops::Deref;
 use std::path::PathBuf;
 
 use crate::base::number::{parse_millis, parse_size, parse_u64};
 use crate::cache::status::Counts;
-use crate::cache::zone::{LEVELS_MAX, Pace, Settings, Zone};
+use crate::cache::zone::{LEVELS_MAX, Pace, Purger, Settings, Zone};
 use crate::config::{Diagnostic, Node, Span, Word, params, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, ModuleTable};
@@ -18,6 +19,7 @@ use crate::http::request::Request;
 use crate::http::scope::Variable;
 use crate::log::Cause;
 use crate::shm::cache_index::Index;
+use crate::shm::cache_purges::Purges;
 use crate::shm::named::{self, Used};
 
 settings! {
@@ -76,7 +78,10 @@ impl Table {
 
     /// The memory of the zones.
     pub fn used(&self) -> impl Iterator<Item = Used> {
-        self.zones.iter().map(|zone| Used { name: zone.id, bytes: zone.settings.keys_bytes })
+        self.zones.iter().flat_map(|zone| {
+            let index = Used { name: zone.id, bytes: zone.settings.keys_bytes };
+            [index, Used { name: purges_id(&zone.settings), bytes: Purges::bytes() }]
+        })
     }
 }
 
@@ -119,13 +124,21 @@ pub fn count(request: &mut Request) {
 fn open(settings: Settings, is_test: bool, cx: &mut Cx) -> Zone {
     let Settings { name, folder, levels, keys_bytes, span, .. } = &settings;
     let id = named::name(&format!("cache {name} {keys_bytes} {levels:?} {}", folder.display()));
-    let index = (!is_test).then(|| Index::open(id, *keys_bytes)).transpose().unwrap_or_else(|error| {
+    let tables =
+        || -> io::Result<_> { Ok((Index::open(id, *keys_bytes)?, Purges::open(purges_id(&settings))?)) };
+    let tables = (!is_test).then(tables).transpose().unwrap_or_else(|error| {
         let message = format!("no memory for the zone \"{name}\" {}", Cause(&error));
         cx.diagnostics.push(Diagnostic::error(*span, message));
         None
     });
     let counts = if is_test { Counts::default() } else { Counts::open(name) };
-    Zone::new(settings, id, index, counts)
+    let (index, purges) = tables.unzip();
+    Zone::new(settings, id, index, purges, counts)
+}
+
+/// The name of the memory of a cache's purges. It is the same whatever the size of its index.
+fn purges_id(settings: &Settings) -> u64 {
+    named::name(&format!("cache purges {} {}", settings.name, settings.folder.display()))
 }
 
 fn unknown(directive: &str, name: &str, family: &str, span: Span) -> Diagnostic {
@@ -213,12 +226,14 @@ fn read(node: &Node, folder: PathBuf) -> Result<Settings, Diagnostic> {
         min_free_bytes: 0,
         manager: Pace::default(),
         loader: Pace::default(),
+        purger: Purger::default(),
         span: node.span,
     };
     for word in &node.args[1..] {
         let (name, value) = word.text.split_once('=').unwrap_or((&word.text, ""));
         let manager = &mut settings.manager;
         let loader = &mut settings.loader;
+        let purger = &mut settings.purger;
         match name {
             _ if !word.text.contains('=') => return Err(invalid_parameter(word)),
             "levels" => settings.levels = levels(value).ok_or_else(|| invalid_levels(word))?,
@@ -233,10 +248,10 @@ fn read(node: &Node, folder: PathBuf) -> Result<Settings, Diagnostic> {
             "loader_files" => loader.files = files(word, name, value)?,
             "loader_threshold" => loader.threshold_ms = millis(word, name, value)?,
             "loader_sleep" => loader.sleep_ms = millis(word, name, value)?,
-            // Those of nginx Plus, for purging, which is not there: they are checked only.
-            "purger" => _ = flag(word, name, value)?,
-            "purger_files" => _ = files(word, name, value)?,
-            "purger_threshold" | "purger_sleep" => _ = millis(word, name, value)?,
+            "purger" => purger.is_on = flag(word, name, value)?,
+            "purger_files" => purger.pace.files = files(word, name, value)?,
+            "purger_threshold" => purger.pace.threshold_ms = millis(word, name, value)?,
+            "purger_sleep" => purger.pace.sleep_ms = millis(word, name, value)?,
             _ => return Err(invalid_parameter(word)),
         }
     }

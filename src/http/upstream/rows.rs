@@ -91,7 +91,8 @@ macro_rules! upstream_rows {
                  while all take more than max_size= or less than min_free= is free on the disk. The cache manager does so in steps of manager_files= (100) \
                  files or manager_threshold= (200ms), with pauses of manager_sleep= (50ms); after a start it finds the files that are there, in steps of \
                  loader_files=, loader_threshold= and loader_sleep=. use_temp_path=off writes a file where it will be, instead of in the directory for \
-                 temporary files. The purger parameters are checked only: a purge removes its file at once."),
+                 temporary files. purger=on removes the files of a purge with * from the disk, in steps of purger_files= (10) files or purger_threshold= \
+                 (50ms), with pauses of purger_sleep= (50ms); otherwise such a file goes when it is asked for, or has been inactive."),
             custom(concat!($prefix, "cache"), ANY, ONE, |c: &mut $conf, cx, node| cache::place(&mut c.$field.set.cache, cx, node),
                 concat!("Stores responses in this zone, which ", $prefix, "cache_path declares, and serves them from there. Variables are allowed."))
                 .default("off"),
@@ -110,8 +111,8 @@ macro_rules! upstream_rows {
             custom(concat!($prefix, "no_cache"), ANY, MANY, |c: &mut $conf, cx, node| cache::no_store(&mut c.$field.set.cache, cx, node),
                 "Does not store the response if one of the strings is neither empty nor 0."),
             custom(concat!($prefix, "cache_purge"), ANY, MANY, |c: &mut $conf, cx, node| cache::purge(&mut c.$field.set.cache, cx, node),
-                "Removes the response with the request's key, instead of answering with it, if one of the strings is neither empty nor 0: 204, or 404 if there \
-                 was none."),
+                "Removes the response with the request's key and all its variants, instead of answering with it, if one of the strings is neither empty nor 0: \
+                 204, or 404 if there was none. A key that ends in * stands for all keys that begin like it: 204."),
             custom(concat!($prefix, "cache_use_stale"), ANY, MANY, |c: &mut $conf, cx, node| cache::use_stale(&mut c.$field.set.cache, cx, node),
                 concat!("Sends an expired response after one of these faults of the upstream (those of ", $prefix, "next_upstream), and with updating while \
                 another request updates it.")).default("off"),

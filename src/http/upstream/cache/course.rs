@@ -124,9 +124,8 @@ impl Course {
         if !self.is_storable || self.is_outdated() || request.passes().set.cache.is_not_stored(request) {
             return;
         }
-        let now_s = clock::wall_seconds();
-        if let Some(meta) = self.meta(request, head, now_s) {
-            let seconds = u64::try_from(meta.valid_s.saturating_sub(now_s)).unwrap_or(0);
+        if let Some(meta) = self.meta(request, head, clock::wall_ms()) {
+            let seconds = u64::try_from(meta.valid_s.saturating_sub(meta.date)).unwrap_or(0);
             self.index.failed(&self.digest, head.head.status, clock::monotonic_s(), seconds);
         }
     }
@@ -145,7 +144,9 @@ impl Course {
     /// True if what is stored under the key was removed as out of date after the upstream was asked: its answer may be out
     /// of date too. Variants need no look, as they have the stamp of a file that is gone.
     pub fn is_outdated(&self) -> bool {
+        let purges = self.zone.purges;
         !self.is_variant && self.index.was_invalidated(&self.digest, self.asked_ms, clock::monotonic_ms())
+            || purges.is_some_and(|purges| purges.came_after(self.key.text(), self.asked_ms))
     }
 
     /// Brings a file that has got its name into the index, or removes it because it is out of date: false.
@@ -173,7 +174,7 @@ impl Course {
             && request.fetch().is_some_and(|fetch| fetch.validators().next().is_some())
             && let Some(stale) = self.stale.take()
         {
-            return Some(revalidate::confirm(request, self, stale, &answer.head, now_s).await);
+            return Some(revalidate::confirm(request, self, stale, &answer.head).await);
         }
         if let Some(stale) = self.take_stale(request, Fault::Status(status), now_s) {
             return Some(stale.into_stale_reply(request, now_s));
@@ -202,7 +203,7 @@ impl Course {
         if set.is_not_stored(request) {
             return None;
         }
-        let mut meta = self.meta(request, head, clock::wall_seconds())?;
+        let mut meta = self.meta(request, head, clock::wall_ms())?;
         meta.vary = vary_of(request, head)?.into();
         if !meta.vary.is_empty() {
             meta.variant = variant(request, &self.key, &meta.vary);
@@ -221,7 +222,8 @@ impl Course {
     }
 
     /// What is to be stored about a response besides its head and `Vary`; `None`: it must not be stored.
-    pub fn meta(&self, request: &Request, head: &Head, now_s: i64) -> Option<Meta> {
+    pub fn meta(&self, request: &Request, head: &Head, now_ms: u64) -> Option<Meta> {
+        let now_s = (now_ms / 1000).cast_signed();
         let set = &request.passes().set.cache;
         let status = head.head.status;
         let lifetime = lifetime(request, head, now_s);
@@ -241,6 +243,7 @@ impl Course {
         let etag = value(Id::Etag).filter(|etag| etag.len() <= crate::cache::entry::TEXT_BYTES_MAX);
         Some(Meta {
             valid_s,
+            valid_ms: (now_ms % 1000) as u16,
             updating_s: lifetime.updating_s,
             error_s: lifetime.error_s,
             last_modified: value(Id::LastModified).and_then(crate::base::http_date::parse),

@@ -15,6 +15,7 @@
 pub mod conf;
 mod course;
 mod fill;
+mod purge;
 mod revalidate;
 pub mod state;
 mod stored;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use crate::base::number::parse_u64;
 use crate::cache::key::Key;
 use crate::cache::lock::Lock;
+use crate::cache::purger::remove_covered;
 use crate::cache::vary;
 use crate::cache::zone::Zone;
 use crate::http::downstream::Downstream;
@@ -68,7 +70,11 @@ pub(super) async fn find(request: &mut Request, client: Downstream<'_>, goal: &G
     let Some((zone, index)) = zone(request, set)? else { return Ok(Found::Nothing) };
     let key = Key::new(key(request, goal, set));
     if set.is_purge(request) {
-        return Ok(Found::Reply(Box::pin(purge(request, Course::new(zone, index, key))).await));
+        let course = Course::new(zone, index, key);
+        return Ok(Found::Reply(match course.key.text().strip_suffix(b"*") {
+            Some(prefix) => Box::pin(purge::all(request, zone, prefix)).await,
+            None => Box::pin(purge::one(request, &course)).await,
+        }));
     }
     if !set.takes(request.method) {
         // A request that may change its target makes the response stored for it out of date (RFC 9111 §4.4).
@@ -268,6 +274,10 @@ async fn open(request: &Request, course: &mut Course, presence: Presence) -> Opt
             }
         };
         let meta = &stored.meta;
+        if course.zone.is_purged(&course.key, meta) {
+            remove_purged(course).await;
+            return None;
+        }
         match course.is_variant {
             true if course.stamp != Some(meta.stamp) => return None, // of a response that was removed since
             true => {}
@@ -323,20 +333,12 @@ async fn wait(request: &Request, client: Downstream<'_>) -> Result<(), Error> {
     slept.ok_or_else(Error::left)
 }
 
-/// Removes what is stored for the request. Its variants are out of date by that, and stay on disk until they are
-/// replaced or have been inactive.
-async fn purge(request: &mut Request, course: Course) -> Reply {
-    let had_error = course.index.invalidate(&course.digest, clock::monotonic_ms());
-    let path = course.zone.file_name(&course.digest);
-    Reply::Status(match remove_now(path.clone()).await {
-        Ok(true) => 204,
-        Ok(false) if had_error => 204,
-        Ok(false) => 404,
-        Err(error) => {
-            tell_unremoved(request, &path, &error);
-            500
-        }
-    })
+/// Removes the file of a key that was purged with `*`, unless another request has stored a newer one.
+async fn remove_purged(course: &Course) {
+    let (Some(purges), path) = (course.zone.purges, course.zone.file_name(&course.digest)) else { return };
+    if blocking::run(Lane::Files, move || remove_covered(&path, &purges)).await {
+        course.index.forget(&course.digest);
+    }
 }
 
 /// Removes a file before anything else happens: nobody may get it any more. False: there is none.

@@ -22,7 +22,7 @@ use crate::http::verdict::Reply;
 use crate::log::{self, Cause};
 use crate::proto::header::Id;
 use crate::runtime::blocking::{self, Lane};
-use crate::sys::file;
+use crate::sys::{clock, file};
 
 /// Of a longer body the fields stay as they are.
 const COPIED_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -31,24 +31,21 @@ const COPIED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const KEPT: [Id; 4] = [Id::ContentLength, Id::ContentEncoding, Id::ContentType, Id::ContentRange];
 
 /// The reply that serves what the upstream has confirmed.
-pub async fn confirm(
-    request: &mut Request,
-    course: &Course,
-    mut stale: Stored,
-    answer: &Head,
-    now_s: i64,
-) -> Reply {
+pub async fn confirm(request: &mut Request, course: &Course, mut stale: Stored, answer: &Head) -> Reply {
+    let now_ms = clock::wall_ms();
+    let now_s = (now_ms / 1000).cast_signed();
     request.proxied.cache.get_or_insert_default().status = Some(Status::Revalidated);
     let Some(before) = stale.parse() else { return stale.into_reply(request, now_s) };
     let merged = merge(&before, answer);
     let head = merged.as_ref().map_or(&*before, |merged| &**merged);
     // The lifetime is that of the merged fields; the status of what is stored decides where they say nothing.
-    if let Some(fresh) = course.meta(request, head, now_s) {
+    if let Some(fresh) = course.meta(request, head, now_ms).filter(|_| !course.is_outdated()) {
         let meta = Meta {
             valid_s: fresh.valid_s,
+            valid_ms: fresh.valid_ms,
             updating_s: fresh.updating_s,
             error_s: fresh.error_s,
-            date: now_s,
+            date: fresh.date,
             ..stale.meta.clone()
         };
         let written = match merged.filter(|_| stale.length() <= COPIED_BYTES_MAX) {
