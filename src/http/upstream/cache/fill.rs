@@ -11,7 +11,7 @@ use crate::http::temp_file::{Place, TempFile, TempPath};
 use crate::http::upstream::cache::course::Course;
 use crate::http::upstream::proxied::Head;
 use crate::log;
-use crate::proto::header::Id;
+use crate::proto::header::{Field, Id};
 use crate::shm::cache_index::Digest;
 
 /// A response of at most this length is written in one piece.
@@ -166,7 +166,7 @@ pub fn place(zone: &Zone, digest: &Digest, temp_path: Option<&'static TempPath>)
 }
 
 /// Response fields that belong to a connection: they are not stored (RFC 9111 §3.1).
-pub const OF_CONNECTION: [Id; 7] = [
+const OF_CONNECTION: [Id; 7] = [
     Id::Connection,
     Id::KeepAlive,
     Id::ProxyConnection,
@@ -176,17 +176,23 @@ pub const OF_CONNECTION: [Id; 7] = [
     Id::Upgrade,
 ];
 
-/// The head of a response as it is stored: in HTTP/1's form, whatever protocol it came by.
-fn stored_head(head: &Head) -> Vec<u8> {
+/// The fields of an answer that are stored: all but those of its connection, and the status of an application's.
+pub fn stored_fields(head: &Head) -> impl Iterator<Item = &Field> {
     let (data, connection) = (head.buffer.data(), &head.head.connection);
-    let kept = head.head.fields.iter().filter(|field| {
+    head.head.fields.iter().filter(|field| {
         let is_of_connection = field.id.is_some_and(|id| OF_CONNECTION.contains(&id));
         !is_of_connection
             && !connection.ends(field, data)
             && !field.name(data).eq_ignore_ascii_case(b"status")
-    });
+    })
+}
+
+/// The head of a response as it is stored: in HTTP/1's form, whatever protocol it came by.
+fn stored_head(head: &Head) -> Vec<u8> {
+    let data = head.buffer.data();
     let reason = data.get(head.head.reason.clone()).unwrap_or(b"");
-    head_of(head.head.status, reason, kept.map(|field| (field.name(data), field.value(data))))
+    let fields = stored_fields(head).map(|field| (field.name(data), field.value(data)));
+    head_of(head.head.status, reason, fields)
 }
 
 /// The text of a head.

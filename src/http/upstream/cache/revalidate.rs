@@ -14,7 +14,7 @@ use crate::http::request::Request;
 use crate::http::response::file::Content;
 use crate::http::temp_file::TempFile;
 use crate::http::upstream::cache::course::Course;
-use crate::http::upstream::cache::fill::{self, OF_CONNECTION};
+use crate::http::upstream::cache::fill;
 use crate::http::upstream::cache::state::Status;
 use crate::http::upstream::cache::stored::Stored;
 use crate::http::upstream::proxied::Head;
@@ -27,7 +27,7 @@ use crate::sys::{clock, file};
 /// Of a longer body the fields stay as they are.
 const COPIED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Fields of a 304 that do not replace stored ones: they describe the 304 itself, its body, or the connection.
+/// Fields of a 304 that do not replace stored ones: they describe the 304 itself, or its body.
 const KEPT: [Id; 4] = [Id::ContentLength, Id::ContentEncoding, Id::ContentType, Id::ContentRange];
 
 /// The reply that serves what the upstream has confirmed.
@@ -62,13 +62,8 @@ pub async fn confirm(request: &mut Request, course: &Course, mut stale: Stored, 
 /// The stored head with the fields of a 304 in place of its own; `None`: nothing but its `Date` would change.
 fn merge(before: &Head, answer: &Head) -> Option<Rc<Head>> {
     let (old, new) = (before.buffer.data(), answer.buffer.data());
-    let connection = &answer.head.connection;
-    let updates: Vec<_> = answer
-        .head
-        .fields
-        .iter()
-        .filter(|field| !field.id.is_some_and(|id| KEPT.contains(&id) || OF_CONNECTION.contains(&id)))
-        .filter(|field| !connection.ends(field, new))
+    let updates: Vec<_> = fill::stored_fields(answer)
+        .filter(|field| !field.id.is_some_and(|id| KEPT.contains(&id)))
         .map(|field| (field.name(new), field.value(new)))
         .collect();
     let is_updated = |name: &[u8]| updates.iter().any(|(updated, _)| updated.eq_ignore_ascii_case(name));
@@ -150,4 +145,43 @@ async fn rewrite(
         *stale = stored;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::upstream::cache::stored::parse_head;
+
+    /// The stored head after a 304 with these fields, which `|` separates; `None`: it stays as it is.
+    fn merged(answer: &str) -> Option<String> {
+        let head = |text: &str| parse_head(format!("{}\r\n\r\n", text.replace('|', "\r\n")).as_bytes());
+        let before =
+            head("HTTP/1.1 200 OK|Date: a|ETag: \"e\"|X-A: 1|X-A: 2|Content-Length: 5").expect("a head");
+        let answer = head(&format!("HTTP/1.1 304 Not Modified{answer}")).expect("a head");
+        let merged = merge(&before, &answer)?;
+        Some(String::from_utf8_lossy(merged.buffer.data()).trim_end().replace("\r\n", "|"))
+    }
+
+    #[test]
+    fn a_confirmation_replaces_the_fields_that_would_be_stored() {
+        for same in [
+            "",
+            "|Date: b",
+            "|ETag: \"e\"|X-A: 1|X-A: 2",
+            "|Content-Length: 0|Content-Type: text/x|Content-Encoding: br|Content-Range: x",
+            "|Connection: x-b, close|X-B: 1|Keep-Alive: 5|Transfer-Encoding: chunked|Upgrade: h2c|Trailer: x|TE: x",
+            "|Status: 304 Not Modified",
+        ] {
+            assert_eq!(merged(same), None, "{same}");
+        }
+        const KEPT: &str = "HTTP/1.1 200 OK|Date: a|ETag: \"e\"";
+        assert_eq!(
+            merged("|x-a: 3|Status: 304|Content-Length: 0").as_deref(),
+            Some(&*format!("{KEPT}|Content-Length: 5|x-a: 3"))
+        );
+        assert_eq!(
+            merged("|X-B: |Set-Cookie: a=b").as_deref(),
+            Some(&*format!("{KEPT}|X-A: 1|X-A: 2|Content-Length: 5|X-B: |Set-Cookie: a=b"))
+        );
+    }
 }
