@@ -46,6 +46,7 @@ fn metrics() -> String {
     rows(&mut out, "upstream_", metrics::UPSTREAM);
     rows(&mut out, "upstream_peer_", metrics::PEER);
     rows(&mut out, "resolver_", metrics::RESOLVER);
+    rows(&mut out, "cache_", metrics::CACHE);
     for (about, times) in [("zone_", metrics::ZONE_TIMES), ("upstream_", metrics::UPSTREAM_TIMES)] {
         let splits = metrics::SPLITS.iter().map(|split| (split.name, split.help));
         for (name, help) in splits.chain(times.iter().map(|times| (times.name, times.help))) {

@@ -39,22 +39,22 @@ impl Status {
     /// The word that counts it. That of requests counts all.
     fn word(self) -> Word {
         match self {
-            Self::Miss => Word::Status1xx,
-            Self::Bypass => Word::Status2xx,
-            Self::Expired => Word::Status3xx,
-            Self::Stale => Word::Status4xx,
-            Self::Updating => Word::Status5xx,
-            Self::Revalidated => Word::BytesIn,
-            Self::Hit => Word::BytesOut,
+            Self::Miss => Word::MISS,
+            Self::Bypass => Word::BYPASS,
+            Self::Expired => Word::EXPIRED,
+            Self::Stale => Word::STALE,
+            Self::Updating => Word::UPDATING,
+            Self::Revalidated => Word::REVALIDATED,
+            Self::Hit => Word::HIT,
         }
     }
 
     /// The word that counts responses that were stored; `None`: those of this status are in the cache already.
     fn written_word(self) -> Option<Word> {
         match self {
-            Self::Miss => Some(Word::ResponseUs),
-            Self::Bypass => Some(Word::Retries),
-            Self::Expired => Some(Word::Failures),
+            Self::Miss => Some(Word::MISS_STORED),
+            Self::Bypass => Some(Word::BYPASS_STORED),
+            Self::Expired => Some(Word::EXPIRED_STORED),
             Self::Stale | Self::Updating | Self::Revalidated | Self::Hit => None,
         }
     }

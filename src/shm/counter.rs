@@ -199,6 +199,21 @@ impl Word {
     pub const OTHER_ERROR: Self = Self::ResponseUs;
 }
 
+/// Caches: responses by the result of the lookup, and those of them that were stored. A cache has two slots, for their
+/// numbers and for the bytes of their bodies.
+impl Word {
+    pub const MISS: Self = Self::Status1xx;
+    pub const BYPASS: Self = Self::Status2xx;
+    pub const EXPIRED: Self = Self::Status3xx;
+    pub const STALE: Self = Self::Status4xx;
+    pub const UPDATING: Self = Self::Status5xx;
+    pub const REVALIDATED: Self = Self::BytesIn;
+    pub const HIT: Self = Self::BytesOut;
+    pub const MISS_STORED: Self = Self::ResponseUs;
+    pub const BYPASS_STORED: Self = Self::Retries;
+    pub const EXPIRED_STORED: Self = Self::Failures;
+}
+
 /// Upstreams.
 impl Word {
     /// Requests that found the queue full.

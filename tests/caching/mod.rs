@@ -8,6 +8,7 @@ mod exchange;
 mod failures;
 mod lifetimes;
 mod lock;
+mod numbers;
 mod removal;
 mod stale;
 mod statuses;

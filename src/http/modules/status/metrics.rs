@@ -3,7 +3,8 @@
 //! JSON, Prometheus' text and the manual are written from these tables. Names follow Prometheus' conventions
 //! (prometheus.io, "Metric and label naming"): base units, `_total` for what only grows. Touches: shared memory.
 
-use crate::http::modules::status::view::{Named, Peer, Process, Upstream, Worker, Zone};
+use crate::cache::status::{Status, Sum};
+use crate::http::modules::status::view::{Cache, Named, Peer, Process, Upstream, Worker, Zone};
 use crate::shm::counter::{Slot, Total, Word, total};
 use crate::shm::detail::Detail;
 use crate::shm::heartbeat;
@@ -216,4 +217,44 @@ pub static RESOLVER: &[Metric<Named>] = &[
     counter("refused_total", "refused", |e| of(e.slot, Word::REFUSED), "Lookups that the name server refused."),
     counter("timed_out_total", "timed_out", |e| of(e.slot, Word::TIMED_OUT), "Lookups that nobody waits for any more, since no answer came."),
     counter("other_errors_total", "other_errors", |e| of(e.slot, Word::OTHER_ERROR), "Lookups that ended with another error."),
+];
+
+/// The responses of a cache that were stored.
+fn stored(cache: &Cache, status: Status) -> Sum {
+    cache.counts.written(status).unwrap_or_default()
+}
+
+#[rustfmt::skip]
+pub static CACHE: &[Metric<Cache>] = &[
+    gauge("size_bytes", "size_bytes", |c| Value::Number(c.size.bytes), "Bytes that its files take on the disk."),
+    gauge("max_size_bytes", "max_size_bytes", |c| Value::Number(c.max_bytes), "The limit of that (max_size); 0: there is none."),
+    gauge("files", "files", |c| Value::Number(c.size.files), "Stored responses."),
+    gauge("cold", "cold", |c| Value::Number(u64::from(c.is_cold)), "1 until all files that were there at the start are known."),
+    counter("hit_responses_total", "hit_responses", |c| Value::Number(c.counts.sum(Status::Hit).responses),
+        "Responses that were served from the cache, fresh."),
+    counter("hit_bytes_total", "hit_bytes", |c| Value::Number(c.counts.sum(Status::Hit).bytes), "Bytes of their bodies."),
+    counter("stale_responses_total", "stale_responses", |c| Value::Number(c.counts.sum(Status::Stale).responses),
+        "Expired responses that were served, since the upstream failed or is asked in the background."),
+    counter("stale_bytes_total", "stale_bytes", |c| Value::Number(c.counts.sum(Status::Stale).bytes), "Bytes of their bodies."),
+    counter("updating_responses_total", "updating_responses", |c| Value::Number(c.counts.sum(Status::Updating).responses),
+        "Expired responses that were served while another request updated them."),
+    counter("updating_bytes_total", "updating_bytes", |c| Value::Number(c.counts.sum(Status::Updating).bytes), "Bytes of their bodies."),
+    counter("revalidated_responses_total", "revalidated_responses", |c| Value::Number(c.counts.sum(Status::Revalidated).responses),
+        "Expired responses that the upstream has confirmed."),
+    counter("revalidated_bytes_total", "revalidated_bytes", |c| Value::Number(c.counts.sum(Status::Revalidated).bytes), "Bytes of their bodies."),
+    counter("miss_responses_total", "miss_responses", |c| Value::Number(c.counts.sum(Status::Miss).responses),
+        "Responses of the upstream, since nothing was stored."),
+    counter("miss_bytes_total", "miss_bytes", |c| Value::Number(c.counts.sum(Status::Miss).bytes), "Bytes of their bodies."),
+    counter("miss_responses_stored_total", "miss_responses_stored", |c| Value::Number(stored(c, Status::Miss).responses), "Those that were stored."),
+    counter("miss_bytes_stored_total", "miss_bytes_stored", |c| Value::Number(stored(c, Status::Miss).bytes), "Bytes of their bodies."),
+    counter("expired_responses_total", "expired_responses", |c| Value::Number(c.counts.sum(Status::Expired).responses),
+        "Responses of the upstream, since what was stored had expired."),
+    counter("expired_bytes_total", "expired_bytes", |c| Value::Number(c.counts.sum(Status::Expired).bytes), "Bytes of their bodies."),
+    counter("expired_responses_stored_total", "expired_responses_stored", |c| Value::Number(stored(c, Status::Expired).responses), "Those that were stored."),
+    counter("expired_bytes_stored_total", "expired_bytes_stored", |c| Value::Number(stored(c, Status::Expired).bytes), "Bytes of their bodies."),
+    counter("bypass_responses_total", "bypass_responses", |c| Value::Number(c.counts.sum(Status::Bypass).responses),
+        "Responses of the upstream, since the cache was not asked (proxy_cache_bypass and its like)."),
+    counter("bypass_bytes_total", "bypass_bytes", |c| Value::Number(c.counts.sum(Status::Bypass).bytes), "Bytes of their bodies."),
+    counter("bypass_responses_stored_total", "bypass_responses_stored", |c| Value::Number(stored(c, Status::Bypass).responses), "Those that were stored."),
+    counter("bypass_bytes_stored_total", "bypass_bytes_stored", |c| Value::Number(stored(c, Status::Bypass).bytes), "Bytes of their bodies."),
 ];

@@ -4,10 +4,12 @@
 
 use std::sync::Arc;
 
+use crate::cache::status::Counts;
 use crate::http::Config;
 use crate::http::modules::counters::Durations;
 use crate::http::modules::status::metrics::Value;
 use crate::shared::status_zone::{self, Zones};
+use crate::shm::cache_index::Size;
 use crate::shm::counter::{self, Slot, Total};
 use crate::shm::heartbeat::{self, Heartbeat};
 use crate::shm::histogram::{Histogram, Snapshot};
@@ -54,6 +56,19 @@ pub struct Named {
     pub place: status_zone::Place,
     pub name: &'static str,
     pub slot: Option<Slot>,
+}
+
+/// A cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Cache {
+    pub name: &'static str,
+    pub counts: Counts,
+    /// The files that it has, and the bytes that they take on the disk.
+    pub size: Size,
+    /// 0: there is no limit.
+    pub max_bytes: u64,
+    /// The files that were there at the start are not all known yet.
+    pub is_cold: bool,
 }
 
 #[derive(Debug)]
@@ -257,6 +272,16 @@ impl View {
         let mut seen = std::collections::HashSet::new();
         let all = self.named().filter(|zone| zone.place == status_zone::Place::Resolver);
         all.filter(move |zone| seen.insert(zone.name))
+    }
+
+    pub fn caches(&self) -> impl Iterator<Item = Cache> + use<> {
+        self.config.tables.cache.iter().map(|zone| Cache {
+            name: zone.name(),
+            counts: zone.counts,
+            size: zone.index.map_or_else(Size::default, |index| index.size()),
+            max_bytes: zone.settings.max_bytes.unwrap_or(0),
+            is_cold: !zone.index.is_some_and(|index| index.is_loaded()),
+        })
     }
 
     fn named(&self) -> impl Iterator<Item = Named> + use<> {

@@ -59,6 +59,14 @@ pub fn json(view: &View) -> Vec<u8> {
         out.close('}');
     }
     out.close(']');
+    out.key("caches").open('[');
+    for cache in view.caches() {
+        out.item().open('{');
+        out.key("name").string(cache.name);
+        out.members(metrics::CACHE, &cache);
+        out.close('}');
+    }
+    out.close(']');
     out.key("servers").open('[');
     for server in view.servers() {
         out.item().open('{');
@@ -237,6 +245,9 @@ pub fn prometheus(view: &View) -> Vec<u8> {
     let resolvers: Vec<_> =
         view.resolvers().map(|zone| (Labels::default().with("resolver", zone.name), zone)).collect();
     family(&mut out, "resolver_", metrics::RESOLVER, &resolvers);
+    let caches: Vec<_> =
+        view.caches().map(|cache| (Labels::default().with("cache", cache.name), cache)).collect();
+    family(&mut out, "cache_", metrics::CACHE, &caches);
     let peers: Vec<_> = view
         .upstreams()
         .flat_map(|upstream| view.peers(&upstream.group).collect::<Vec<_>>())
@@ -386,5 +397,6 @@ mod tests {
         check(metrics::PEER);
         check(metrics::ZONE);
         check(metrics::RESOLVER);
+        check(metrics::CACHE);
     }
 }
