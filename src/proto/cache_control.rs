@@ -4,6 +4,8 @@
 //! know: directives are told from what only looks like one (`x="max-age=9"`), the `Age` of a response counts, and so
 //! does its `Date` against `Expires`.
 //!
+//! As in nginx, the time that the upstream took does not count as a part of the age.
+//!
 //! Touches: nothing; the time is an argument. Behaviour: nginx.org, `proxy_cache_valid`, `proxy_ignore_headers`; RFC 9111
 //! §4.2, §5.2, RFC 5861.
 
@@ -32,6 +34,8 @@ pub struct Lifetime {
     pub updating_s: i64,
     /// How long a stale response may be sent instead of an error: `stale-if-error`, or else `stale-while-revalidate`.
     pub error_s: i64,
+    /// The response may be stored only by a cache that knows its status ([`is_understood`]): `must-understand`.
+    pub must_understand: bool,
     /// The response must not be sent stale: `must-revalidate` or `proxy-revalidate`. In RFC 9111 §5.2.2.10 `s-maxage`
     /// implies it; not here, since such responses are those that `proxy_cache_use_stale` is meant for.
     pub must_revalidate: bool,
@@ -78,6 +82,7 @@ impl Lifetime {
             valid_s,
             updating_s,
             error_s: said.stale_if_error.and_then(Seconds::known).unwrap_or(updating_s),
+            must_understand: said.must_understand,
             must_revalidate: said.must_revalidate || said.proxy_revalidate,
             is_shared_despite_authorization: said.public
                 || said.must_revalidate
@@ -97,7 +102,12 @@ impl Lifetime {
 /// Of several values the first one counts. 0 if there is none, or no number.
 pub fn received_age_s(fields: &Fields, data: &[u8]) -> i64 {
     let first = fields.value(data, Id::Age).and_then(|value| value.split(|byte| *byte == b',').next());
-    first.and_then(|value| Seconds::of(value.trim_ascii()).known()).unwrap_or(0)
+    first.and_then(|value| decimal(value.trim_ascii())).unwrap_or(0)
+}
+
+/// True if what RFC 9110 says about the status asks nothing of a cache that this one does not do (RFC 9111 §5.2.2.3).
+pub fn is_understood(status: u16) -> bool {
+    matches!(status, 200..=206 | 300..=305 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 500..=505)
 }
 
 /// How long a response is fresh by its `Expires`: counted from its `Date`, if it has one, less its age (RFC 9111 §4.2.1,
@@ -169,6 +179,7 @@ struct Directives {
     /// `no-cache`, `no-store` or `private`, with or without arguments: nginx stores none of these responses.
     forbids: bool,
     public: bool,
+    must_understand: bool,
     must_revalidate: bool,
     proxy_revalidate: bool,
     max_age: Option<Seconds>,
@@ -190,6 +201,8 @@ impl Directives {
                 said.forbids = true;
             } else if is("public") {
                 said.public = true;
+            } else if is("must-understand") {
+                said.must_understand = true;
             } else if is("must-revalidate") {
                 said.must_revalidate = true;
             } else if is("proxy-revalidate") {
@@ -299,6 +312,16 @@ mod tests {
             ("X-Accel-Expires: @x|Cache-Control: max-age=9", Some(9)),
             ("X-Accel-Expires: 7|X-Accel-Expires: 9", Some(7)),
             (&format!("{IN_60_S}|Expires: 0"), Some(60)),
+            (&format!("Expires: 0|{IN_60_S}"), None),
+            ("Expires: -1", None),
+            ("Expires: tomorrow", None),
+            ("Expires: Sun, 06 Nov 1994 08:50:37", None),
+            ("Expires: Sun, 06 Nov 1994 08:50:37 +0000", None),
+            ("Expires: Sunday, 06-Nov-94 08:50:37 GMT", Some(60)),
+            ("Expires: Sun Nov  6 08:50:37 1994", Some(60)),
+            ("Expires: Sun, 31 Feb 2094 08:50:37 GMT", None),
+            ("Expires: Sun, 06 Nov 99994 08:50:37 GMT", None),
+            ("Expires: Fri, 31 Dec 9999 23:59:60 GMT", Some(252_618_189_023)),
         ];
         for (fields, expected) in cases {
             assert_eq!(fresh_s(fields), expected, "{fields}");
@@ -338,6 +361,25 @@ mod tests {
             ("x=\"a, no-store", None),
             ("max-age=9, PRIVATE", None),
             ("max-age=9 no-store", None),
+            ("max-age=9\"", None),
+            ("max-age=\"9\\\"\"", None),
+            ("max-age=\"\"", None),
+            ("max-age==9", None),
+            ("=max-age=9", Some(-1)),
+            ("max-age=9=9", None),
+            ("max-age=0x9", None),
+            ("max-age=+9", None),
+            ("max-age=1e3", None),
+            ("max-age=9\u{b2}", None),
+            ("s-maxage=x, max-age=9", None),
+            ("s-maxage, max-age=9", Some(9)),
+            ("s-max-age=5, max-age=9", Some(9)),
+            ("no-store=0, max-age=9", None),
+            ("private=, max-age=9", None),
+            ("x=\"a\\\\\", no-store, y=\"b\"", None),
+            ("x=\"a|Cache-Control: b\", no-store", None),
+            ("\"no-store\", max-age=9", Some(9)),
+            ("must-understand, no-store, max-age=9", None),
             ("private=\"set-cookie\", max-age=9", None),
             ("no-cache=\"set-cookie\", max-age=9", None),
             ("max-age=9|Cache-Control: no-cache", None),
@@ -371,6 +413,11 @@ mod tests {
             ("Cache-Control: max-age=9|Age: 0|Age: 10", Some(9)),
             ("Cache-Control: max-age=9|Age: 4.5", Some(9)),
             ("Cache-Control: max-age=9|Age: -4", Some(9)),
+            ("Cache-Control: max-age=9|Age: \"4\"", Some(9)),
+            ("Cache-Control: max-age=9|Age:", Some(9)),
+            ("Cache-Control: max-age=9|Age: , 4", Some(9)),
+            ("Cache-Control: max-age=9|Age: 4 , 5", Some(5)),
+            ("Cache-Control: s-maxage=9, max-age=99|Age: 4", Some(5)),
             ("X-Accel-Expires: 9|Age: 10", Some(9)),
             ("Age: 10", Some(-1)),
             // max-age does not depend on the clock of the server
@@ -400,6 +447,11 @@ mod tests {
         assert_eq!(stale("stale-if-error=7"), Some((0, 7)));
         assert_eq!(stale("stale-if-error=7, stale-while-revalidate=5"), Some((5, 7)));
         assert_eq!(stale("stale-while-revalidate=x"), None, "as in nginx");
+        assert_eq!(stale("stale-while-revalidate"), Some((0, 0)));
+        assert_eq!(stale("stale-while-revalidate=5, stale-while-revalidate=50"), Some((5, 5)));
+        assert_eq!(stale("stale-while-revalidate=\"5\", stale-if-error=0"), Some((5, 0)));
+        assert_eq!(stale("stale-if-error=-1"), None);
+        assert_eq!(stale("x=\"stale-if-error=7\""), Some((0, 0)));
         let accel = of("X-Accel-Expires: 9|Cache-Control: no-cache, stale-if-error=7");
         assert_eq!((accel.valid_s, accel.error_s), (Some(NOW_S + 9), 7));
         for (value, expected) in [
@@ -410,6 +462,18 @@ mod tests {
             ("x=\"must-revalidate\"", false),
         ] {
             assert_eq!(of(&format!("Cache-Control: {value}")).must_revalidate, expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_status_that_must_be_understood_is_known() {
+        assert!(of("Cache-Control: max-age=9, Must-Understand").must_understand);
+        assert!(!of("Cache-Control: max-age=9, x=\"must-understand\"").must_understand);
+        for status in [200, 203, 206, 301, 308, 404, 410, 505] {
+            assert!(is_understood(status), "{status}");
+        }
+        for status in [0, 199, 207, 299, 306, 399, 418, 499, 506, 599] {
+            assert!(!is_understood(status), "{status}");
         }
     }
 

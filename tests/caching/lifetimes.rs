@@ -78,8 +78,43 @@ fn what_newer_rules_say() {
             ("Cache-Control: max-age=60|Age: 90", "MISS"),
             ("Expires: Thu, 31 Dec 2037 23:55:55 GMT|Date: Thu, 31 Dec 2037 23:55:56 GMT", "MISS"),
             ("Vary: X-A, *|Cache-Control: max-age=60", "MISS"),
+            ("Cache-Control: max-age=60, must-understand", "HIT"),
         ],
     );
+}
+
+#[test]
+fn a_status_that_nobody_knows_is_not_stored_if_it_must_be_understood() {
+    if is_stand_in() {
+        return;
+    }
+    for (fields, expected) in [("max-age=60", "HIT"), ("max-age=60, must-understand", "MISS")] {
+        let head = format!("HTTP/1.1 299 New\r\nCache-Control: {fields}\r\nContent-Length: 0\r\n\r\n");
+        let origin = Origin::replying(move |_| head.clone().into_bytes());
+        let daemon = start(&origin, "");
+        assert_eq!(ask(&daemon, "/p").0, "MISS");
+        wait_idle(&daemon);
+        assert_eq!(ask(&daemon, "/p").0, expected, "{fields}");
+    }
+}
+
+#[test]
+fn the_age_of_a_stored_answer_counts_from_the_one_it_came_with() {
+    if is_stand_in() {
+        return;
+    }
+    let origin = obedient();
+    let daemon = start(&origin, "");
+    for (age, least) in [("40", 40), ("40, 9", 40), ("40|Age:_9", 40), ("9|Age:_40", 9), ("x", 0), ("-40", 0)]
+    {
+        let path = format!("/?Cache-Control:_max-age=3600|Age:_{}", age.replace(' ', "_"));
+        assert_eq!(ask(&daemon, &path).0, "MISS", "{age}");
+        wait_idle(&daemon);
+        let response = get(daemon.port(0), &path);
+        assert_eq!((status(&response), response.all("age").len()), ("HIT", 1), "{age}");
+        let told: u64 = response.header("age").and_then(|age| age.parse().ok()).expect("a number");
+        assert!((least..least + 30).contains(&told), "{age}: {told}");
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::http::upstream::exchange::Answer;
 use crate::http::upstream::proxied::Head;
 use crate::http::verdict::Reply;
 use crate::log;
-use crate::proto::cache_control::{Ignored, Lifetime};
+use crate::proto::cache_control::{self, Ignored, Lifetime};
 use crate::proto::header::Id;
 use crate::runtime;
 use crate::shm::cache_index::{Digest, Index};
@@ -227,7 +227,7 @@ impl Course {
         let set = &request.passes().set.cache;
         let status = head.head.status;
         let lifetime = lifetime(request, head, now_s);
-        if !lifetime.storable {
+        if !lifetime.storable || lifetime.must_understand && !cache_control::is_understood(status) {
             return None;
         }
         if is_private(request) && !lifetime.is_shared_despite_authorization {

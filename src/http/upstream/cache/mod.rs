@@ -78,7 +78,7 @@ pub(super) async fn find(request: &mut Request, client: Downstream<'_>, goal: &G
     }
     if !set.takes(request.method) {
         // A request that may change its target makes the response stored for it out of date (RFC 9111 §4.4).
-        let is_safe = matches!(request.method, Method::Options | Method::Trace);
+        let is_safe = matches!(request.method, Method::Options | Method::Trace | Method::Propfind);
         return Ok(if is_safe {
             Found::Nothing
         } else {

@@ -28,6 +28,7 @@ use crate::http::upstream::cache::state::Status;
 use crate::http::upstream::proxied::Head;
 use crate::http::verdict::Reply;
 use crate::log;
+use crate::proto::cache_control;
 use crate::proto::h1::request::Progress;
 use crate::proto::h1::response::{self, Seen};
 use crate::proto::head::ResponseHead;
@@ -137,10 +138,18 @@ impl Stored {
             return Reply::Status(500);
         };
         let length = self.length_for(request, &head);
+        let age_s = self.age_s(&head, now_s);
         match answer::stored(request, &head, length) {
             Next::Reply(reply) => reply,
-            Next::Tunnel(response) | Next::Body(response) => self.with_head(request, response, length, now_s),
+            Next::Tunnel(response) | Next::Body(response) => self.with_head(request, response, length, age_s),
         }
+    }
+
+    /// The time since the response was made (RFC 9111 §4.2.3).
+    fn age_s(&self, head: &Head, now_s: i64) -> i64 {
+        let received_s = cache_control::received_age_s(&head.head.fields, head.buffer.data());
+        // The file may have been written by anybody, and its date be any number.
+        now_s.saturating_sub(self.meta.date).max(0).saturating_add(received_s)
     }
 
     /// The same, of an expired response that replaces an error of the upstream.
@@ -161,11 +170,8 @@ impl Stored {
         }
     }
 
-    fn with_head(self, request: &mut Request, mut response: Response, size: u64, now_s: i64) -> Reply {
-        let told = response.headers.get(Id::Age).and_then(parse_u64).unwrap_or(0);
-        // the file may have been written by anybody, and its date be any number
-        let age = u64::try_from(now_s.saturating_sub(self.meta.date)).unwrap_or(0).saturating_add(told);
-        response.headers.set(Id::Age, itoa::Buffer::new().format(age).as_bytes());
+    fn with_head(self, request: &mut Request, mut response: Response, size: u64, age_s: i64) -> Reply {
+        response.headers.set(Id::Age, itoa::Buffer::new().format(age_s).as_bytes());
         (response.allows_ranges, response.is_conditional) = (true, true);
         if let Some(reply) = conditional(request, &response, size) {
             return reply;
