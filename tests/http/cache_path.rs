@@ -54,6 +54,8 @@ fn what_is_wrong_is_said_in_nginx_s_words() {
         ("proxy_cache_path a keys_zone=a:1m on;", "invalid parameter \"on\""),
         ("proxy_cache_path a keys_zone=a:1m; proxy_cache_path b keys_zone=a:1m;", "duplicate zone \"a\""),
         ("proxy_cache_path a keys_zone=a:1m; proxy_cache_path a/ keys_zone=b:1m;", "the same path name \""),
+        ("proxy_cache_path a keys_zone=a:1m; proxy_temp_path a/;", "a\" used in the zone \"a\""),
+        ("client_body_temp_path x/y 1 2; scgi_cache_path x//y/ keys_zone=a:1m;", "the same path name \""),
         (
             "proxy_cache_path a keys_zone=a:1m; uwsgi_cache_path b keys_zone=a:1m;",
             "the shared memory zone \"a\" is already declared for a different use",
@@ -71,4 +73,19 @@ fn what_is_wrong_is_said_in_nginx_s_words() {
         let Err(exit) = Setup::new(&conf(directives)).try_start() else { panic!("{directives}: it started") };
         assert!(exit.stderr.contains(expected), "{directives}: {}", exit.stderr);
     }
+}
+
+#[test]
+fn a_cache_inside_of_another_one_is_warned_of_and_temporary_files_there_are_not() {
+    let directives = "
+        proxy_cache_path %%DIR%%/a/b keys_zone=inner:8k;
+        fastcgi_cache_path %%DIR%%/a levels=1 keys_zone=outer:8k;
+        uwsgi_cache_path %%DIR%%/ab keys_zone=other:8k;
+        proxy_temp_path %%DIR%%/a/temp;";
+    let setup = Setup::new(&conf(directives));
+    let output = setup.run(&["-t"]);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("a/b\" lies in the directory of the zone \"outer\""), "{text}");
+    assert_eq!(text.matches("lies in").count(), 1, "{text}");
 }

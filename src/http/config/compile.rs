@@ -38,6 +38,8 @@ pub struct Cx {
     pub upstreams: groups::Draft,
     /// Directories for temporary files, without duplicates.
     pub(super) folders: Vec<PathBuf>,
+    /// Those that directives name, and where.
+    pub temp_paths: Vec<(PathBuf, Span)>,
     /// True if some `proxy_bind` is `transparent`.
     pub is_transparent: bool,
     /// True if some `proxy_pass` has variables.
@@ -103,6 +105,7 @@ impl Cx {
             drafts: Drafts::default(),
             upstreams: Default::default(),
             folders: Vec::new(),
+            temp_paths: Vec::new(),
             body_files: false,
             keepalive_ms_max: defaults.http_core.keepalive_timeout_ms(),
             defaults,
@@ -140,6 +143,7 @@ impl Cx {
     pub fn temp_path(&mut self, node: &Node) -> Result<TempPath, Diagnostic> {
         let place = TempPath::read(node, self.path(node.arg(0)))?;
         self.need_folder(&place.path);
+        self.temp_paths.push((place.path.clone(), node.arg_span(0)));
         Ok(place)
     }
 

@@ -99,6 +99,7 @@ impl ModuleTable for Table {
             zones.push(settings);
             families.push(family);
         }
+        check_folders(&zones, cx);
         let is_test = cx.options.test_only || cx.diagnostics.has_errors();
         let zones = zones.into_iter().map(|settings| open(settings, is_test, cx)).collect();
         Self { zones, families }
@@ -106,6 +107,26 @@ impl ModuleTable for Table {
 
     fn add_zones(&self, zones: &mut Vec<Used>) {
         zones.extend(self.used());
+    }
+}
+
+/// A directory has the files of one cache and nothing else. nginx too refuses one that is named twice; one inside of
+/// another it takes.
+fn check_folders(zones: &[Settings], cx: &mut Cx) {
+    for Settings { name, folder, .. } in zones {
+        for (_, span) in cx.temp_paths.iter().filter(|(path, _)| path == folder) {
+            let message = format!("the same path name \"{}\" used in the zone \"{name}\"", folder.display());
+            let help =
+                "temporary files need a directory of their own: all files in this one belong to the cache";
+            cx.diagnostics.push(Diagnostic::error(*span, message).help(help));
+        }
+        for inner in zones.iter().filter(|inner| inner.folder != *folder && inner.folder.starts_with(folder))
+        {
+            let (path, span) = (inner.folder.display(), inner.span);
+            let message = format!("\"{path}\" lies in the directory of the zone \"{name}\"");
+            let help = "files of one cache may count as the other's: give each a directory beside the other";
+            cx.diagnostics.push(Diagnostic::warning(span, message).help(help));
+        }
     }
 }
 
