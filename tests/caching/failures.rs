@@ -4,6 +4,7 @@
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -122,6 +123,57 @@ fn a_worker_killed_while_it_stores_leaves_nothing_that_is_served() {
     assert_whole_hit(&daemon);
 }
 
+/// An origin whose answer of 8 MiB is stale at once, and confirmed with another field each time.
+fn confirming() -> Origin {
+    let body: Vec<u8> = (0..BIG).map(|at| (at / 4096) as u8).collect();
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    Origin::replying(move |request| {
+        let count = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let fields = format!("X-Accel-Expires: @1\r\nETag: \"a\"\r\nX-Count: {count}\r\n");
+        match request.header("if-none-match") {
+            Some(_) => format!("HTTP/1.1 304 Not Modified\r\n{fields}\r\n").into_bytes(),
+            None => {
+                let head = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: {BIG}\r\n\r\n");
+                [head.as_bytes(), &body].concat()
+            }
+        }
+    })
+}
+
+#[test]
+fn a_worker_killed_while_it_writes_new_fields_leaves_the_old_ones() {
+    let origin = confirming();
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("cache");
+    let daemon = setup_at(&origin, "proxy_cache_revalidate on;", &path).start();
+    if is_stand_in() {
+        return; // it writes no new fields
+    }
+    let whole = get(daemon.port(0), "/p").body;
+    assert_eq!(whole.len(), BIG);
+    let is_temporary = |path: &std::path::PathBuf| path.file_name().is_some_and(|name| name.len() != 32);
+    let temporary = || files_in(&path).iter().filter(|path| is_temporary(path)).count();
+    let killed = wait_for("a worker that dies in the middle", || {
+        let worker = daemon.worker();
+        let left = temporary();
+        let mut client = begin(&daemon);
+        // It takes a few milliseconds, so there is no time to sleep.
+        let end = Instant::now() + Duration::from_secs(1);
+        while temporary() == left && Instant::now() < end {}
+        send(worker, Signal::SIGKILL);
+        client.rest();
+        wait_for("another worker", || {
+            let now = daemon.workers_now();
+            (!now.is_empty() && !now.contains(&worker)).then_some(())
+        });
+        (temporary() > left).then_some(worker)
+    });
+    assert!(!daemon.workers_now().contains(&killed));
+    let response = get(daemon.port(0), "/p");
+    assert_eq!(status(&response), "REVALIDATED");
+    assert!(response.body == whole);
+}
+
 #[test]
 fn hits_go_on_over_a_reload() {
     let origin = storable();
@@ -168,13 +220,7 @@ fn hits_go_on_over_an_upgrade() {
     let daemon = setup(&origin, "").in_background().start();
     ask(&daemon, "/p");
     wait_stored(&daemon, 1);
-    let old = daemon.pid();
-    daemon.signal(Signal::SIGUSR2);
-    let new = wait_for("a new master with a worker", || {
-        let new: i32 = daemon.read("pronghorn.pid").trim().parse().ok()?;
-        let works = !crate::support::process::children(new).is_empty();
-        (new != old && works).then_some(new)
-    });
+    let (old, new) = (daemon.pid(), upgrade(&daemon));
     for _ in 0..8 {
         assert_eq!(ask(&daemon, "/p"), ("HIT".into(), "/p 1".into()), "either of the two answers");
     }
@@ -182,6 +228,36 @@ fn hits_go_on_over_an_upgrade() {
     wait_for("the old master to end", || (!crate::support::process::is_alive(old)).then_some(()));
     daemon.follow(new);
     assert_eq!(ask(&daemon, "/p"), ("HIT".into(), "/p 1".into()));
+    assert_eq!(origin.requests().len(), 1);
+    daemon.stop(Signal::SIGQUIT);
+}
+
+/// Starts the new binary; its process id.
+fn upgrade(daemon: &Daemon) -> i32 {
+    let old = daemon.pid();
+    daemon.signal(Signal::SIGUSR2);
+    wait_for("a new master with a worker", || {
+        let new: i32 = daemon.read("pronghorn.pid").trim().parse().ok()?;
+        let works = !crate::support::process::children(new).is_empty();
+        (new != old && works).then_some(new)
+    })
+}
+
+#[test]
+fn an_upgrade_finishes_what_is_being_stored() {
+    let (go, origin) = halting();
+    let daemon = setup(&origin, "").in_background().start();
+    let mut client = begin(&daemon);
+    client.response_head();
+    client.exactly(1 << 20);
+    let (old, new) = (daemon.pid(), upgrade(&daemon));
+    send(old, Signal::SIGQUIT);
+    go.send(true).expect("the origin waits");
+    client.exactly(BIG - (1 << 20));
+    wait_stored(&daemon, 1);
+    wait_for("the old master to end", || (!crate::support::process::is_alive(old)).then_some(()));
+    daemon.follow(new);
+    assert_whole_hit(&daemon);
     assert_eq!(origin.requests().len(), 1);
     daemon.stop(Signal::SIGQUIT);
 }
