@@ -211,6 +211,13 @@ impl Area {
         &pair[peer % 2]
     }
 
+    /// The numbers of connections to all peers in use by the process of `lane`.
+    #[inline]
+    pub(super) fn all_in_use(&self, lane: usize) -> &'static [AtomicU32] {
+        let start = IN_USE_AT + lane % LANES * ROW_WORDS;
+        self.zone.halves(start..start + ROW_WORDS).expect("the plan lies inside the zone")
+    }
+
     /// The part of the process of `lane` in one of the two gauges of a slot.
     #[inline]
     pub(super) fn gauge(&self, lane: usize, slot: usize, half: usize) -> &'static AtomicU32 {

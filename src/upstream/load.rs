@@ -2,8 +2,8 @@
 //!
 //! A list keeps the numbers of its peers side by side ([`Loads`]), so that choosing among a hundred peers reads a few
 //! cache lines instead of a hundred peers scattered over the heap. One bit for each peer says whether the peer itself
-//! must be asked before it is used, another whether its share is other than its weight; both are clear for a peer
-//! against which nothing is known. A list in which all are clear is chosen from by loops over plain numbers
+//! must be asked before it is used (not if its words in shared memory are clear, says another), and one whether its share
+//! is other than its weight; all are clear for a peer of one worker against which nothing is known. A list in which all are clear is chosen from by loops over plain numbers
 //! ([`Plain`]).
 //!
 //! In a group with `zone` the weights are words that all workers add to, without a lock. What all workers
@@ -13,7 +13,9 @@
 
 use std::cell::Cell;
 
-use crate::shm::peers::{Place, Word};
+use smallvec::SmallVec;
+
+use crate::shm::peers::{self, Place, Word};
 
 /// Limit of a current weight in shared memory, as a multiple of the sum of all weights. Without errors it is
 /// below the sum times the number of workers that choose at the same moment.
@@ -247,6 +249,10 @@ impl Bits {
         Self((0..count.div_ceil(64)).map(|word| Cell::new(bits(word))).collect())
     }
 
+    fn none(count: usize) -> Self {
+        Self((0..count.div_ceil(64)).map(|_| Cell::new(0)).collect())
+    }
+
     /// True for a peer beyond the list too.
     #[inline]
     fn has(&self, index: usize) -> bool {
@@ -281,6 +287,8 @@ pub struct Loads {
     words: Box<[Words]>,
     /// The peers that must be asked whether they may be used.
     asked: Bits,
+    /// Those of them that may be used if their words in shared memory are clear.
+    told: Bits,
     /// The peers whose share may be other than their weight.
     reduced: Bits,
     /// Sum of all weights.
@@ -303,6 +311,7 @@ impl Loads {
                 .collect(),
             words: loads.iter().map(|load| load.words).collect(),
             asked: Bits::all(loads.len()),
+            told: Bits::none(loads.len()),
             reduced: Bits::all(loads.len()),
             total_weight: loads.iter().fold(0, |sum, load| load.weight.saturating_add(sum)),
             freed: [const { Cell::new(u32::MAX) }; FREED_MAX],
@@ -360,19 +369,41 @@ impl Loads {
         self.total_weight.saturating_mul(BOUND_ROUNDS)
     }
 
-    /// True if the peer itself must be asked whether it may be used.
-    #[inline]
-    pub fn is_asked(&self, index: usize) -> bool {
-        self.asked.has(index)
-    }
-
     pub fn set_asked(&self, index: usize, is_asked: bool) {
         self.asked.set(index, is_asked);
+    }
+
+    /// Says that a peer that must be asked may be used without that while its words in shared memory are clear.
+    pub fn set_told(&self, index: usize, is_told: bool) {
+        self.told.set(index, is_told);
+    }
+
+    /// True if it is known that the peer may be used.
+    #[inline]
+    pub fn is_usable(&self, index: usize) -> bool {
+        if !self.asked.has(index) {
+            return true;
+        }
+        let words = self.words.get(index);
+        words.is_some_and(|words| self.told.has(index) && words.place.is_some_and(Place::is_clear))
+    }
+
+    /// Number of connections in use of each peer, as [`Load::conns`].
+    pub fn all_conns(&self) -> SmallVec<[i64; 128]> {
+        let mut conns: SmallVec<_> = self.conns.iter().map(Cell::get).collect();
+        let places = self.words.iter().map_while(|words| words.place);
+        if places.clone().count() == conns.len() {
+            peers::in_use_of_all(places, &mut conns);
+        } else {
+            conns.iter_mut().zip(self.iter()).for_each(|(count, load)| *count = load.conns());
+        }
+        conns
     }
 
     /// The peers have moved to another list: from now on the facts are theirs alone.
     pub fn retire(&self) {
         self.asked.0.iter().for_each(|word| word.set(u64::MAX));
+        self.told.0.iter().for_each(|word| word.set(0));
     }
 }
 
@@ -453,18 +484,17 @@ impl Plain<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shm::peers;
-
+    use crate::shm::peers::Health;
     #[test]
     fn bits_of_peers_are_their_own() {
         let loads = Loads::new((0..70).map(|_| LoadState::new(2, None)));
         assert_eq!((loads.total_weight, loads.len()), (140, 70));
-        assert!(loads.is_asked(69), "until it is known that nothing is against it");
+        assert!(loads.asked.has(69), "until it is known that nothing is against it");
         (0..70).for_each(|index| loads.set_asked(index, index == 65));
-        assert!((0..70).all(|index| loads.is_asked(index) == (index == 65)));
-        assert!(loads.is_asked(1000), "beyond the list");
+        assert!((0..70).all(|index| loads.asked.has(index) == (index == 65)));
+        assert!(loads.asked.has(1000), "beyond the list");
         loads.retire();
-        assert!(loads.is_asked(3));
+        assert!(loads.asked.has(3));
     }
 
     #[test]
@@ -505,6 +535,30 @@ mod tests {
         let heavy = Loads::new([LoadState::new(Plain::TOTAL_MAX + 1, None)].into_iter());
         heavy.set_asked(0, false);
         assert!(!is_plain(&heavy), "products would not fit");
+    }
+
+    #[test]
+    fn clear_words_spare_the_question_to_the_peer() {
+        let place = peers::place("load.test", "told").expect("room");
+        let loads = Loads::new([LoadState::new(4, Some(place))].into_iter());
+        assert!(!loads.is_usable(0), "only the peer knows");
+        loads.set_told(0, true);
+        assert!(loads.is_usable(0));
+        for word in [Word::Fails, Word::Orders, Word::EjectedMs] {
+            place.set_number(word, 1);
+            assert!(!loads.is_usable(0), "{word:?}");
+            place.set_number(word, 0);
+        }
+        for (health, is_usable) in
+            [(Health::Healthy, true), (Health::Unhealthy, false), (Health::Spare, false)]
+        {
+            place.set_health(health, 5);
+            assert_eq!(loads.is_usable(0), is_usable, "{health:?}");
+        }
+        place.set_health(Health::Unknown, 5);
+        assert!(loads.is_usable(0));
+        loads.retire();
+        assert!(!loads.is_usable(0));
     }
 
     #[test]

@@ -283,8 +283,17 @@ impl Peer {
             || self.fails.get() != 0
             || self.returned_ms.get() != 0
             || self.ejected_ms.get() != 0;
+        // All that can be against it changes at its place.
+        let is_told = self.is_shared
+            && self.checked.is_none_or(|(_, checks)| !checks.is_mandatory)
+            && self.advised.is_none()
+            && !self.down
+            && !self.drain
+            && self.conns_max == 0
+            && self.slow_start_ms == 0;
         let seat = self.seat.borrow();
         seat.loads.set_asked(seat.index, is_asked);
+        seat.loads.set_told(seat.index, is_told);
     }
 
     /// True if it is what a server makes of one of its addresses at this weight.

@@ -9,7 +9,10 @@ use crate::upstream::load::Load;
 pub(super) fn pick(eligible: &Eligible<'_>) -> Option<usize> {
     match eligible.plain() {
         Some(plain) => plain.least_conn(),
-        None => least(eligible, eligible.iter(), |load| load.conns()),
+        None => {
+            let conns = eligible.all_conns();
+            least(eligible, eligible.iter(), |load| conns[load.index])
+        }
     }
 }
 

@@ -28,12 +28,14 @@ pub(super) fn pick(eligible: &Eligible<'_>, time: Time, inflight: bool) -> Optio
                 .for_each(|peer| peer.timing().average_waiting(eligible.now_ms()));
         });
     }
-    least_conn::least(eligible, eligible.iter(), |load| cost(eligible, load, time, inflight))
+    let conns = eligible.all_conns();
+    let cost = |load: Load<'_>| cost(eligible, load.index, conns[load.index], time, inflight);
+    least_conn::least(eligible, eligible.iter(), cost)
 }
 
-/// The estimated time until the peer has answered its present requests and another one.
-pub(super) fn cost(eligible: &Eligible<'_>, load: Load<'_>, time: Time, inflight: bool) -> i64 {
-    let Some(peer) = eligible.peer(load.index) else { return i64::MAX };
+/// The estimated time until a peer with `conns` connections in use has answered its present requests and another one.
+pub(super) fn cost(eligible: &Eligible<'_>, index: usize, conns: i64, time: Time, inflight: bool) -> i64 {
+    let Some(peer) = eligible.peer(index) else { return i64::MAX };
     let now_ms = eligible.now_ms();
     let one = match time {
         Time::Ewma => peer.peak_us(now_ms).saturating_add(1),
@@ -46,5 +48,5 @@ pub(super) fn cost(eligible: &Eligible<'_>, load: Load<'_>, time: Time, inflight
             if average_ms > TIME_MS_MAX { TIME_MS_MAX } else { average_ms + STEP_MS - average_ms % STEP_MS }
         }
     };
-    i64::try_from(one).unwrap_or(i64::MAX).saturating_mul(1 + load.conns())
+    i64::try_from(one).unwrap_or(i64::MAX).saturating_mul(1 + conns)
 }

@@ -185,7 +185,7 @@ impl<'a> Eligible<'a> {
         }
         let peer = self.list.peers.get(index);
         peer.is_some_and(|peer| {
-            !self.list.loads.is_asked(index)
+            self.list.loads.is_usable(index)
                 || peer.is_usable(self.now_ms)
                 || self.is_open && peer.has_room() && !peer.is_draining()
         })
@@ -218,6 +218,11 @@ impl<'a> Eligible<'a> {
     #[inline]
     fn plain(&self) -> Option<Plain<'a>> {
         if self.tried.has_any() { None } else { self.list.loads.plain() }
+    }
+
+    /// [`Loads::all_conns`](crate::upstream::load::Loads::all_conns).
+    fn all_conns(&self) -> SmallVec<[i64; 128]> {
+        self.list.loads.all_conns()
     }
 
     /// [`Loads::bound`](crate::upstream::load::Loads::bound).

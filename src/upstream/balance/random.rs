@@ -12,6 +12,7 @@ use std::cell::Cell;
 
 use crate::sys::random;
 use crate::upstream::balance::{By, Cursor, Eligible, least_conn, least_time, round_robin};
+use crate::upstream::load::Load;
 
 pub(super) fn pick(eligible: &Eligible<'_>, cursor: &mut Cursor, two: Option<By>) -> Option<usize> {
     if eligible.len() < 2 {
@@ -40,7 +41,7 @@ fn better(eligible: &Eligible<'_>, by: By, first: usize, second: usize) -> usize
     let (cost, other_cost) = match by {
         By::Conns => (one.conns(), other.conns()),
         By::Time(time) => {
-            let cost = |load| least_time::cost(eligible, load, time, false);
+            let cost = |load: Load<'_>| least_time::cost(eligible, load.index, load.conns(), time, false);
             (cost(one), cost(other))
         }
     };
