@@ -18,15 +18,18 @@ use crate::master::link::Message;
 use crate::master::roles::Role;
 use crate::master::seat::{Cargo, Connection, Worker};
 use crate::master::slots::Group;
-use crate::master::supervisor::{Phase, WorkerId};
+use crate::master::supervisor::{Former, Phase, WorkerId};
 use crate::net::handover::MovedSession;
 use crate::net::listener::Listener;
 use crate::sys::{clock, datagram};
 use crate::worker::messages::{SlotIndex, ToWorker};
 
-/// After this time the new workers receive although an old one has not handed its sessions over. One that is known to be
-/// stuck is not waited for.
+/// After this time the new workers receive although an old one has not handed its sessions over.
 const HANDOVER_MS: u64 = 5_000;
+
+/// The same if the old ones were stuck when they were told to leave: on a machine with too much to do they go on within
+/// this time, and one that never does should not keep everybody's datagrams waiting.
+const STUCK_MS: u64 = 1_000;
 
 /// Interval of looking whether the sessions have been handed over.
 pub const LOOK_MS: u64 = 5;
@@ -34,7 +37,7 @@ pub const LOOK_MS: u64 = 5;
 impl Master {
     /// True if workers of an earlier generation, or of another master, may receive datagrams.
     pub(super) fn do_others_receive(&self) -> bool {
-        self.other_receives || self.supervisor.do_former_ones_accept()
+        self.other_receives || self.supervisor.former_ones() != Former::Gone
     }
 
     /// True if workers wait for the sessions of earlier ones.
@@ -58,8 +61,13 @@ impl Master {
         if !self.is_receiving_due() {
             return;
         }
-        let is_late = clock::monotonic_ms() >= self.settled_ms + HANDOVER_MS;
-        if !is_late && (self.supervisor.do_former_ones_accept() || self.has_sessions()) {
+        let wait_ms = match self.supervisor.former_ones() {
+            Former::Moving => HANDOVER_MS,
+            _ if self.has_sessions() => HANDOVER_MS,
+            Former::Stuck => STUCK_MS,
+            Former::Gone => 0,
+        };
+        if clock::monotonic_ms() < self.settled_ms + wait_ms {
             return;
         }
         self.receive_everywhere();
@@ -115,10 +123,11 @@ impl Master {
     }
 
     /// True if a session waits for the worker that is about to have its client's slot.
-    pub(super) fn is_receiver_starting(&self, slot: Option<SlotIndex>) -> bool {
-        let is_late = clock::monotonic_ms() >= self.settled_ms + HANDOVER_MS;
+    pub(super) fn is_receiver_coming(&self, slot: Option<SlotIndex>) -> bool {
+        let now_ms = clock::monotonic_ms();
+        let is_late = now_ms >= self.settled_ms + HANDOVER_MS;
         self.supervisor.is_switching()
-            || !is_late && slot.is_some_and(|slot| self.supervisor.is_lessee_starting(slot))
+            || !is_late && slot.is_some_and(|slot| self.supervisor.is_lessee_coming(slot, now_ms))
     }
 
     /// Reports a session whose address is no longer configured.

@@ -610,9 +610,10 @@ impl Master {
             _ => None,
         };
         let receiver = slot.and_then(|slot| self.supervisor.lessee(slot));
-        if is_session && receiver.is_none() && self.is_receiver_starting(slot) {
+        if is_session && receiver.is_none() && self.is_receiver_coming(slot) {
             return false;
         }
+        let receiver = receiver.or_else(|| self.supervisor.helper(slot?));
         let mut takers: Vec<&mut Worker> =
             self.workers.iter_mut().filter(|worker| takers.binary_search(&worker.id).is_ok()).collect();
         let count = takers.len();

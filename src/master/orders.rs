@@ -22,7 +22,7 @@ use crate::master::inherit::Legacy;
 use crate::master::keyvals::{self, Keyvals};
 use crate::master::seat::Worker;
 use crate::master::state_file::{self, StateFile};
-use crate::master::supervisor::{Event, Order as Request, WorkerId};
+use crate::master::supervisor::{Event, Former, Order as Request, WorkerId};
 use crate::shared::control::{Operator, Order};
 use crate::sys::sealed;
 use crate::upstream::edits::{Difference, Edit, Edits, Kind, Part, Refusal};
@@ -240,7 +240,7 @@ impl Master {
     /// Answers those who wait for the outcome of a reload, once it is known.
     fn tell_verdict(&mut self) {
         // A client that comes after the answer meets the new configuration.
-        if self.orders.verdict == Some(true) && self.supervisor.do_former_ones_accept() {
+        if self.orders.verdict == Some(true) && self.supervisor.former_ones() == Former::Moving {
             return;
         }
         let Some(is_accepted) = self.orders.verdict.take() else { return };

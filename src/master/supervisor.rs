@@ -198,6 +198,21 @@ pub enum Phase {
     },
 }
 
+/// The state of the workers that leave, taken together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Former {
+    /// None of them accepts any more.
+    Gone,
+    /// Those that still accept were stuck when they were told to leave: nobody knows when they go on.
+    Stuck,
+    /// One will soon have closed its sockets.
+    Moving,
+}
+
+/// A worker may be silent for this long and go on: a machine with too much to do holds it up. It is then worth waiting for
+/// what only this worker can do, about a second longer than it takes to count as stuck.
+const PAUSE_MS: u64 = 1_500;
+
 /// The state of a worker that makes no progress, or has no room.
 #[derive(Debug)]
 pub struct Stuck {
@@ -241,6 +256,8 @@ pub(super) struct Member {
     pub leased: Vec<SlotIndex>,
     pub asked: Option<Asked>,
     pub stuck: Option<Stuck>,
+    /// It was stuck when it was told to leave, and has not answered since.
+    pub left_stuck: bool,
     /// It can take no more connections.
     pub full: Option<Stuck>,
 }
@@ -450,6 +467,7 @@ impl Supervisor {
     /// Tells a worker to leave.
     pub(super) fn dismiss(&mut self, index: usize, how: &ToWorker, now_ms: u64) {
         let member = &mut self.members[index];
+        member.left_stuck |= member.stuck.is_some();
         let helped = [member.stuck.take(), member.full.take()];
         let is_leaving = member.state.is_leaving();
         if !is_leaving {
@@ -494,6 +512,7 @@ impl Supervisor {
             leased: Vec::new(),
             asked: None,
             stuck: None,
+            left_stuck: false,
             full: None,
         });
         self.act(Action::Fork { worker, place, generation: self.generation });
@@ -581,14 +600,17 @@ impl Supervisor {
         self.switch.is_none() && !self.is_reading && !self.reload_is_wanted && self.phase == Phase::Serving
     }
 
-    /// True if workers of an earlier generation, or one that is being replaced, may still accept clients. Stuck ones do not
-    /// count: nobody knows when.
-    pub fn do_former_ones_accept(&self) -> bool {
-        self.members.iter().any(|member| {
+    /// Whether workers of an earlier generation, or one that is being replaced, may still accept clients.
+    pub fn former_ones(&self) -> Former {
+        let former = self.members.iter().filter(|member| {
             let is_former = member.generation != self.generation || member.state == State::Draining;
-            let accepts = member.place.role.accepts() && !member.has_closed;
-            accepts && is_former && member.stuck.is_none() && !member.is_condemned
-        })
+            is_former && member.place.role.accepts() && !member.has_closed && !member.is_condemned
+        });
+        let is_stuck = |member: &Member| member.left_stuck || member.stuck.is_some();
+        former
+            .map(|it| if is_stuck(it) { Former::Stuck } else { Former::Moving })
+            .max()
+            .unwrap_or(Former::Gone)
     }
 
     /// True if a worker that was told to leave has not said yet that it accepts no more.
@@ -607,11 +629,23 @@ impl Supervisor {
         members.find(|member| member.leased.contains(&slot)).map(|member| member.id)
     }
 
-    /// True if the worker of this generation that will have a slot by its number is starting.
-    pub fn is_lessee_starting(&self, slot: SlotIndex) -> bool {
+    /// True if the worker of this generation that has a slot by its number cannot take anything yet, but soon will: it
+    /// starts, or has not been stuck for long.
+    pub fn is_lessee_coming(&self, slot: SlotIndex, now_ms: u64) -> bool {
         let mut members =
             self.members.iter().filter(|it| it.generation == self.generation && !it.is_condemned);
-        members.any(|member| member.state == State::Starting && member.leased.contains(&slot))
+        let is_coming = |member: &Member| match &member.stuck {
+            Some(stuck) => now_ms < stuck.since_ms + PAUSE_MS,
+            None => member.state == State::Starting,
+        };
+        members.any(|member| member.leased.contains(&slot) && is_coming(member))
+    }
+
+    /// The worker that receives from a slot while the one that has it by its number is stuck.
+    pub fn helper(&self, slot: SlotIndex) -> Option<WorkerId> {
+        let stuck = self.members.iter().filter(|member| member.leased.contains(&slot));
+        let mut loans = stuck.filter_map(|member| member.stuck.as_ref()?.helper.as_ref());
+        loans.find(|loan| self.can_lend(loan.helper)).map(|loan| loan.helper)
     }
 
     /// True if no order can be carried out any more.

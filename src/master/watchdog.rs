@@ -191,6 +191,7 @@ impl Supervisor {
     pub(super) fn has_moved(&mut self, worker: WorkerId, now_ms: u64) {
         let Some(member) = self.member_mut(worker) else { return };
         member.asked = None;
+        member.left_stuck = false;
         let Some(stuck) = member.stuck.take() else { return };
         let (pid, role) = (member.pid, member.place.role);
         let after_ms = now_ms.saturating_sub(stuck.since_ms);

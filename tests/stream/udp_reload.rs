@@ -2,9 +2,9 @@
 //! one client per client, however often workers change.
 
 use std::collections::HashSet;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -65,6 +65,7 @@ fn start(names: &Names, workers: usize, settings: &str) -> Daemon {
         upstream app { server 127.0.0.1:%%UPSTREAM%%; }
         server { listen 127.0.0.1:%%PORT_0%% udp; proxy_pass app; %%SETTINGS%% }
         server { listen %%PORT_1%% udp; proxy_pass app; }
+        server { listen 127.0.0.1:%%PORT_2%%; return here; }
     }";
     let conf = conf.replace("%%SETTINGS%%", settings);
     let setup = Setup::new(&conf).set("UPSTREAM", names.port).set("WORKERS", workers);
@@ -120,6 +121,60 @@ fn more_sessions_than_the_control_sockets_hold_find_their_clients() {
     assert_eq!(daemon.complaints("alert|emerg|crit|error"), Vec::<String>::new());
 }
 
+/// Stops a worker, and waits until the master has noticed: connections wait in its queue, and it does not answer.
+fn stop(daemon: &Daemon, worker: i32) -> Vec<TcpStream> {
+    send(worker, Signal::SIGSTOP);
+    let connect = |_| TcpStream::connect(("127.0.0.1", daemon.port(2))).expect("a connection");
+    // Each worker has a queue of its own: one of them is in that of this worker.
+    let clients = (0..24).map(connect).collect();
+    daemon.wait_log(&format!("process {worker} .*stuck"));
+    clients
+}
+
+#[test]
+fn sessions_of_a_worker_that_is_stuck_when_it_is_told_to_leave_stay() {
+    let names = Names::start();
+    let daemon = start(&names, 1, "");
+    let clients = clients_of(&daemon, 20);
+    daemon.wait_log("generation 1 serves");
+    let old = daemon.workers()[0];
+    let _waiting = stop(&daemon, old);
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_log("generation 2 serves");
+    for (socket, _) in &clients {
+        socket.send(b"?").expect("sent");
+    }
+    send(old, Signal::SIGCONT);
+    for (socket, port) in &clients {
+        assert_eq!(&answer(socket), port);
+    }
+    wait_for("the old worker to leave", || (!process::is_alive(old)).then_some(()));
+    all_are_as_before(&clients);
+}
+
+#[test]
+fn sessions_wait_for_their_next_worker_while_it_is_stuck() {
+    let names = Names::start();
+    let daemon = start(&names, 2, "");
+    let clients = clients_of(&daemon, 40);
+    daemon.wait_log("generation 1 serves");
+    let old = daemon.workers();
+    // They keep their sessions until the next one is stuck.
+    old.iter().for_each(|pid| send(*pid, Signal::SIGSTOP));
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_log("generation 2 serves");
+    let new = daemon.workers_now().into_iter().find(|pid| !old.contains(pid)).expect("a new worker");
+    let _waiting = stop(&daemon, new);
+    let since = Instant::now();
+    old.iter().for_each(|pid| send(*pid, Signal::SIGCONT));
+    wait_for("the old workers to leave", || old.iter().all(|pid| !process::is_alive(*pid)).then_some(()));
+    send(new, Signal::SIGCONT);
+    if since.elapsed() > Duration::from_millis(500) {
+        return; // this machine had no time for it, and the sessions may have gone to the worker's sibling
+    }
+    all_are_as_before(&clients);
+}
+
 #[test]
 fn sessions_find_their_clients_whatever_the_number_of_workers() {
     let names = Names::start();
@@ -171,7 +226,7 @@ fn counts_times_and_numbers_go_on() {
 fn the_time_of_an_idle_session_goes_on() {
     let names = Names::start();
     let daemon = start(&names, 1, "proxy_timeout 2s;");
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let socket = client(daemon.port(0));
     ask(&socket);
     for _ in 0..3 {

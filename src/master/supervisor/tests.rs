@@ -105,6 +105,17 @@ impl Play {
         self.take()
     }
 
+    /// A worker does not answer, and after 450 ms counts as stuck.
+    fn get_stuck(&mut self, stuck: WorkerId) {
+        let since_ms = self.now_ms;
+        let awake = move |worker| sight(if worker == stuck { Beat::Awake } else { Beat::Asleep }, since_ms);
+        for ms in [20, 450] {
+            self.now_ms += ms;
+            self.look(awake);
+        }
+        assert!(self.supervisor.member(stuck).is_some_and(|member| member.stuck.is_some()));
+    }
+
     /// HUP with a configuration that can be opened: its workers are forked.
     fn reload(&mut self, limits: Limits) -> Vec<Action> {
         assert_eq!(self.order(Order::Reload), [Action::Read]);
@@ -355,16 +366,48 @@ fn a_generation_that_cannot_run_falls_back_and_replaces_the_dead() {
 #[test]
 fn the_successor_of_a_worker_that_panicked_receives_datagrams_after_it() {
     let mut play = Play::serving();
-    assert!(!play.supervisor.do_former_ones_accept());
+    let is_coming = |play: &Play, slot| play.supervisor.is_lessee_coming(slot, play.now_ms);
+    assert_eq!(play.supervisor.former_ones(), Former::Gone);
     play.on(Event::Replace(1));
-    assert!(play.supervisor.do_former_ones_accept(), "it has sessions to hand over");
+    assert_eq!(play.supervisor.former_ones(), Former::Moving, "it has sessions to hand over");
     assert_eq!(play.supervisor.lessee(0), None);
-    assert!(play.supervisor.is_lessee_starting(0) && !play.supervisor.is_lessee_starting(1));
+    assert!(is_coming(&play, 0) && !is_coming(&play, 1));
     play.on(Event::Ready(3));
-    assert_eq!((play.supervisor.lessee(0), play.supervisor.is_lessee_starting(0)), (Some(3), false));
-    assert!(play.supervisor.do_former_ones_accept());
+    assert_eq!((play.supervisor.lessee(0), is_coming(&play, 0)), (Some(3), false));
+    assert_eq!(play.supervisor.former_ones(), Former::Moving);
     play.on(Event::Closed(1));
-    assert!(!play.supervisor.do_former_ones_accept());
+    assert_eq!(play.supervisor.former_ones(), Former::Gone);
+}
+
+#[test]
+fn a_worker_that_leaves_while_it_is_stuck_is_worth_waiting_for() {
+    let mut play = Play::serving();
+    play.get_stuck(1);
+    play.reload(LIMITS);
+    // Already when they are forked, the new workers are told to wait for it.
+    assert_eq!(play.supervisor.former_ones(), Former::Moving, "its sibling is well");
+    play.on(Event::Ready(3));
+    play.on(Event::Ready(4));
+    play.on(Event::Closed(2));
+    assert_eq!(play.supervisor.former_ones(), Former::Stuck);
+    play.on(Event::Pong(1));
+    assert_eq!(play.supervisor.former_ones(), Former::Moving, "it goes on");
+    play.on(Event::Closed(1));
+    assert_eq!(play.supervisor.former_ones(), Former::Gone);
+}
+
+#[test]
+fn sessions_wait_for_a_worker_that_is_stuck_and_after_a_while_go_to_its_helper() {
+    let mut play = Play::serving();
+    assert_eq!((play.supervisor.lessee(0), play.supervisor.helper(0)), (Some(1), None));
+    play.get_stuck(1);
+    assert_eq!((play.supervisor.lessee(0), play.supervisor.helper(0)), (None, Some(2)));
+    // It has been silent for 450 ms.
+    for (after_ms, is_coming) in [(1_049, true), (1_050, false)] {
+        assert_eq!(play.supervisor.is_lessee_coming(0, play.now_ms + after_ms), is_coming, "{after_ms}");
+    }
+    play.on(Event::Pong(1));
+    assert_eq!((play.supervisor.lessee(0), play.supervisor.helper(0)), (Some(1), None));
 }
 
 #[test]
