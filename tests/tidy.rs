@@ -33,7 +33,7 @@ const UNSAFE_ROOMS: [&str; 3] = ["src/sys/", "src/runtime/waker.rs", "src/shm/zo
 
 /// The only places that may name the runtime's `Io` and the `Transport` over it: all others use a request's
 /// `Downstream` or a peer's connection.
-const TRANSPORT_ROOMS: [&str; 13] = [
+const TRANSPORT_ROOMS: [&str; 14] = [
     "src/runtime/",
     "src/net/",
     "src/upstream/",
@@ -47,6 +47,7 @@ const TRANSPORT_ROOMS: [&str; 13] = [
     "src/shared/tls/outgoing.rs",
     "src/stream/",
     "src/worker/mod.rs", // the control socket
+    "src/worker/outbox.rs",
 ];
 
 /// The only places that may name HTTP/1: another protocol has other rooms.

@@ -12,6 +12,9 @@ const COUNT_MAX: u64 = 1 << 56;
 /// Bytes before the payload.
 pub const HEAD_BYTES: usize = 8;
 
+/// Most frames are shorter.
+const USUAL_BYTES: usize = 384;
+
 /// A parsed frame; the payload has not been looked at yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
@@ -35,7 +38,8 @@ impl<'a> Frame<'a> {
 /// # Panics
 /// If the payload is longer than 65,535 bytes: each message has a bound far below that.
 pub fn write(tag: u8, sequence: u32, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut bytes = vec![tag, 0, 0, 0];
+    let mut bytes = Vec::with_capacity(USUAL_BYTES);
+    bytes.extend_from_slice(&[tag, 0, 0, 0]);
     bytes.extend_from_slice(&sequence.to_le_bytes());
     write(&mut bytes);
     let length = u16::try_from(bytes.len() - HEAD_BYTES).expect("payloads are bounded by their messages");

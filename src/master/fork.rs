@@ -74,6 +74,7 @@ impl Master {
                     edited: BTreeSet::new(),
                     keyvals: Default::default(),
                     is_full: false,
+                    adopted: 0,
                     receives: !waits,
                     is_sought: false,
                     is_paused: false,

@@ -74,7 +74,7 @@ use crate::sys::process::Ended;
 use crate::sys::signal::Signals;
 use crate::sys::{clock, process, signal, socket, terminal};
 use crate::upstream::known;
-use crate::worker::messages::{ToMaster, ToWorker};
+use crate::worker::messages::{BYTES_MAX, ToMaster, ToWorker};
 
 /// The parameters of a start, from the command line.
 #[derive(Debug)]
@@ -104,6 +104,8 @@ struct Master {
     roster: Rc<Roster>,
     /// The workers of all generations.
     workers: Vec<Worker>,
+    /// Where their messages are received.
+    buffer: Box<[u8; BYTES_MAX]>,
     /// The lanes of the shared memory, and which of them its workers use.
     lanes: Lanes,
     pid_file: Option<PidFile>,
@@ -147,6 +149,9 @@ struct Master {
 
 /// Maximum number of connections that wait in the master; beyond it the workers wait.
 const PENDING_MAX: usize = 256;
+/// The most connections of other workers that one worker takes before its siblings: if they are slow for a moment, it does
+/// not end up with more connections than it has descriptors for.
+const LEAD_MAX: u64 = 256;
 /// Interval of checking whether clients are still on their way to removed addresses.
 const SHUT_LOOK_MS: u64 = 20;
 
@@ -237,6 +242,7 @@ impl Master {
             change: None,
             roster: Rc::default(),
             workers: Vec::new(),
+            buffer: Box::new([0; BYTES_MAX]),
             lanes,
             pid_file,
             // One of another version would never say that it has stopped: both receive then.
@@ -476,7 +482,7 @@ impl Master {
         let worker = &mut self.workers[index];
         let id = worker.id;
         let Some(state) = self.supervisor.hears(id) else { return false };
-        let heard = match worker.hear(state, now_ms) {
+        let heard = match worker.hear(&mut self.buffer, state, now_ms) {
             None => return false,
             Some(Ok(heard)) => heard,
             Some(Err(fault)) => {
@@ -622,6 +628,7 @@ impl Master {
         // A session has to be where its client's datagrams arrive: it waits for that worker. If there is none, any other
         // one can at least pass the answers on.
         let steps = if receiver.is_some() { 1 } else { count };
+        let adopted_max = takers.iter().map(|worker| worker.adopted).min().unwrap_or(0) + LEAD_MAX;
         // The listener may be gone, and another one cover the client's address.
         let listener = connection.address.as_ref().and_then(|address| {
             let by_local = || {
@@ -644,7 +651,11 @@ impl Master {
                 return true;
             }
             Some(listen)
-                if (0..steps).any(|step| takers[(self.turn + step) % count].adopt(listen, connection)) =>
+                if (0..steps).any(|step| {
+                    let worker = &mut takers[(self.turn + step) % count];
+                    let may_adopt = is_session || worker.adopted < adopted_max;
+                    may_adopt && worker.adopt(listen, connection)
+                }) =>
             {
                 return true;
             }

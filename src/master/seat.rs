@@ -138,6 +138,8 @@ pub struct Worker {
     pub keyvals: Untold,
     /// Its socket had no room for the last connection.
     pub is_full: bool,
+    /// Connections of other workers that were sent to it.
+    pub adopted: u64,
     /// It may receive datagrams: no worker of another generation does.
     pub receives: bool,
     /// It is stuck, and has not said where it is.
@@ -182,6 +184,7 @@ impl Worker {
         };
         let is_sent = self.send_with(&message, &connection.fds);
         self.is_full |= !is_sent;
+        self.adopted += u64::from(is_sent);
         is_sent
     }
 
@@ -213,15 +216,15 @@ impl Worker {
         self.send_orders() && send(&self.control, &mut self.sent, message, fds).is_ok()
     }
 
-    /// Reads and judges the next message. `None`: there is none. `Ok(None)`: it cannot be used.
+    /// Reads the next message into `buffer`, and judges it. `None`: there is none. `Ok(None)`: it cannot be used.
     #[allow(clippy::type_complexity, reason = "three answers, each named above")]
     pub fn hear(
         &mut self,
+        buffer: &mut [u8; BYTES_MAX],
         state: State,
         now_ms: u64,
     ) -> Option<Result<Option<(ToMaster, Vec<OwnedFd>)>, Fault>> {
-        let mut buffer = [0; BYTES_MAX];
-        let message = match msg::receive(self.control.as_fd(), &mut buffer) {
+        let message = match msg::receive(self.control.as_fd(), buffer) {
             Ok(message) => message,
             Err(nix::Error::EAGAIN) => return None,
             // The worker has ended with messages of ours unread; those that it had sent still arrive
@@ -282,7 +285,7 @@ impl Worker {
         if !memory.iter().all(|memory| sealed::is_sealed(memory.as_fd(), STATE_BYTES_MAX)) {
             return Err(Fault::OpenMemory);
         }
-        Ok(Connection::of_tunnel(tunnel, listener.cloned(), fds, false))
+        Ok(Some(Connection::of_tunnel(tunnel, listener.cloned(), fds, false)))
     }
 
     /// Takes over a session of datagrams. `Ok(None)`: its upstream's socket is not connected any more.
@@ -321,7 +324,7 @@ impl Worker {
                 }
                 Some((_, ToWorker::AdoptTunnel(tunnel))) if message.fds.len() == tunnel.fd_count() => {
                     let address = address(tunnel.listen);
-                    found.extend(Connection::of_tunnel(tunnel, address, message.fds, false));
+                    found.push(Connection::of_tunnel(tunnel, address, message.fds, false));
                 }
                 _ => {}
             }
@@ -377,15 +380,14 @@ impl Connection {
         Some(Self { cargo: Cargo::Session(session), address: Some(address), fds: vec![fd], is_from_link })
     }
 
-    /// `None`: a descriptor cannot be made non-blocking.
+    /// The worker that takes it over makes its descriptors non-blocking: there may be tens of thousands.
     pub fn of_tunnel(
         tunnel: MovedTunnel,
         address: Option<SockAddr>,
         fds: Vec<OwnedFd>,
         is_from_link: bool,
-    ) -> Option<Self> {
-        fds.iter().take(2).try_for_each(|fd| socket::set_nonblocking(fd.as_fd())).ok()?;
-        Some(Self { cargo: Cargo::Tunnel(tunnel), address, fds, is_from_link })
+    ) -> Self {
+        Self { cargo: Cargo::Tunnel(tunnel), address, fds, is_from_link }
     }
 }
 
@@ -431,6 +433,7 @@ mod tests {
             edited: BTreeSet::new(),
             keyvals: Untold::default(),
             is_full: false,
+            adopted: 0,
             receives: true,
             is_sought: false,
             is_paused: false,

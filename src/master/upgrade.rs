@@ -223,7 +223,7 @@ impl Master {
         };
         let listen = self.roster.listener_of(&local).filter(|_| tunnel.listen != NO_LISTENER);
         let address = listen.map(|listen| self.roster.addresses[listen as usize].clone());
-        self.pending.extend(Connection::of_tunnel(tunnel, address, fds, true));
+        self.pending.push_back(Connection::of_tunnel(tunnel, address, fds, true));
     }
 
     /// Takes over a session of datagrams.

@@ -13,12 +13,12 @@
 mod accept;
 mod hygiene;
 pub mod messages;
+mod outbox;
 mod services;
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::future::poll_fn;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -47,7 +47,8 @@ use crate::upstream::groups::Followed;
 use crate::upstream::known::{self, Spot};
 use accept::Leases;
 pub use accept::Slot;
-use messages::{Learned, Listed, ToMaster, ToWorker};
+use messages::{BYTES_MAX, Learned, Listed, ToMaster, ToWorker};
+use outbox::Outbox;
 use services::Services;
 
 /// Everything that the master gives to a worker apart from the configuration.
@@ -225,9 +226,6 @@ const SEND_AGAIN_MS: u64 = 20;
 /// When a leaving worker tells how many of its connections could not be handed over.
 const REMNANT_MS: u64 = 1000;
 
-/// Messages to the master that are not sent yet, with the connections on their way to the new generation.
-type Outbox = Rc<RefCell<VecDeque<(ToMaster, Vec<OwnedFd>)>>>;
-
 thread_local! {
     static PANICKED: Cell<bool> = const { Cell::new(false) };
     static FLUSH_ARMED: Cell<bool> = const { Cell::new(false) };
@@ -264,16 +262,12 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     runtime::set_turn_hook(turn_was_long);
     heartbeat::awake(runtime::now_ms());
 
-    let outbox = Outbox::default();
-    let mailed = outbox.clone();
+    let outbox = Rc::new(Outbox::new(Io::register(seat.control)?));
+    // The services outlive this function, and the socket to the master is closed with it.
+    let mailed = Rc::downgrade(&outbox);
     let mail = move |message: ToMaster, fds: Vec<OwnedFd>| {
-        let mut outbox = mailed.borrow_mut();
-        let is_first = outbox.is_empty();
-        outbox.push_back((message, fds));
-        drop(outbox);
-        // The control task sends them all. If some are left, it was woken already or waits for room to write.
-        if is_first {
-            runtime::wake_all();
+        if let Some(outbox) = mailed.upgrade() {
+            outbox.push(message, fds);
         }
     };
     let mail = Rc::new(mail);
@@ -285,26 +279,24 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     let mailing = Rc::clone(&mail);
     let hand_over_session =
         move |session: MovedSession, fd| mailing(ToMaster::HandOverSession(session), vec![fd]);
-    let hand_over_tunnel = move |tunnel: MovedTunnel, fds| mail(ToMaster::HandOverTunnel(tunnel), fds);
-    let mailed = outbox.clone();
+    let mailing = Rc::clone(&mail);
+    let hand_over_tunnel = move |tunnel: MovedTunnel, fds| mailing(ToMaster::HandOverTunnel(tunnel), fds);
+    let mailed = Rc::downgrade(&outbox);
     let tell = move |group: usize, server: usize, spots: &[Spot]| {
         let index = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
         let learned = Learned { group: index(group), server: index(server), spots: spots.to_vec() };
-        put_learned(&mut mailed.borrow_mut(), learned);
-        runtime::wake_all();
+        if let Some(outbox) = mailed.upgrade() {
+            outbox.push_learned(learned);
+        }
     };
     let hooks = services::Hooks {
         hand_over: Box::new(hand_over),
         hand_over_tunnel: Box::new(hand_over_tunnel),
         hand_over_session: Box::new(hand_over_session),
     };
-    let mailed = outbox.clone();
     let desk = match is_alone {
         true => Desk::default(), // it has no master
-        false => Desk::new(move |number, order| {
-            mailed.borrow_mut().push_back((ToMaster::Order(number, order), Vec::new()));
-            runtime::wake_all();
-        }),
+        false => Desk::new(move |number, order| mail(ToMaster::Order(number, order), Vec::new())),
     };
     let services = match duty {
         Duty::Serve | Duty::Alone => Services::new(config, hooks, desk.clone()),
@@ -337,13 +329,12 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     if seat.leaves_terminal {
         log::take_stderr();
     }
-    outbox.borrow_mut().push_back((ToMaster::Ready, Vec::new()));
+    outbox.push(ToMaster::Ready, Vec::new());
     let mut control = Control {
-        io: Io::register(seat.control)?,
         signal_io: Io::register(signals.as_fd().try_clone_to_owned()?)?,
         signals,
         outbox,
-        sent: 0,
+        buffer: Box::new([0; BYTES_MAX]),
         is_alone,
         is_dismissed: false,
         is_to_be_replaced: false,
@@ -466,12 +457,11 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
 }
 
 struct Control {
-    io: Io,
     signal_io: Io,
     signals: Signals,
-    outbox: Outbox,
-    /// The sequence number of the last message that was sent.
-    sent: u32,
+    outbox: Rc<Outbox>,
+    /// Where messages are received.
+    buffer: Box<[u8; BYTES_MAX]>,
     is_alone: bool,
     /// The master has told it to leave.
     is_dismissed: bool,
@@ -508,10 +498,13 @@ impl Control {
             self.has_told_closed = true;
             self.send(ToMaster::Closed);
         }
-        if let Some(learned) = self.take_own_news() {
+        // Without a master it takes over itself what would have come back from it.
+        if let Some(learned) = self.is_alone.then(|| self.outbox.take_learned()).flatten() {
             return Poll::Ready(Event::Learned(learned));
         }
-        self.poll_send(cx);
+        if !self.outbox.poll_send(cx) {
+            self.retry.set(runtime::now_ms() + SEND_AGAIN_MS);
+        }
         if self.retry.poll_expired(cx).is_ready() {
             self.retry.cancel();
             cx.waker().wake_by_ref();
@@ -529,23 +522,22 @@ impl Control {
             self.remnant.cancel();
             return Poll::Ready(Event::Remnant);
         }
-        if drain::mode() > Mode::Serving && open::poll_idle(cx).is_ready() && self.outbox.borrow().is_empty()
-        {
+        if drain::mode() > Mode::Serving && open::poll_idle(cx).is_ready() && self.outbox.is_empty() {
             return Poll::Ready(Event::Empty);
         }
         Poll::Pending
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>, leases: &Leases) -> Poll<Event> {
-        while self.io.poll_readable(cx).is_ready() {
+        let io = &self.outbox.io;
+        while io.poll_readable(cx).is_ready() {
             // A reload may bring thousands of sessions: the clients of those that have come get their turns meanwhile.
-            ready!(self.io.poll_budget(cx));
-            let mut buffer = [0; messages::BYTES_MAX];
-            let received = self.io.try_receive(|fd| msg::receive(fd, &mut buffer));
+            ready!(io.poll_budget(cx));
+            let received = io.try_receive(|fd| msg::receive(fd, &mut self.buffer[..]));
             match received {
                 Ok(msg::Message { length: 0, .. }) => return master_is_gone(leases),
                 Ok(received) => {
-                    if let Some((number, message)) = ToWorker::from_bytes(&buffer[..received.length]) {
+                    if let Some((number, message)) = ToWorker::from_bytes(&self.buffer[..received.length]) {
                         return Poll::Ready(Event::Message(number, message, received.fds));
                     }
                 }
@@ -556,44 +548,8 @@ impl Control {
         Poll::Pending
     }
 
-    /// Without a master, the next news about a name, which would have come back from it.
-    fn take_own_news(&self) -> Option<Learned> {
-        let mut outbox = self.outbox.borrow_mut();
-        let is_news = |(message, _): &(ToMaster, Vec<OwnedFd>)| matches!(message, ToMaster::Learned(_));
-        let index = outbox.iter().position(is_news).filter(|_| self.is_alone)?;
-        match outbox.remove(index) {
-            Some((ToMaster::Learned(learned), _)) => Some(learned),
-            _ => None,
-        }
-    }
-
-    /// Sends the messages of the outbox; those that the master cannot take now stay in it.
-    fn poll_send(&mut self, cx: &mut Context<'_>) {
-        loop {
-            // A separate statement, so that the cell is free again when the message is put back.
-            let next = self.outbox.borrow_mut().pop_front();
-            let Some((message, owned)) = next else { return };
-            let bytes = message.to_bytes(self.sent.wrapping_add(1));
-            let fds: Vec<_> = owned.iter().map(AsFd::as_fd).collect();
-            let sent =
-                self.io.try_write_with(bytes.len(), |to| msg::send(to, &bytes, &fds).map(|()| bytes.len()));
-            drop(fds);
-            match self.io.or_wait_write(cx, sent) {
-                Poll::Pending => {
-                    self.outbox.borrow_mut().push_front((message, owned));
-                    // Too many descriptors may be on their way (unix(7)), of which no event tells.
-                    self.retry.set(runtime::now_ms() + SEND_AGAIN_MS);
-                    return;
-                }
-                Poll::Ready(Ok(_)) => self.sent = self.sent.wrapping_add(1),
-                // Without a master no worker can take the connection over: it closes.
-                Poll::Ready(Err(_)) => {}
-            }
-        }
-    }
-
     fn send(&self, message: ToMaster) {
-        self.outbox.borrow_mut().push_back((message, Vec::new()));
+        self.outbox.push(message, Vec::new());
     }
 
     /// Asks once, however many tasks panic.
@@ -646,20 +602,6 @@ fn place(config: &Config, mut learned: Learned) -> Learned {
         known::place(&group, &mut learned.spots);
     }
     learned
-}
-
-/// Puts news about a name into the outbox, replacing unsent news about the same name: while the master is
-/// busy, one message waits for each name, not one for each change.
-fn put_learned(outbox: &mut VecDeque<(ToMaster, Vec<OwnedFd>)>, learned: Learned) {
-    let is_it = |old: &Learned| (old.group, old.server) == (learned.group, learned.server);
-    let waiting = outbox.iter_mut().find_map(|(message, _)| match message {
-        ToMaster::Learned(old) if is_it(old) => Some(old),
-        _ => None,
-    });
-    match waiting {
-        Some(old) => *old = learned,
-        None => outbox.push_back((ToMaster::Learned(learned), Vec::new())),
-    }
 }
 
 /// With `master_process off`: shuts the listeners down once no client is on its way to them.

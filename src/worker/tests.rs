@@ -1,7 +1,7 @@
 //! A worker in this process: the test is its master, at the other end of the control socket.
 
 use std::io::{Read, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -326,22 +326,6 @@ fn tasks_that_panic_ask_for_a_replacement_once() {
         let sequence = master.tell(&ToWorker::Ping, &[]);
         master.hears(&ToMaster::Pong(sequence)).await;
     });
-}
-
-#[test]
-fn news_of_one_name_waits_in_one_message() {
-    let learned = |group, server, port| {
-        let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
-        Learned { group, server, spots: vec![Spot::from(crate::net::Address::Inet(address))] }
-    };
-    let mut outbox = VecDeque::from([(ToMaster::Ready, Vec::new())]);
-    for (group, server, port) in [(0, 0, 1), (0, 1, 2), (1, 0, 3), (0, 0, 4), (0, 0, 5)] {
-        put_learned(&mut outbox, learned(group, server, port));
-    }
-    let left: Vec<ToMaster> = outbox.into_iter().map(|(message, _)| message).collect();
-    let news = [(0, 0, 5), (0, 1, 2), (1, 0, 3)].map(|(group, server, port)| learned(group, server, port));
-    assert_eq!(left[0], ToMaster::Ready);
-    assert_eq!(left[1..], news.map(ToMaster::Learned));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Sessions over a reload, an upgrade and a graceful stop: a session moves to a worker of the new generation, with the bytes
 //! on their way, what limits count and what its line in the log tells; on a stop it goes on in the worker that has it.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 
 use crate::process::{syscalls, upgrade};
@@ -89,6 +91,42 @@ fn its_line_in_the_log_tells_of_its_whole_life() {
         origin.address()
     );
     assert!(regex::Regex::new(&expected).expect("valid").is_match(&line), "{line}");
+}
+
+/// Each connection takes two descriptors: a worker that were given nearly all of them could lack some.
+#[test]
+fn sessions_are_shared_out_evenly_although_a_worker_is_slow() {
+    let origin = Origin::echo();
+    let daemon = start(&origin, "worker_processes 2; events { worker_connections 4096; }");
+    let mut clients: Vec<Client> = (0..1400).map(|_| Client::connect(daemon.port(0))).collect();
+    clients.iter_mut().for_each(|client| ping(client, "one"));
+    let old = daemon.workers();
+    // They hand nothing over before one of the new workers sleeps.
+    old.iter().for_each(|pid| send(*pid, Signal::SIGSTOP));
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_log("generation 2 serves");
+    let new: Vec<i32> = daemon.workers_now().into_iter().filter(|pid| !old.contains(pid)).collect();
+    let [fast, slow] = new[..] else { panic!("two new workers: {new:?}") };
+    wait_for("it to sleep", || (process::state(slow) == Some('S')).then_some(()));
+    send(slow, Signal::SIGSTOP);
+    let before = process::fd_count(fast);
+    old.iter().for_each(|pid| send(*pid, Signal::SIGCONT));
+    // The slow one's socket has room for a few hundred, and its sibling waits for it after as many again. Otherwise the old
+    // workers would be gone at once.
+    wait_for("some sessions", || (process::fd_count(fast) > before + 400).then_some(()));
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(1) {
+        if daemon.log().contains("is stuck") {
+            return; // it was in the middle of something, and nothing waits for a worker that is stuck
+        }
+        assert!(old.iter().any(|pid| process::is_alive(*pid)), "nothing waits for the slow worker");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    send(slow, Signal::SIGCONT);
+    wait_gone(&old);
+    clients.iter_mut().for_each(|client| ping(client, "two"));
+    let taken = process::fd_count(fast) - before;
+    assert!(taken <= 1400 + 256, "one worker has taken {taken} of 2800 descriptors");
 }
 
 #[test]

@@ -7,9 +7,10 @@
 //! and not been sent on are part of it: nothing is lost, whatever a pipe held. Touches: the connections' sockets, sealed
 //! memory for a state that is long.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::{Half, Held, Paced, Tunneling};
 use crate::base::frame::{Fields, put_option, put_vector16, put_vector32};
@@ -30,6 +31,12 @@ const SPARE_BYTES: usize = 16 * 1024;
 
 /// The most bytes that one direction holds: a pipe's.
 const HELD_BYTES_MAX: usize = 512 * 1024;
+
+thread_local! {
+    /// Where states are written before it is known how long they are. They may contain keys, so the space is erased after
+    /// each use, as far as it was used: with thousands of tunnels, erasing all of it took longer than everything else.
+    static SPACE: Cell<Zeroizing<Vec<u8>>> = Cell::default();
+}
 
 /// A tunnel that is about to leave this process.
 pub struct Leaving<'a> {
@@ -60,23 +67,40 @@ impl Leaving<'_> {
             + self.client.saved_bytes_max()
             + self.upstream.saved_bytes_max()
             + SPARE_BYTES;
+        let mut space = SPACE.take();
         // Large enough for all secrets, so that none is left behind where the bytes were before they grew.
-        let mut state = Zeroizing::new(Vec::with_capacity(room));
-        tunneling.save(&mut state);
-        if !self.client.save(&mut state) || !self.upstream.save(&mut state) {
+        space.reserve(room);
+        let packed = self.pack_into(&mut space, tunneling, own);
+        space.as_mut_slice().zeroize();
+        space.clear();
+        if space.capacity() <= 2 * SPARE_BYTES {
+            SPACE.set(space);
+        }
+        packed
+    }
+
+    fn pack_into(
+        self,
+        state: &mut Vec<u8>,
+        tunneling: &Tunneling,
+        own: impl FnOnce(&mut Vec<u8>),
+    ) -> Option<(MovedTunnel, Option<OwnedFd>)> {
+        tunneling.save(state);
+        if !self.client.save(state) || !self.upstream.save(state) {
             return None;
         }
-        put_vector16(&mut state, self.group.as_bytes());
-        put_vector16(&mut state, self.peer.as_bytes());
-        own(&mut state);
+        put_vector16(state, self.group.as_bytes());
+        put_vector16(state, self.peer.as_bytes());
+        own(state);
         let (listen, of) = (self.listen, self.of);
         if state.len() <= INLINE_BYTES_MAX {
-            return Some((MovedTunnel { listen, of, state: TunnelState(state) }, None));
+            let state = TunnelState(Zeroizing::new(state.to_vec()));
+            return Some((MovedTunnel { listen, of, state }, None));
         }
         if state.len() > STATE_BYTES_MAX {
             return None;
         }
-        let memory = sealed::seal("tunnel", &state).ok()?;
+        let memory = sealed::seal("tunnel", state).ok()?;
         Some((MovedTunnel { listen, of, state: TunnelState::default() }, Some(memory)))
     }
 }
