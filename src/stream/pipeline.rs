@@ -89,7 +89,7 @@ async fn prepare(session: &mut Session, transport: &mut Transport) -> Next {
         session.status = status;
         return Next::End;
     }
-    if let Err(status) = Box::pin(preread(session, transport)).await {
+    if let Err(status) = preread(session, transport).await {
         session.status = status;
         return Next::End;
     }
@@ -142,54 +142,65 @@ async fn read_proxy_header(session: &mut Session, transport: &Transport) -> Resu
 /// The buffer for a PROXY header: more than most have.
 const HEADER_BYTES: usize = 512;
 
-/// Reads the client's first bytes for as long as a handler needs more of them.
+/// Lets the handlers decide on the client's first bytes. Most have decided before there are any.
 async fn preread(session: &mut Session, transport: &Transport) -> Result<(), u16> {
-    let handlers = modules::HANDLERS.iter().filter(|(phase, _)| *phase == Phase::Preread);
-    let core = &session.server.confs.core;
-    for (_, handler) in handlers {
-        let deciding = async {
-            loop {
-                match decide(session, *handler)? {
-                    Verdict::Next => return Ok(()),
-                    Verdict::Done(status) => return Err(status),
-                    Verdict::More => {}
-                }
-                let held = session.preread.data().len();
-                let usual = core.preread_bytes_max();
-                let most =
-                    session.server.confs.mqtt.message_bytes_max().map_or(usual, |most| most.max(usual));
-                if held >= most {
-                    log::error!(
-                        session.logger(),
-                        &*session,
-                        "preread buffer full: raise \"preread_buffer_size\""
-                    );
-                    return Err(400);
-                }
-                session.preread.grow(if held < usual { usual } else { (2 * held).min(most) });
-                let room = most - held;
-                let space = session.preread.space();
-                let room = room.min(space.len());
-                transport.readable().await.map_err(|_| 200u16)?;
-                match transport.try_read(&mut session.preread.space()[..room]) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Ok(0) | Err(_) => return Err(200),
-                    Ok(count) => {
-                        session.preread.filled(count);
-                        session.received += count as u64;
-                    }
-                }
-            }
-        };
-        match timeout(core.preread_timeout_ms(), deciding).await {
-            Ok(decided) => decided?,
-            Err(_) => {
-                log::info!(session.logger(), &*session, "client timed out");
-                return Err(200);
-            }
+    for (_, handler) in modules::HANDLERS.iter().filter(|(phase, _)| *phase == Phase::Preread) {
+        match decide(session, *handler)? {
+            Verdict::Next => {}
+            Verdict::Done(status) => return Err(status),
+            Verdict::More => Box::pin(read_ahead(session, transport, *handler)).await?,
         }
     }
     Ok(())
+}
+
+/// Reads the client's first bytes for as long as a handler needs more of them.
+async fn read_ahead(
+    session: &mut Session,
+    transport: &Transport,
+    handler: modules::Handler,
+) -> Result<(), u16> {
+    let core = &session.server.confs.core;
+    let deciding = async {
+        loop {
+            let held = session.preread.data().len();
+            let usual = core.preread_bytes_max();
+            let most = session.server.confs.mqtt.message_bytes_max().map_or(usual, |most| most.max(usual));
+            if held >= most {
+                log::error!(
+                    session.logger(),
+                    &*session,
+                    "preread buffer full: raise \"preread_buffer_size\""
+                );
+                return Err(400);
+            }
+            session.preread.grow(if held < usual { usual } else { (2 * held).min(most) });
+            let room = most - held;
+            let space = session.preread.space();
+            let room = room.min(space.len());
+            transport.readable().await.map_err(|_| 200u16)?;
+            match transport.try_read(&mut session.preread.space()[..room]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Ok(0) | Err(_) => return Err(200),
+                Ok(count) => {
+                    session.preread.filled(count);
+                    session.received += count as u64;
+                }
+            }
+            match decide(session, handler)? {
+                Verdict::Next => return Ok(()),
+                Verdict::Done(status) => return Err(status),
+                Verdict::More => {}
+            }
+        }
+    };
+    match timeout(core.preread_timeout_ms(), deciding).await {
+        Ok(decided) => decided,
+        Err(_) => {
+            log::info!(session.logger(), &*session, "client timed out");
+            Err(200)
+        }
+    }
 }
 
 async fn content(session: &mut Session, transport: &Transport) -> Next {

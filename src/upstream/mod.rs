@@ -44,7 +44,7 @@ pub use fault::{Fault, Faults};
 pub use group::Group;
 pub use groups::Groups;
 pub use peer::{Peer, Server};
-pub use session::{Outcome, Session};
+pub use session::{Outcome, Resting, Session};
 pub use state::GroupState;
 pub use trace::Trace;
 pub use worker::Upstreams;

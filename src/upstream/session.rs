@@ -69,6 +69,20 @@ pub struct Session {
     bound: Option<Box<Bound>>,
 }
 
+/// The end of a course that lasts for long: all there is left to do is to count its connection.
+#[derive(Debug)]
+pub struct Resting {
+    set: Rc<Set>,
+    _used: Option<InUse>,
+}
+
+impl Resting {
+    /// The name of the group.
+    pub fn group_name(&self) -> &str {
+        &self.set.group.name
+    }
+}
+
 impl Session {
     /// `tries_max` is `proxy_next_upstream_tries`; 0: as many as there are peers.
     pub fn new(group: &GroupState, tries_max: u32) -> Self {
@@ -115,6 +129,15 @@ impl Session {
             used.peer().succeed();
         }
         Some(used)
+    }
+
+    /// Ends the current turn as good, and leaves its connection to a record that is much smaller than this one. `None`: the
+    /// balancer is to hear how the turn goes on.
+    pub fn rest(&mut self) -> Option<Resting> {
+        if self.is_timed() || self.set.group.outliers.is_some() {
+            return None;
+        }
+        Some(Resting { set: Rc::clone(&self.set), _used: self.take_connection() })
     }
 
     /// A course of one turn with a peer that this one has not tried, beside its current turn.

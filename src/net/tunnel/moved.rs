@@ -9,6 +9,7 @@
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
+use std::task::{Context, Poll};
 
 use zeroize::{Zeroize, Zeroizing};
 
@@ -203,31 +204,33 @@ pub enum Ended {
 impl Tunneling {
     /// Relays until the tunnel is over, or is to leave this process. After [`Ended::MayMove`] it can be called again: it
     /// returns once something has happened.
-    pub async fn run(&mut self, a: &Transport, b: &Transport) -> Ended {
-        self.run_with(a, b, |_| {}).await
+    pub fn run(&mut self, a: &Transport, b: &Transport) -> impl Future<Output = Ended> {
+        let mut has_waited = false;
+        std::future::poll_fn(move |cx| self.poll_run(a, b, &mut has_waited, cx))
     }
 
-    /// The same; `look` is called whenever something may have been moved.
-    pub async fn run_with(&mut self, a: &Transport, b: &Transport, mut look: impl FnMut(&Self)) -> Ended {
-        let mut has_waited = !std::mem::replace(&mut self.was_told, false);
-        std::future::poll_fn(|cx| {
-            use std::task::Poll;
-            let polled = self.poll(a, b, cx);
-            look(self);
-            match polled {
-                Poll::Ready(outcome) => Poll::Ready(Ended::Over(outcome)),
-                Poll::Pending if drain::mode() >= drain::Mode::Now => Poll::Ready(Ended::Leaves),
-                Poll::Pending if drain::mode() == drain::Mode::HandOver && has_waited => {
-                    self.was_told = true;
-                    Poll::Ready(Ended::MayMove)
-                }
-                Poll::Pending => {
-                    has_waited = true;
-                    Poll::Pending
-                }
+    /// The poll function of [`Tunneling::run`]. `has_waited` is false at first, and belongs to the call.
+    pub fn poll_run(
+        &mut self,
+        a: &Transport,
+        b: &Transport,
+        has_waited: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Ended> {
+        let was_told = std::mem::replace(&mut self.was_told, false);
+        *has_waited |= !was_told;
+        match self.poll(a, b, cx) {
+            Poll::Ready(outcome) => Poll::Ready(Ended::Over(outcome)),
+            Poll::Pending if drain::mode() >= drain::Mode::Now => Poll::Ready(Ended::Leaves),
+            Poll::Pending if drain::mode() == drain::Mode::HandOver && *has_waited => {
+                self.was_told = true;
+                Poll::Ready(Ended::MayMove)
             }
-        })
-        .await
+            Poll::Pending => {
+                *has_waited = true;
+                Poll::Pending
+            }
+        }
     }
 
     /// Reads what the pipes hold into memory. False: that failed.

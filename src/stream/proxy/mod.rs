@@ -32,11 +32,40 @@ use crate::upstream::{self, GroupState, Peer};
 pub struct Upstream {
     pub transport: Transport,
     pub place: Place,
-    /// The session's course through its group: it counts the connection, and hears how long it took. `None`: the group
-    /// of a session that has come from another process is not configured any more.
-    pub course: Option<upstream::Session>,
+    /// `None`: the group of a session that has come from another process is not configured any more.
+    pub course: Option<Course>,
     /// Peers are compared by the time to connect.
     by_connect: bool,
+}
+
+/// The session's course through its group once there is a connection, which it counts.
+#[derive(Debug)]
+pub enum Course {
+    Resting(upstream::Resting),
+    /// It hears how long its turn takes, and how it ends.
+    Noted(Box<upstream::Session>),
+}
+
+impl Course {
+    fn of(mut course: upstream::Session) -> Self {
+        course.rest().map_or_else(|| Self::Noted(Box::new(course)), Self::Resting)
+    }
+
+    /// The name of the group.
+    pub fn group_name(&self) -> &str {
+        match self {
+            Self::Resting(resting) => resting.group_name(),
+            Self::Noted(course) => course.group_name(),
+        }
+    }
+
+    /// The course, if its peer's times are compared with others'.
+    fn timed(&mut self) -> Option<&mut upstream::Session> {
+        match self {
+            Self::Resting(_) => None,
+            Self::Noted(course) => Some(&mut **course).filter(|course| course.is_timed()),
+        }
+    }
 }
 
 impl Upstream {
@@ -50,7 +79,7 @@ impl Upstream {
     ) -> Self {
         let selection = group.and_then(|group| session.config().tables.upstream.selection(&group.group));
         let by_connect = selection.is_some_and(|selection| selection.by_connect);
-        Self { transport, place, course, by_connect }
+        Self { transport, place, course: course.map(Course::of), by_connect }
     }
 }
 
@@ -75,7 +104,7 @@ pub async fn connect(session: &mut Session, client: &Transport) -> Result<Box<Up
     let mut search = Search::begin(session, Some(client)).await?;
     let (transport, place) = search.connect(session).await?;
     let Search { course, by_connect, .. } = search;
-    Ok(Box::new(Upstream { transport, place, course: Some(course), by_connect }))
+    Ok(Box::new(Upstream { transport, place, course: Some(Course::of(course)), by_connect }))
 }
 
 impl Search {
@@ -295,14 +324,14 @@ impl Search {
         }
         session.upstream.action = None;
         session.action = "proxying connection";
-        let local = transport.local_addr();
-        let name = session.upstream.peer_name().unwrap_or_default().to_owned();
+        // The kernel is asked for the address only if the line is written.
         log::info!(
             session.logger(),
             &Plain(session),
-            "{}proxy {} connected to {name}",
+            "{}proxy {} connected to {}",
             if session.is_udp() { "udp " } else { "" },
-            local.map_or_else(String::new, |local| local.to_string())
+            transport.local_addr().map_or_else(String::new, |local| local.to_string()),
+            session.upstream.peer_name().unwrap_or_default()
         );
     }
 }

@@ -3,6 +3,9 @@
 //! One future, which holds no buffer while nothing flows. Touches: both sockets.
 //! Behaviour: nginx.org, ngx_stream_proxy_module (`proxy_timeout`, `proxy_half_close`, rates).
 
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
 use crate::log;
 use crate::net::Transport;
 use crate::net::handover::TunnelOf;
@@ -16,10 +19,9 @@ use crate::script::Scope;
 use crate::stream::modules::proxy::Conf;
 use crate::stream::moved;
 use crate::stream::pipeline::{self, Plain};
-use crate::stream::proxy::Upstream;
+use crate::stream::proxy::{Course, Upstream};
 use crate::stream::service::Service;
 use crate::stream::session::Session;
-use crate::upstream;
 
 /// A session that relays.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct Relaying {
     upstream: Upstream,
     tunneling: Box<Tunneling>,
     open: Guard,
+    /// The balancer has heard when the first byte came.
+    has_told: bool,
 }
 
 impl Relaying {
@@ -43,7 +47,7 @@ impl Relaying {
     ) -> Self {
         let conf: &'static Conf = &session.server.confs.proxy;
         let tunneling = begin(&mut session, conf);
-        Self { service, session, client, upstream, tunneling, open }
+        Self { service, session, client, upstream, tunneling, open, has_told: false }
     }
 
     /// Goes on with a session that another process has begun.
@@ -54,7 +58,8 @@ impl Relaying {
         tunneling: Box<Tunneling>,
         open: Guard,
     ) -> Self {
-        Self { service, session, client, upstream, tunneling, open }
+        let has_told = tunneling.answered_us().is_some();
+        Self { service, session, client, upstream, tunneling, open, has_told }
     }
 
     /// The number of the client's socket.
@@ -62,24 +67,20 @@ impl Relaying {
         self.client.probe().map(Probe::descriptor)
     }
 
-    /// Relays until something ends it, or it may move to another process.
-    async fn relay(&mut self) -> Ended {
+    /// Relays until something ends it, or it may move to another process. `has_waited` as for [`Tunneling::poll_run`].
+    fn poll(&mut self, has_waited: &mut bool, cx: &mut Context<'_>) -> Poll<Ended> {
         let Upstream { transport, course, by_connect, .. } = &mut self.upstream;
-        let started_us = self.session.upstream.last().started_us;
-        let (tunneling, client) = (&mut self.tunneling, &self.client);
-        let mut course = course.as_mut().filter(|course| {
-            let is_told = tunneling.answered_us().is_some();
-            course.is_timed() && !*by_connect && !is_told
-        });
-        tunneling
-            .run_with(client, transport, |tunneling| {
-                if let Some(answered_us) = tunneling.answered_us()
-                    && let Some(course) = course.take()
-                {
-                    course.note_head(answered_us.saturating_sub(started_us), runtime::now_ms());
-                }
-            })
-            .await
+        let polled = self.tunneling.poll_run(&self.client, transport, has_waited, cx);
+        if !self.has_told
+            && let Some(answered_us) = self.tunneling.answered_us()
+        {
+            self.has_told = true;
+            let started_us = self.session.upstream.last().started_us;
+            if let Some(course) = course.as_mut().filter(|_| !*by_connect).and_then(Course::timed) {
+                course.note_head(answered_us.saturating_sub(started_us), runtime::now_ms());
+            }
+        }
+        polled
     }
 
     /// Gives the session to a worker of the new generation. Returns it if it cannot move now.
@@ -90,7 +91,7 @@ impl Relaying {
             listen: service.listen_index(session.listen),
             client,
             upstream: &upstream.transport,
-            group: upstream.course.as_ref().map_or("", upstream::Session::group_name),
+            group: upstream.course.as_ref().map_or("", Course::group_name),
             peer: session.upstream.peer_name().unwrap_or_default(),
         };
         let Some((tunnel, memory)) = leaving.pack(tunneling, |out| moved::save(session, out)) else {
@@ -126,7 +127,7 @@ impl Relaying {
                 let _ = side.shutdown();
             });
         }
-        if let Some(course) = course.as_mut().filter(|course| course.is_timed()) {
+        if let Some(course) = course.as_mut().and_then(Course::timed) {
             let attempt = session.upstream.last();
             let first_us = if by_connect { attempt.connect_us } else { attempt.header_us };
             if let Some(first_us) = first_us {
@@ -149,7 +150,8 @@ impl Relaying {
 pub fn run(mut relaying: Relaying) -> impl Future<Output = ()> {
     async move {
         let outcome = loop {
-            match relaying.relay().await {
+            let mut has_waited = false;
+            match poll_fn(|cx| relaying.poll(&mut has_waited, cx)).await {
                 Ended::Over(outcome) => break Some(outcome),
                 Ended::Leaves => break None,
                 Ended::MayMove => match relaying.hand_over() {
@@ -212,4 +214,29 @@ fn tell(session: &Session, outcome: &Option<Result<(u64, u64), RelayError>>, tun
         &Plain(session),
         "{who} disconnected, bytes from/to client:{received}/{sent}, bytes from/to upstream:{from}/{to}"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::clients::Client;
+    use crate::upstream::trace::Attempt;
+
+    fn size_of_output<A, F>(_: fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_session_fits_its_budget() {
+        // All that a worker keeps for a session whose ends are silent, besides its descriptors and about 200 bytes in the
+        // runtime's tables.
+        let sizes = [
+            size_of_output(run),
+            size_of::<Session>(),
+            size_of::<Tunneling>(),
+            size_of::<Attempt>(),
+            size_of::<Client>(),
+        ];
+        assert!(sizes.iter().sum::<usize>() <= 896, "{sizes:?}");
+    }
 }
