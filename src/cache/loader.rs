@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::number::hex_digit;
+use crate::cache::purge_file;
 use crate::cache::zone::{NAME_DIGITS, Pace, TEMP_DIGITS, Zone};
 use crate::shm::cache_index::Digest;
 
@@ -83,6 +84,12 @@ impl Walk {
         let name = entry.file_name();
         let name = name.as_encoded_bytes();
         let depth = self.open.len() - 1;
+        if depth == 0 && purge_file::is_ours(name) {
+            if purge_file::is_temporary(name) {
+                self.remove_abandoned(entry);
+            }
+            return;
+        }
         if let Some(digits) = self.zone.settings.levels.get(depth) {
             if !kind.is_dir() || name.len() != *digits || !name.iter().all(is_digit) {
                 self.counts.strange += 1;
@@ -104,13 +111,14 @@ impl Walk {
                 self.counts.bytes += bytes;
                 found(&digest, bytes);
             }
-            Name::Temporary if is_abandoned(entry) => {
-                if std::fs::remove_file(entry.path()).is_ok() {
-                    self.counts.abandoned += 1;
-                }
-            }
-            Name::Temporary => {}
+            Name::Temporary => self.remove_abandoned(entry),
             Name::File(_) | Name::Other => self.counts.strange += 1,
+        }
+    }
+
+    fn remove_abandoned(&mut self, entry: &DirEntry) {
+        if is_abandoned(entry) && std::fs::remove_file(entry.path()).is_ok() {
+            self.counts.abandoned += 1;
         }
     }
 
@@ -191,14 +199,19 @@ mod tests {
         put(folder.path(), &format!("temp/29/{KEY}"), now);
         put(folder.path(), KEY, now);
         put(folder.path(), "notes", ABANDONED);
+        put(folder.path(), ".purges", ABANDONED);
+        put(folder.path(), ".purges.7", now);
+        put(folder.path(), ".purges.8", ABANDONED);
         std::os::unix::fs::symlink(folder.path().join("c"), folder.path().join("d")).expect("linked");
         let zone = zone_of(settings(folder.path(), &[1, 2]));
         let (found, counts, _) = walk(zone, &Pace::default());
         assert_eq!(found.iter().map(crate::cache::zone::hex).collect::<Vec<_>>(), [KEY]);
-        assert_eq!((counts.files, counts.abandoned, counts.strange, counts.failed), (1, 1, 7, None));
+        assert_eq!((counts.files, counts.abandoned, counts.strange, counts.failed), (1, 2, 7, None));
         assert!(counts.bytes.is_multiple_of(512));
         assert!(folder.path().join("notes").exists() && folder.path().join(format!("c/28/{KEY}")).exists());
         assert!(!folder.path().join(format!("c/29/{KEY}.0000000002")).exists());
+        let is_there = [".purges", ".purges.7", ".purges.8"].map(|name| folder.path().join(name).exists());
+        assert_eq!(is_there, [true, true, false]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod key;
 mod loader;
 pub mod lock;
 mod plan;
+pub mod purge_file;
 pub mod purger;
 pub mod status;
 pub mod upkeep;

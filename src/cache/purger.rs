@@ -11,10 +11,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::cache::entry;
 use crate::cache::upkeep;
 use crate::cache::zone::Zone;
-use crate::log;
+use crate::cache::{entry, purge_file};
+use crate::log::{self, Cause};
 use crate::runtime::blocking::{self, Lane};
 use crate::runtime::sleep;
 use crate::shm::cache_index::Index;
@@ -39,7 +39,9 @@ pub async fn run(zone: &'static Zone, index: Index, purges: Purges) {
         if purges.is_empty() || !index.is_loaded() || !upkeep::leads(&index) {
             continue;
         }
-        purges.tidy(clock::monotonic_ms(), DONE_MS, inactive_ms);
+        if purges.tidy(clock::monotonic_ms(), DONE_MS, inactive_ms) {
+            keep(zone, purges).await;
+        }
         let pending = purges.pending();
         if pending.is_empty() || !zone.settings.purger.is_on && pending.len() <= MANY {
             continue;
@@ -56,9 +58,23 @@ pub async fn run(zone: &'static Zone, index: Index, purges: Purges) {
         }
         if scan.is_over() && scan.left == 0 {
             scan.pending.iter().for_each(|purge| purges.finish(purge, clock::monotonic_ms()));
+            keep(zone, purges).await;
             let (name, removed, took_ms) = (zone.name(), scan.removed, began.elapsed().as_millis());
             log::notice!(log::process(), &(), "cache \"{name}\": purged {removed} files in {took_ms} ms");
         }
+    }
+}
+
+/// Writes the file of the purges, so that they outlive a restart.
+pub async fn keep(zone: &'static Zone, purges: Purges) {
+    let folder = &zone.settings.folder;
+    if let Err(error) = blocking::run(Lane::Files, move || purge_file::write(folder, &purges)).await {
+        let (name, folder, cause) = (zone.name(), folder.display(), Cause(&error));
+        log::error!(
+            log::process(),
+            &(),
+            "writing the purges of cache \"{name}\" to \"{folder}\" failed {cause}: a restart forgets them"
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 //! all workers and the cache manager share.
 //!
 //! ```text
-//! header: magic, 2 words of a secret, lock, places ever used, places in use | 128 places of 128 words
+//! header: magic, 2 words of a secret, lock, places ever used, places in use, begun | 128 places of 128 words
 //! place:  version: odd while it is written | second half of the times | state: length of the prefix: 32, stage: 2 | prefix
 //! ```
 //! A purge does not look for files. It is noted here, and from then on no response is served or stored that is older and
@@ -35,6 +35,7 @@ const HEADER_WORDS: usize = 8;
 const LOCK: usize = 3;
 const EVER: usize = 4;
 const IN_USE: usize = 5;
+const BEGUN: usize = 6;
 /// "pronghor" and the version of this layout.
 const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 0x0107;
 
@@ -106,6 +107,11 @@ impl Purges {
     fn of(words: &'static [AtomicU64]) -> Self {
         init_header(words, MAGIC);
         Self { words }
+    }
+
+    /// True for the first caller since the table was made: it has the purges from before the start.
+    pub fn begin(&self) -> bool {
+        self.words[BEGUN].swap(1, Relaxed) == 0
     }
 
     /// Notes that all keys with this prefix are purged now. Older purges of keys that all have the prefix too give way.
@@ -187,22 +193,23 @@ impl Purges {
     }
 
     /// Frees the places of purges that are done and older than `done_ms`, and of others that are older than
-    /// `pending_ms`.
-    pub fn tidy(&self, now_ms: u64, done_ms: u64, pending_ms: u64) {
-        if self.is_empty() {
-            return;
-        }
-        let Some(_guard) = self.lock(now_ms) else { return };
+    /// `pending_ms`. True if there were some of the latter.
+    pub fn tidy(&self, now_ms: u64, done_ms: u64, pending_ms: u64) -> bool {
+        let Some(_guard) = self.lock(now_ms).filter(|_| !self.is_empty()) else { return false };
+        let mut has_pending = false;
         for place in 0..PLACES {
-            let is_over = self.read(place).is_none_or(|purge| {
+            let purge = self.read(place);
+            let is_over = purge.as_ref().is_none_or(|purge| {
                 let age_ms = now_ms.saturating_sub(purge.at.monotonic_ms);
                 age_ms > if purge.is_done { done_ms } else { pending_ms }
             });
             if is_over {
+                has_pending |= purge.is_some_and(|purge| !purge.is_done);
                 self.free(place);
             }
         }
         self.count();
+        has_pending
     }
 
     /// The purge of a place; `None`: it is free, or being written.
@@ -304,11 +311,12 @@ impl std::fmt::Debug for Purges {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::super::zone::Zone;
     use super::*;
 
-    fn purges() -> Purges {
+    /// An empty table.
+    pub(crate) fn purges() -> Purges {
         Purges::of(Zone::map(Purges::bytes()).expect("maps").words())
     }
 
@@ -413,12 +421,13 @@ mod tests {
         purges.add(b"/done", at(1000)).expect("room");
         purges.finish(&purges.pending()[0], 1000);
         purges.add(b"/pending", at(1000)).expect("room");
-        purges.tidy(1600, 600, 9000);
+        assert!(!purges.tidy(1600, 600, 9000));
         assert!(purges.cover(b"/done", 1, 2000));
-        purges.tidy(1601, 600, 9000);
+        assert!(!purges.tidy(1601, 600, 9000), "only one that was done");
         assert!(!purges.cover(b"/done", 1, 2000) && purges.cover(b"/pending", 1, 2000));
-        purges.tidy(10_001, 600, 9000);
-        assert!(purges.is_empty());
+        assert!(purges.tidy(10_001, 600, 9000));
+        assert!(purges.is_empty() && !purges.tidy(10_001, 600, 9000));
+        assert!(purges.begin() && !purges.begin());
     }
 
     #[test]

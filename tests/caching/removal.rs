@@ -257,6 +257,34 @@ fn a_purged_file_is_not_served_after_a_reload_and_by_no_other_worker() {
 }
 
 #[test]
+fn a_restart_does_not_bring_purged_files_back() {
+    if is_stand_in() {
+        return;
+    }
+    let origin = storable();
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("cache");
+    {
+        let daemon = setup_at(&origin, PURGE, &path).start();
+        for (count, target) in (1..).zip(["/a/1", "/b"]) {
+            assert_eq!(ask(&daemon, target).0, "MISS");
+            wait_for("the file", || (files_in(&path).len() == count).then_some(()));
+        }
+        assert_eq!(purge_all(&daemon, "/a/"), 204);
+    }
+    // The second start finds the file of the purge with nothing left to purge.
+    for (first, count) in [("MISS", 2), ("HIT", 2)] {
+        let daemon = setup_at(&origin, PURGE, &path).start();
+        assert_eq!(ask(&daemon, "/a/1"), (first.into(), format!("/a/1 {count}")));
+        assert_eq!(ask(&daemon, "/b"), ("HIT".into(), "/b 1".into()));
+    }
+    let daemon = setup_with(&origin, PURGE, "").start();
+    std::fs::create_dir(daemon.path("cache/.purges")).expect("made");
+    assert_eq!(purge_all(&daemon, "/a/"), 204);
+    daemon.wait_log("\\[error\\].*the purges of cache \"c\".*a restart forgets them");
+}
+
+#[test]
 fn the_purger_removes_files_from_the_disk() {
     if is_stand_in() {
         return;
@@ -265,6 +293,7 @@ fn the_purger_removes_files_from_the_disk() {
     assert_eq!(purge_all(&daemon, "/a/"), 204);
     wait_stored(&daemon, 1);
     daemon.wait_log("cache \"c\": purged 2 files in ");
+    wait_for("the purge to be forgotten", || (!daemon.path("cache/.purges").exists()).then_some(()));
     assert_eq!(ask(&daemon, "/b"), ("HIT".into(), "/b 1".into()));
     assert_eq!(ask(&daemon, "/a/1"), ("MISS".into(), "/a/1 2".into()));
     wait_stored(&daemon, 2);

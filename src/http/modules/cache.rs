@@ -10,6 +10,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 
 use crate::base::number::{parse_millis, parse_size, parse_u64};
+use crate::cache::purge_file;
 use crate::cache::status::Counts;
 use crate::cache::zone::{LEVELS_MAX, Pace, Purger, Settings, Zone};
 use crate::config::{Diagnostic, Node, Span, Word, params, settings};
@@ -154,6 +155,11 @@ fn open(settings: Settings, is_test: bool, cx: &mut Cx) -> Zone {
     });
     let counts = if is_test { Counts::default() } else { Counts::open(name) };
     let (index, purges) = tables.unzip();
+    if let Some(Err(error)) = purges.as_ref().map(|purges| purge_file::load(folder, purges)) {
+        let message = format!("the purges in \"{}\" cannot be read {}", folder.display(), Cause(&error));
+        let help = "what was purged with * and is still on the disk will be served: remove the directory";
+        cx.diagnostics.push(Diagnostic::warning(*span, message).help(help));
+    }
     Zone::new(settings, id, index, purges, counts)
 }
 

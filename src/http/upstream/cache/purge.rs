@@ -4,6 +4,7 @@
 //! zone's table of purges alone. The response is sent when nothing older can be served any more.
 //! Behaviour: nginx.org, `proxy_cache_purge`.
 
+use crate::cache::purger;
 use crate::cache::zone::Zone;
 use crate::http::request::Request;
 use crate::http::upstream::cache::course::Course;
@@ -44,6 +45,7 @@ pub async fn all(request: &Request, zone: &'static Zone, prefix: &[u8]) -> Reply
         let at = now();
         match purges.add(prefix, at) {
             Ok(()) => {
+                purger::keep(zone, purges).await;
                 // So that the answer to any later request is newer by both clocks.
                 while clock::monotonic_ms() < at.monotonic_ms + WAIT_MS {
                     runtime::sleep(WAIT_MS).await;
