@@ -9,6 +9,9 @@
 //! Touches: nothing; the time is an argument. Behaviour: nginx.org, `proxy_cache_valid`, `proxy_ignore_headers`; RFC 9111
 //! §4.2, §5.2, RFC 5861.
 
+#[cfg(any(test, feature = "property"))]
+pub mod property;
+
 use crate::base::http_date;
 use crate::proto::head::Fields;
 use crate::proto::header::Id;
@@ -509,6 +512,29 @@ mod tests {
         ignored.expires = true;
         let none = ignoring(all, ignored);
         assert!(none.storable && !none.is_explicit() && !none.must_revalidate);
+    }
+
+    #[test]
+    fn any_bytes_as_fields() {
+        const PIECES: [&[u8]; 12] = [
+            b"\"",
+            b"\\",
+            b",",
+            b"\n\0",
+            b"\n\x01",
+            b"\n\x02",
+            b"\n\x03",
+            b"max-age=",
+            b"9",
+            b"no-store",
+            b"private",
+            b"stale-if-error=",
+        ];
+        bolero::check!().for_each(|bytes: &[u8]| {
+            property::reads_lifetime(bytes);
+            let pieces = bytes.iter().flat_map(|byte| PIECES[usize::from(*byte) % 12]);
+            property::reads_lifetime(&pieces.copied().collect::<Vec<u8>>());
+        });
     }
 
     #[test]

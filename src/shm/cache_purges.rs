@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! header: magic, 2 words of a secret, lock, places ever used, places in use, begun | 128 places of 128 words
-//! place:  version: odd while it is written | second half of the times | state: length of the prefix: 32, stage: 2 | prefix
+//! place:  version, odd while it is written | time by the wall clock | by the monotonic clock | state | prefix
+//! state:  length of the prefix: 62 bits | stage: 2; 0: free
 //! ```
 //! A purge does not look for files. It is noted here, and from then on no response is served or stored that is older and
 //! whose key has the prefix. The manager frees a place when no such response is left. A lookup reads one word while there

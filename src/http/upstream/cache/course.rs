@@ -151,7 +151,7 @@ impl Course {
 
     /// Brings a file that has got its name into the index, or removes it because it is out of date: false.
     pub async fn enter(&self, request: &Request, on_disk_bytes: u64) -> bool {
-        // Not earlier: who removes a file says so first, and so either removes this one or is noticed here.
+        // Look after the rename: a removal is noted before it unlinks, so it either unlinks this file or is seen here.
         if self.is_outdated() {
             let path = self.zone.file_name(&self.digest);
             if let Err(error) = remove_now(path.clone()).await {
