@@ -29,7 +29,7 @@ const HANDOVER_MS: u64 = 5_000;
 
 /// The same if the old ones were stuck when they were told to leave: on a machine with too much to do they go on within
 /// this time, and one that never does should not keep everybody's datagrams waiting.
-const STUCK_MS: u64 = 1_000;
+const STUCK_MS: u64 = 2_000;
 
 /// Interval of looking whether the sessions have been handed over.
 pub const LOOK_MS: u64 = 5;

@@ -209,9 +209,10 @@ pub enum Former {
     Moving,
 }
 
-/// A worker may be silent for this long and go on: a machine with too much to do holds it up. It is then worth waiting for
-/// what only this worker can do, about a second longer than it takes to count as stuck.
-const PAUSE_MS: u64 = 1_500;
+/// A worker may be silent for this long and go on: a machine with too much to do holds it up, and most of all one that has
+/// just started and takes thousands of sessions over (1.7 s were seen). Until then what only this worker can do is worth
+/// waiting for.
+const PAUSE_MS: u64 = 3_000;
 
 /// The state of a worker that makes no progress, or has no room.
 #[derive(Debug)]

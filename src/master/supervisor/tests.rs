@@ -403,7 +403,7 @@ fn sessions_wait_for_a_worker_that_is_stuck_and_after_a_while_go_to_its_helper()
     play.get_stuck(1);
     assert_eq!((play.supervisor.lessee(0), play.supervisor.helper(0)), (None, Some(2)));
     // It has been silent for 450 ms.
-    for (after_ms, is_coming) in [(1_049, true), (1_050, false)] {
+    for (after_ms, is_coming) in [(2_549, true), (2_550, false)] {
         assert_eq!(play.supervisor.is_lessee_coming(0, play.now_ms + after_ms), is_coming, "{after_ms}");
     }
     play.on(Event::Pong(1));
