@@ -107,13 +107,7 @@ impl Master {
     pub(super) fn announce(&mut self) {
         self.shut_removed();
         known::retain(&self.roster.names.values().map(|name| name.key.clone()).collect());
-        if self.other_receives {
-            self.steer();
-        } else {
-            // The old workers have just been told to stop receiving. What comes from now on must wait where the workers
-            // that get their sessions will receive it.
-            self.receive_everywhere();
-        }
+        self.steer();
         // The previous workers may all have died meanwhile.
         self.sweep_counters();
         let (generation, checksum) = (self.supervisor.generation(), self.cycle.config.checksum);

@@ -141,6 +141,11 @@ impl Master {
         removed.extend(self.slots.remove_others(self.cycle.config.listeners()));
         self.retire(removed);
         self.change = None;
+        if !self.other_receives {
+            // The old workers are about to be told to stop receiving, and may be gone before this function returns: what
+            // comes from then on must wait where the workers that get their sessions will receive it.
+            self.receive_everywhere();
+        }
     }
 
     /// Stops new clients from reaching these sockets; [`shut_removed`](Self::shut_removed) shuts them down.
