@@ -1,10 +1,10 @@
 //! The part of each peer's state that balancers read for every request: its weights and its connections.
 //!
 //! A list keeps the numbers of its peers side by side ([`Loads`]), so that choosing among a hundred peers reads a few
-//! cache lines instead of a hundred peers scattered over the heap. One bit for each peer says whether the peer itself
-//! must be asked before it is used (not if its words in shared memory are clear, says another), and one whether its share
-//! is other than its weight; all are clear for a peer of one worker against which nothing is known. A list in which all are clear is chosen from by loops over plain numbers
-//! ([`Plain`]).
+//! cache lines instead of a hundred peers scattered over the heap. Three bits for each peer say whether the peer itself
+//! must be asked before it is used, whether that can be left out while its words in shared memory are clear, and whether
+//! its share is other than its weight. A list in which no peer must be asked, and each has its whole weight, is chosen
+//! from by loops over plain numbers ([`Plain`]).
 //!
 //! In a group with `zone` the weights are words that all workers add to, without a lock. What all workers
 //! together add in a round and what the chosen peer pays is equal, however their instructions interleave, so
@@ -388,6 +388,23 @@ impl Loads {
         words.is_some_and(|words| self.told.has(index) && words.place.is_some_and(Place::is_clear))
     }
 
+    /// The same for 64 peers from a multiple of 64 on, as two sets of bits: those that are known to be usable, and the
+    /// others.
+    #[inline]
+    pub fn usable_bits(&self, word: usize) -> (u64, u64) {
+        let bits = |set: &Bits| set.0.get(word).map_or(0, Cell::get);
+        let (asked, told) = (bits(&self.asked), bits(&self.told));
+        let first = word * 64;
+        let places = self.words.get(first..).unwrap_or_default().iter().take(64);
+        let all = if places.len() == 0 { 0 } else { u64::MAX >> (64 - places.len()) };
+        let clear = places.enumerate().fold(0, |clear, (bit, words)| {
+            let is_clear = told & (1 << bit) != 0 && words.place.is_some_and(Place::is_clear);
+            clear | u64::from(is_clear) << bit
+        });
+        let sure = all & !asked | clear;
+        (sure, all & !sure)
+    }
+
     /// Number of connections in use of each peer, as [`Load::conns`].
     pub fn all_conns(&self) -> SmallVec<[i64; 128]> {
         let mut conns: SmallVec<_> = self.conns.iter().map(Cell::get).collect();
@@ -525,6 +542,10 @@ mod tests {
         assert!(!is_plain(&loads), "it starts slowly");
         last.permit(4);
         assert!(is_plain(&loads));
+        assert_eq!([0, 1, 2].map(|word| loads.usable_bits(word)), [(u64::MAX, 0), (0x3f, 0), (0, 0)]);
+        loads.set_asked(64, true);
+        assert_eq!(loads.usable_bits(1), (0x3e, 1));
+        loads.set_asked(64, false);
         let moved = Loads::new([last.state()].into_iter());
         moved.set_asked(0, false);
         assert!(is_plain(&moved));
@@ -556,7 +577,7 @@ mod tests {
             assert_eq!(loads.is_usable(0), is_usable, "{health:?}");
         }
         place.set_health(Health::Unknown, 5);
-        assert!(loads.is_usable(0));
+        assert_eq!((loads.is_usable(0), loads.usable_bits(0)), (true, (1, 0)));
         loads.retire();
         assert!(!loads.is_usable(0));
     }

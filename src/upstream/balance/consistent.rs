@@ -151,7 +151,7 @@ struct Bound {
 impl Bound {
     fn new(eligible: &Eligible<'_>, factor_x1000: u32) -> Self {
         let (mut conns, mut weight) = (1, 0);
-        for load in eligible.iter() {
+        for load in eligible.usable().iter() {
             conns += i128::from(load.conns());
             weight += i128::from(load.present_weight());
         }

@@ -11,7 +11,7 @@ pub(super) fn pick(eligible: &Eligible<'_>) -> Option<usize> {
         Some(plain) => plain.least_conn(),
         None => {
             let conns = eligible.all_conns();
-            least(eligible, eligible.iter(), |load| conns[load.index])
+            least(eligible, eligible.usable().iter(), |load| conns[load.index])
         }
     }
 }

@@ -20,8 +20,9 @@ const TIME_MS_MAX: u64 = 5_000;
 const STEP_MS: u64 = 20;
 
 pub(super) fn pick(eligible: &Eligible<'_>, time: Time, inflight: bool) -> Option<usize> {
+    let usable = eligible.usable();
     if inflight {
-        eligible.iter().for_each(|load| {
+        usable.iter().for_each(|load| {
             eligible
                 .peer(load.index)
                 .into_iter()
@@ -30,7 +31,7 @@ pub(super) fn pick(eligible: &Eligible<'_>, time: Time, inflight: bool) -> Optio
     }
     let conns = eligible.all_conns();
     let cost = |load: Load<'_>| cost(eligible, load.index, conns[load.index], time, inflight);
-    least_conn::least(eligible, eligible.iter(), cost)
+    least_conn::least(eligible, usable.iter(), cost)
 }
 
 /// The estimated time until a peer with `conns` connections in use has answered its present requests and another one.

@@ -22,7 +22,7 @@ use smallvec::{SmallVec, smallvec};
 
 pub use consistent::Ring;
 
-use crate::upstream::load::{Load, Plain};
+use crate::upstream::load::{Load, Loads, Plain};
 use crate::upstream::peer::Peer;
 use crate::upstream::state::List;
 
@@ -207,11 +207,16 @@ impl<'a> Eligible<'a> {
         self.list.peers.get(index).map(|peer| &**peer)
     }
 
-    /// The loads of the peers that may be used.
-    #[inline]
-    pub(super) fn iter(&self) -> impl Iterator<Item = Load<'a>> + Clone {
-        let this = *self;
-        (0..self.len()).filter_map(move |index| this.get(index))
+    /// The peers that may be used, each of which is asked once.
+    pub(super) fn usable(&self) -> Usable<'a> {
+        let loads = &*self.list.loads;
+        let word = |index: usize| {
+            let (sure, unsure) = loads.usable_bits(index);
+            let untried = !self.tried.0.get(index).copied().unwrap_or(u64::MAX);
+            let asked = ones(unsure & untried).filter(|bit| self.has(index * 64 + bit));
+            asked.fold(sure & untried, |bits, bit| bits | 1 << bit)
+        };
+        Usable { loads, bits: (0..self.len().div_ceil(64)).map(word).collect() }
     }
 
     /// The loads as plain numbers, if every peer of the list may be used: the usual case.
@@ -250,6 +255,33 @@ impl<'a> Eligible<'a> {
     fn ring(&self) -> &'a Ring {
         self.list.ring()
     }
+}
+
+/// The peers of a list that may be used, as a bit set.
+#[derive(Debug)]
+pub(super) struct Usable<'a> {
+    loads: &'a Loads,
+    bits: SmallVec<[u64; 4]>,
+}
+
+impl<'a> Usable<'a> {
+    /// Their loads, in the order of the list.
+    #[inline]
+    pub(super) fn iter(&self) -> impl Iterator<Item = Load<'a>> + Clone {
+        let loads = self.loads;
+        let word = move |(index, bits): (usize, &u64)| {
+            ones(*bits).filter_map(move |bit| loads.get(index * 64 + bit))
+        };
+        self.bits.iter().enumerate().flat_map(word)
+    }
+}
+
+/// The numbers of the bits that are set.
+#[inline]
+fn ones(bits: u64) -> impl Iterator<Item = usize> + Clone {
+    let lowest = |bits: &u64| Some(bits & (bits - 1)).filter(|rest| *rest != 0);
+    std::iter::successors(Some(bits).filter(|bits| *bits != 0), lowest)
+        .map(|bits| bits.trailing_zeros() as usize)
 }
 
 /// The peers of a list that a request has tried, as a bit set.
@@ -325,7 +357,7 @@ pub(super) mod tests {
         list.peers[2].fail(1000);
         let used = list.peers[3].open();
         let indexes = |tried: &Tried, now_ms| -> Vec<usize> {
-            Eligible::new(&list, tried, now_ms).iter().map(|load| load.index).collect()
+            Eligible::new(&list, tried, now_ms).usable().iter().map(|load| load.index).collect()
         };
         assert_eq!(indexes(&tried, 1000), [4]);
         assert_eq!(indexes(&tried, 11_001), [2, 4], "its time is over");

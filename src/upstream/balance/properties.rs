@@ -202,8 +202,10 @@ fn loops_over_plain_numbers_choose_what_the_general_ones_do() {
         for step in 0..5_000 {
             let eligible = Eligible::new(&set.levels[0], &tried, 0);
             let expected = match method {
-                Method::LeastConn => least_conn::least(&eligible, eligible.iter(), |load| load.conns()),
-                _ => round_robin::among(&eligible, eligible.iter()),
+                Method::LeastConn => {
+                    least_conn::least(&eligible, eligible.usable().iter(), |load| load.conns())
+                }
+                _ => round_robin::among(&eligible, eligible.usable().iter()),
             };
             let index = pick(&plain, "");
             assert_eq!(Some(index), expected, "{method:?}, step {step}");

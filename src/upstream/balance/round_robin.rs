@@ -12,7 +12,7 @@ use crate::upstream::load::Load;
 pub(super) fn pick(eligible: &Eligible<'_>) -> Option<usize> {
     match eligible.plain() {
         Some(plain) => plain.round(),
-        None => among(eligible, eligible.iter()),
+        None => among(eligible, eligible.usable().iter()),
     }
 }
 
