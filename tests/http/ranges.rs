@@ -190,3 +190,53 @@ fn many_small_parts_do_not_make_an_answer_longer_than_the_file() {
     let response = ask(&daemon, "/middle.txt", &format!("Range: bytes={}\r\n", many(40)));
     assert_eq!((response.status, response.body.len()), (200, 400));
 }
+
+const CONVERTED: &str = r#"
+http {
+    types { text/plain txt; }
+    default_type text/plain;
+    charset_map koi8-r windows-1251 { 41 61; 42 62; }
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location / { root %%DIR%%/site; }
+        location /recoded/ { alias %%DIR%%/site/; charset windows-1251; source_charset koi8-r; charset_types *; }
+        location /passed/ { proxy_pass http://127.0.0.1:%%PORT_0%%/; proxy_force_ranges on; proxy_set_header Range ""; }
+        location /stub { add_header Content-Range stub; return 200 0123456789; }
+    }
+}
+"#;
+
+/// A filter that keeps the length, or an upstream: the parts are cut out of the body as it passes.
+#[test]
+fn several_parts_of_a_body_that_is_no_file() {
+    let mut text = big();
+    text.iter_mut().for_each(|byte| *byte = *byte % 60 + b'B');
+    text[..4].copy_from_slice(b"ABBA");
+    let recoded: Vec<u8> =
+        text.iter().map(|byte| if b"AB".contains(byte) { byte + 0x20 } else { *byte }).collect();
+    let daemon = Setup::new(CONVERTED).file("site/big.txt", &text).start();
+    for (path, body) in
+        [("/recoded/big.txt", &recoded), ("/passed/big.txt", &text), ("/passed/recoded/big.txt", &recoded)]
+    {
+        let response = ask(&daemon, path, "Range: bytes=0-3, 5-70000,70001-70001,399990-\r\n");
+        assert_eq!((response.status, response.header("content-range")), (206, None), "{path}");
+        assert_eq!(response.header("content-length"), Some(&*response.body.len().to_string()), "{path}");
+        let bodies: Vec<Vec<u8>> = parts(&response).into_iter().map(|(_, body)| body).collect();
+        let expected = [0..4, 5..70_001, 70_001..70_002, 399_990..400_000].map(|range| body[range].to_vec());
+        assert!(bodies == expected, "{path}");
+        // They cannot be sent before they have come.
+        let response = ask(&daemon, path, "Range: bytes=10-19,0-3\r\n");
+        assert_eq!((response.status, response.body.len()), (200, body.len()), "{path}");
+    }
+}
+
+#[test]
+fn an_upstreams_content_range_does_not_stay() {
+    let daemon = Setup::new(CONVERTED).start();
+    for (range, status, expected) in
+        [("0-2", 206, Some("bytes 0-2/10")), ("0-2,4-", 206, None), ("1000-", 416, Some("bytes */10"))]
+    {
+        let response = ask(&daemon, "/passed/stub", &format!("Range: bytes={range}\r\n"));
+        assert_eq!((response.status, response.header("content-range")), (status, expected), "{range}");
+    }
+}

@@ -125,7 +125,7 @@ fn cut(request: &mut Request, max: u64) {
     }
     // a body that filters convert without changing its length is cut after them
     let is_file = request.filters.is_none() && matches!(request.states.ranges.as_deref(), Some(Plan::Asked));
-    let max = if is_file { usize::try_from(max).unwrap_or(usize::MAX) } else { 1 };
+    let max = usize::try_from(max).unwrap_or(usize::MAX);
     let wanted = match asked(request) {
         Some(value) if is_same(request) => parse(value, size, max),
         _ => Wanted::Whole,
@@ -133,6 +133,8 @@ fn cut(request: &mut Request, max: u64) {
     match wanted {
         Wanted::Whole => accept(request),
         Wanted::Unsatisfiable => refuse(request, size, is_file),
+        // The parts of other bodies are cut out of them as they pass.
+        Wanted::Parts(ranges) if !is_file && !ranges.is_sorted_by(|a, b| a.end <= b.start) => accept(request),
         Wanted::Parts(ranges) => {
             let kind = request.response.headers.get(Id::ContentType);
             let parts = Parts::new(ranges, size, kind.unwrap_or(b""));
@@ -157,13 +159,15 @@ fn serve(request: &mut Request, parts: Parts, is_file: bool) {
     response.headers.remove(Id::AcceptRanges);
     match parts.content_range() {
         Some(range) => response.headers.set(Id::ContentRange, range.as_bytes()),
-        None => response.headers.set(Id::ContentType, parts.content_type().as_bytes()),
+        None => {
+            response.headers.remove(Id::ContentRange); // an upstream's
+            response.headers.set(Id::ContentType, parts.content_type().as_bytes());
+        }
     }
     if is_file {
         request.states.ranges = Some(Box::new(Plan::Parts(parts)));
-    } else if let Some(range) = parts.ranges().first() {
-        let cut = Cut { skip: range.start, left: range.end - range.start };
-        request.filters.get_or_insert_default().add(cut);
+    } else {
+        request.filters.get_or_insert_default().add(Cut { parts, next: 0, at: 0 });
     }
 }
 
@@ -280,29 +284,44 @@ fn digits(text: &[u8]) -> Option<u64> {
     i64::try_from(number).is_ok().then_some(number)
 }
 
-/// Passes one range of a body.
+/// Passes the parts of a body.
 #[derive(Debug)]
 pub struct Cut {
-    skip: u64,
-    left: u64,
+    /// Ascending, none in another.
+    parts: Parts,
+    /// Index of the first one that is not complete.
+    next: usize,
+    /// Bytes of the body so far.
+    at: u64,
 }
 
 impl Cut {
     /// Skips `skip` bytes, then passes `left` bytes.
     pub fn new(skip: u64, left: u64) -> Self {
-        Self { skip, left }
+        let range = skip..skip.saturating_add(left);
+        Self { parts: Parts::new(Vec::from([range]), 0, b""), next: 0, at: 0 }
     }
 }
 
 impl BodyFilter for Cut {
     fn push(&mut self, _: &mut Request, data: &[u8], _: Signal, out: &mut Vec<Piece>) -> Result<Flow, Error> {
-        let skip = self.skip.min(data.len() as u64);
-        self.skip -= skip;
-        let data = &data[skip as usize..];
-        let count = self.left.min(data.len() as u64);
-        self.left -= count;
-        if count > 0 {
-            out.push(Piece::Bytes(data[..count as usize].to_vec()));
+        let mut push =
+            |bytes: Vec<u8>| out.extend(Some(bytes).filter(|bytes| !bytes.is_empty()).map(Piece::Bytes));
+        let chunk = self.at..self.at + data.len() as u64;
+        self.at = chunk.end;
+        while let Some(range) = self.parts.ranges().get(self.next).filter(|range| range.start < chunk.end) {
+            if chunk.contains(&range.start) {
+                push(self.parts.head(self.next));
+            }
+            let inside = range.start.max(chunk.start)..range.end.min(chunk.end);
+            push(data[(inside.start - chunk.start) as usize..(inside.end - chunk.start) as usize].to_vec());
+            if range.end > chunk.end {
+                break;
+            }
+            self.next += 1;
+            if self.next == self.parts.count() {
+                push(self.parts.tail());
+            }
         }
         Ok(Flow::Done)
     }
