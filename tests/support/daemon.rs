@@ -352,13 +352,16 @@ impl Daemon {
         self.log().lines().filter(|line| regex.is_match(line)).count()
     }
 
-    /// The lines of the error log at these levels, without the watchdog's: on a loaded machine its complaints
-    /// are justified. The levels have `|` between them.
+    /// The lines of the error log at these levels, without those about slow turns and stuck workers: on a loaded
+    /// machine such complaints are justified. The levels have `|` between them.
     pub fn complaints(&self, levels: &str) -> Vec<String> {
         assert!(!levels.contains(' '), "no line has such a level: {levels}");
         let regex = Regex::new(&format!("\\[({levels})\\]")).expect("the test's pattern is valid");
-        let is_one =
-            |line: &&str| regex.is_match(line) && !line.contains("is stuck") && !line.contains("been stuck");
+        let slow = Regex::new(
+            "is stuck|been stuck|responds again after|a turn of the event loop took|process [0-9]+ is in ",
+        );
+        let slow = slow.expect("a pattern");
+        let is_one = |line: &&str| regex.is_match(line) && !slow.is_match(line);
         self.log().lines().filter(is_one).map(str::to_owned).collect()
     }
 
@@ -502,9 +505,9 @@ impl Daemon {
                 ended?;
                 self.pid.set(self.read("pronghorn.pid").trim().parse().ok()?);
             }
-            let listens = self.ports.iter().all(|&port| process::is_listening(port));
             let works = alone || !process::children(self.pid()).is_empty();
-            (listens && works).then_some(Ok(()))
+            let listens = || self.ports.iter().all(|&port| process::is_listening(port));
+            (works && listens()).then_some(Ok(()))
         });
         came.unwrap_or_else(|| panic!("the daemon did not listen in {:?}:\n{}", deadline(), self.log()))
     }

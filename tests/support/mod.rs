@@ -20,6 +20,7 @@ pub mod fastcgi;
 pub mod h2;
 pub mod h2_load;
 pub mod h2_server;
+pub mod listening;
 pub mod load;
 pub mod message;
 pub mod origin;

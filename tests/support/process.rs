@@ -6,6 +6,8 @@ use std::path::Path;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
+pub use super::listening::is_listening;
+
 /// Limits the number of descriptors of a process.
 pub fn limit_descriptors(pid: i32, count: u32) {
     let limit = format!("--nofile={count}:");
@@ -101,20 +103,6 @@ pub fn reap_other(pid: i32, started: i32) {
     if pid != started {
         let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
     }
-}
-
-/// True if a process listens on the port, IPv4 or IPv6.
-pub fn is_listening(port: u16) -> bool {
-    // An open UDP socket is in the state of a closed TCP socket.
-    let tables = [("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")];
-    tables.iter().any(|(table, listens)| {
-        read(&format!("/proc/net/{table}")).lines().skip(1).any(|line| {
-            let mut words = line.split_whitespace().skip(1);
-            let local = words.next().and_then(|word| word.rsplit(':').next());
-            let state = words.nth(1);
-            state == Some(listens) && local.and_then(|hex| u16::from_str_radix(hex, 16).ok()) == Some(port)
-        })
-    })
 }
 
 fn status(pid: i32, key: &str) -> u64 {
