@@ -13,7 +13,7 @@ mod plus;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde::Serialize;
 
 use crate::config::directive::custom;
 use crate::config::inherit::own;
@@ -255,10 +255,10 @@ fn operator(request: &Request) -> Operator {
     peer.map_or(Operator::UNKNOWN, |(pid, uid)| Operator { pid, uid })
 }
 
-fn document(status: u16, value: &Value) -> Verdict {
-    let mut text = value.to_string();
-    text.push('\n');
-    reply(status, b"application/json", text.into_bytes())
+fn document(status: u16, value: &impl Serialize) -> Verdict {
+    let mut text = serde_json::to_vec(value).unwrap_or_default();
+    text.push(b'\n');
+    reply(status, b"application/json", text)
 }
 
 fn reply(status: u16, content_type: &[u8], body: Vec<u8>) -> Verdict {

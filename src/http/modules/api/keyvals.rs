@@ -45,7 +45,7 @@ pub(super) fn one(request: &Request, part: Part, name: &str) -> Verdict {
     let key = key.map(unescaped);
     made_of(request, part, move |source| {
         let Some(zone) = zone(source, &name) else { return super::plus::missing(&NOT_FOUND) };
-        let Some(key) = key else { return document(200, &pairs(zone).into()) };
+        let Some(key) = key else { return document(200, &pairs(zone)) };
         let table = zone.table();
         match table.get(&key, clock::monotonic_ms()) {
             Some(pair) => document(200, &json!({ text(&key): text(&pair.value) })),

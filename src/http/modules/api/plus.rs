@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::{Source, Verdict, change, document, keyvals, made, made_of, made_of_one, ordered};
@@ -606,34 +607,56 @@ fn peer(peer: &Peer, part: Part) -> Value {
     value
 }
 
+/// A server of an upstream as it is configured now; the fields in the order of their names. Written without a [`Value`],
+/// because a removal is answered with all servers that are left.
+#[derive(Serialize)]
+pub(super) struct Configured<'a> {
+    backup: bool,
+    down: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drain: Option<bool>,
+    fail_timeout: Time,
+    id: u32,
+    max_conns: i64,
+    max_fails: u64,
+    route: &'a str,
+    server: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<&'a str>,
+    slow_start: Time,
+    weight: i64,
+}
+
 /// The servers of an upstream, as they are configured now.
-pub(super) fn servers(group: &Group) -> Value {
+pub(super) fn servers(group: &Group) -> Vec<Configured<'_>> {
     group.present().map(|(_, found)| server(found)).collect()
 }
 
-pub(super) fn server(server: &Server) -> Value {
-    let mut value = json!({
-        "id": server.id,
-        "server": server.name,
-        "weight": server.weight,
-        "max_conns": server.conns_max,
-        "max_fails": server.fails_max,
-        "fail_timeout": duration(server.fail_timeout_ms),
-        "slow_start": duration(server.slow_start_ms),
-        "route": server.route.as_deref().unwrap_or(""),
-        "backup": server.priority != 0,
-        "down": server.down,
-    });
-    if server.drain {
-        value["drain"] = json!(true);
+pub(super) fn server(server: &Server) -> Configured<'_> {
+    Configured {
+        backup: server.priority != 0,
+        down: server.down,
+        drain: server.drain.then_some(true),
+        fail_timeout: Time(server.fail_timeout_ms),
+        id: server.id,
+        max_conns: server.conns_max,
+        max_fails: server.fails_max,
+        route: server.route.as_deref().unwrap_or_default(),
+        server: &server.name,
+        service: server.service.as_deref(),
+        slow_start: Time(server.slow_start_ms),
+        weight: server.weight,
     }
-    if let Some(service) = &server.service {
-        value["service"] = json!(service);
-    }
-    value
 }
 
-/// A time as in a configuration.
-fn duration(ms: u64) -> String {
-    if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") }
+/// Milliseconds, written as a time in a configuration.
+struct Time(u64);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            ms if ms.is_multiple_of(1000) => serializer.collect_str(&format_args!("{}s", ms / 1000)),
+            ms => serializer.collect_str(&format_args!("{ms}ms")),
+        }
+    }
 }
