@@ -277,9 +277,10 @@ impl<'a> Client<'a> {
             return Box::pin(self.write_changed(request, data, Signal::More)).await;
         }
         let mut done = 0;
-        let count = self.output.pending_count() + data.len() + tail.len();
+        let count = self.output.pending_bytes() + data.len() + tail.len();
         let bytes_sent = request.bytes_sent + count as u64;
-        let is_last = self.output.is_last() && !request.is_subrequest();
+        // It may have been counted: the transport had taken everything, and held some of it back.
+        let is_last = self.output.is_last() && !request.is_subrequest() && !request.is_counted;
         let outcome = poll_fn(|cx| {
             if is_last {
                 counters::count_ahead(request, bytes_sent);

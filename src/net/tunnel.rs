@@ -50,7 +50,7 @@ struct Half {
     is_done: bool,
     /// The last read has filled a buffer.
     is_bulk: bool,
-    /// The end of the source is not passed on.
+    /// The end of the source is passed on by closing the connections, which ends both.
     keeps_open: bool,
 }
 
@@ -179,7 +179,8 @@ impl Half {
     }
 }
 
-/// Relays in both directions until both have ended; the end of each side is passed on to the other.
+/// Relays in both directions until both have ended. The end of the first side is passed on to the other; that of the
+/// second one by closing the connections, which the caller does.
 ///
 /// Returns the number of bytes from `a` to `b` and from `b` to `a`. Fails with `TimedOut` after `idle_ms`
 /// without a byte in either direction; the error's `moved` counts both.
@@ -269,7 +270,11 @@ impl Tunneling {
         b: &Transport,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(u64, u64), RelayError>> {
-        let outcome = match (self.forth.poll(a, b, cx), self.back.poll(b, a, cx)) {
+        // The second end is passed on when the connections are closed: its reader must find the tunnel in the log.
+        self.forth.keeps_open |= self.back.is_done;
+        let forth = self.forth.poll(a, b, cx);
+        self.back.keeps_open |= self.forth.is_done;
+        let outcome = match (forth, self.back.poll(b, a, cx)) {
             (Ok(first), Ok(second)) => Ok(first || second),
             (Err((side, error)), _) => Err((side, error)),
             (_, Err((side, error))) => Err((opposite(side), error)),
@@ -352,7 +357,7 @@ mod tests {
             left.sips(8);
             assert_eq!(tunnel(&a, &b, 1000).await.unwrap(), (4, 8));
             assert_eq!((right.written(), left.written()), (b"ping".to_vec(), b"and pong".to_vec()));
-            assert!(left.is_shut() && right.is_shut());
+            assert!(right.is_shut() && !left.is_shut(), "the second end is passed on by closing");
         });
     }
 

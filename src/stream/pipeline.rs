@@ -32,6 +32,8 @@ const RETURN_MS: u64 = 60_000;
 enum Next {
     /// Nothing: the session is over.
     End,
+    /// Nothing but to end the connection in an orderly way.
+    Said,
     Relay(Box<proxy::Upstream>),
     Pass(SockAddr),
 }
@@ -53,6 +55,11 @@ pub async fn serve(
             return;
         }
         Next::Pass(address) => pass(service, &mut session, transport, &address),
+        Next::Said => {
+            end(session);
+            let _ = transport.shutdown();
+            return discard(&transport);
+        }
     }
     end(session);
 }
@@ -218,8 +225,7 @@ async fn content(session: &mut Session, transport: &Transport) -> Next {
             if let Ok(Ok(())) = sent {
                 session.sent += text.len() as u64;
             }
-            let _ = transport.shutdown();
-            discard(transport);
+            return Next::Said;
         }
         Some(Content::Pass) => match modules::pass::target(session) {
             Some(address) => return Next::Pass(address),

@@ -1,4 +1,5 @@
-//! Counts after workers were killed under load: each request whose response has arrived is counted exactly once.
+//! Counts after workers were killed under load: each request whose response has arrived, and each session whose end has,
+//! is counted exactly once. The same for responses that their clients take late.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -7,11 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
 
 use super::zones::plus;
 use crate::support::daemon::{is_stand_in, send};
+use crate::support::h2::{self, END_STREAM};
 use crate::support::message::Response;
-use crate::support::{Origin, Setup, deadline, wait_for};
+use crate::support::tls::{Authority, TlsClient, trusting};
+use crate::support::{H2, Origin, Setup, deadline, wait_for};
 
 const CONF: &str = r#"
 worker_processes 2;
@@ -21,6 +25,7 @@ http {
     upstream u { zone u 64k; server %%ORIGIN%%; keepalive 8; }
     server {
         listen 127.0.0.1:%%PORT_0%%;
+        http2 on;
         status_zone site;
         location / { proxy_pass http://u; }
         location /docs { status_zone docs; return 204; }
@@ -30,7 +35,7 @@ http {
 "#;
 
 const CLIENTS: usize = 4;
-const KILLS: usize = 20;
+const KILLS: usize = 12;
 /// No response is longer.
 const RESPONSE_BYTES_MAX: u64 = 1024;
 
@@ -86,8 +91,53 @@ fn client(port: u16, stop: &AtomicBool, answered: &AtomicUsize) -> Got {
     got
 }
 
+/// The same over HTTP/2, one request after the other: a connection is asked again while nothing else is on its way.
+fn client_of_h2(port: u16, stop: &AtomicBool, answered: &AtomicUsize) -> Got {
+    let mut got = Got::default();
+    while !stop.load(Ordering::SeqCst) {
+        let Some(mut h2) = H2::try_connect(port) else { continue };
+        for (number, path) in ["/", "/docs", "/gone"].into_iter().cycle().enumerate() {
+            if stop.load(Ordering::SeqCst) {
+                break;
+            }
+            let stream = 2 * number as u32 + 1;
+            let asked =
+                h2::frame(h2::HEADERS, h2::END_HEADERS | END_STREAM, stream, &h2::request("GET", path, &[]));
+            let is_over = |h2: &H2| h2.answers.get(&stream).is_some_and(|answer| answer.is_complete);
+            let is_answered = h2.wire.try_send(&asked).is_ok()
+                && loop {
+                    if is_over(&h2) {
+                        break true;
+                    }
+                    if h2.read().is_none() {
+                        break false;
+                    }
+                };
+            if !is_answered {
+                got.unanswered += 1;
+                break;
+            }
+            // A head of HTTP/2 has another size: bytes are compared for HTTP/1.1 only.
+            *got.statuses.entry(h2.answers[&stream].status).or_default() += 1;
+            h2.answers.remove(&stream);
+            h2.frames.clear();
+            answered.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    got
+}
+
 #[test]
 fn requests_that_were_answered_are_counted_once_whichever_worker_was_killed() {
+    are_counted_once(client, true);
+}
+
+#[test]
+fn streams_that_were_answered_are_counted_once_whichever_worker_was_killed() {
+    are_counted_once(client_of_h2, false);
+}
+
+fn are_counted_once(client: fn(u16, &AtomicBool, &AtomicUsize) -> Got, has_bytes: bool) {
     if is_stand_in() {
         return;
     }
@@ -128,7 +178,140 @@ fn requests_that_were_answered_are_counted_once_whichever_worker_was_killed() {
             is_so(&counted[status.to_string()], all.statuses[&status], all.unanswered)
         };
         let is_all = [200, 204, 410].into_iter().all(|status| of(&site["responses"]["codes"], status));
-        let has_sent = is_so(&site["sent"], all.bytes, all.unanswered * RESPONSE_BYTES_MAX);
+        let has_sent = !has_bytes || is_so(&site["sent"], all.bytes, all.unanswered * RESPONSE_BYTES_MAX);
         (is_all && has_sent && of(&docs, 204) && of(&peer, 200)).then_some(())
     });
+}
+
+const SESSIONS: &str = r#"
+worker_processes 2;
+control unix:%%DIR%%/ctl;
+stream {
+    ssl_certificate %%DIR%%/a.test.crt;
+    ssl_certificate_key %%DIR%%/a.test.key;
+    server {
+        listen 127.0.0.1:%%PORT_0%% ssl;
+        status_zone relayed;
+        proxy_pass %%ORIGIN%%;
+    }
+    server {
+        listen 127.0.0.1:%%PORT_1%% ssl;
+        status_zone half;
+        proxy_half_close on;
+        proxy_pass %%ORIGIN%%;
+    }
+    server {
+        listen 127.0.0.1:%%PORT_2%% ssl;
+        status_zone said;
+        return "said";
+    }
+}
+"#;
+
+/// The connection of a killed worker ends too, so only TLS tells that a session has come to its own end.
+#[test]
+fn sessions_whose_end_has_arrived_are_counted_whichever_worker_was_killed() {
+    if is_stand_in() {
+        return;
+    }
+    let origin = Origin::start(|peer| _ = peer.try_send(b"all that there is"));
+    let authority = Authority::new("ca");
+    let pair = authority.issue(&["a.test"]);
+    let setup = Setup::new(SESSIONS).set("ORIGIN", origin.address()).level("emerg");
+    let setup = setup.file("a.test.crt", &pair.certificate).file("a.test.key", &pair.key);
+    let daemon = setup.start();
+    let trusting = trusting(&authority);
+    let (stop, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = (0..3)
+        .map(|number| {
+            let (port, trusting) = (daemon.port(number), Arc::clone(&trusting));
+            let (stop, ended) = (Arc::clone(&stop), Arc::clone(&ended));
+            std::thread::spawn(move || {
+                let (mut whole, mut cut) = (0, 0);
+                while !stop.load(Ordering::SeqCst) {
+                    let Ok(mut client) = TlsClient::try_connect(port, &trusting, "a.test") else {
+                        cut += 1;
+                        continue;
+                    };
+                    if number == 1 {
+                        client.tls.send_close_notify();
+                        let _ = client.tls.write_tls(&mut client.socket);
+                        let _ = client.socket.shutdown(std::net::Shutdown::Write);
+                    }
+                    match client.ends_well() {
+                        true => whole += 1,
+                        false => cut += 1,
+                    }
+                    ended.fetch_add(1, Ordering::SeqCst);
+                }
+                (whole, cut)
+            })
+        })
+        .collect();
+    for kill in 0..KILLS {
+        let before = ended.load(Ordering::SeqCst);
+        wait_for("sessions", || (ended.load(Ordering::SeqCst) >= before + 15).then_some(()));
+        let workers = wait_for("both workers", || Some(daemon.workers_now()).filter(|all| all.len() == 2));
+        send(workers[kill % 2], Signal::SIGKILL);
+    }
+    stop.store(true, Ordering::SeqCst);
+    for (client, zone) in clients.into_iter().zip(["relayed", "half", "said"]) {
+        let (whole, cut): (u64, u64) = client.join().expect("it ends");
+        assert!(whole > 0, "{zone}");
+        wait_for(&format!("{whole} sessions of {zone}, and at most {cut} more"), || {
+            let counted = plus(&daemon, &format!("stream/server_zones/{zone}"))["sessions"]["total"].as_u64();
+            counted.filter(|counted| (whole..=whole + cut).contains(counted))
+        });
+    }
+}
+
+/// What a client has not taken may wait in the transport, as records that are sealed already: then the response has been
+/// handed on, and must not be counted once more when it leaves.
+#[test]
+fn responses_that_are_taken_late_are_counted_once() {
+    if is_stand_in() {
+        return;
+    }
+    const CONF: &str = "
+        worker_processes 1;
+        control unix:%%DIR%%/ctl;
+        http {
+            ssl_certificate %%DIR%%/a.test.crt;
+            ssl_certificate_key %%DIR%%/a.test.key;
+            server {
+                listen 127.0.0.1:%%PORT_0%% ssl sndbuf=4k;
+                status_zone site;
+                location / { proxy_pass http://%%ORIGIN%%; }
+            }
+        }";
+    let origin = Origin::replying(|request| {
+        let length = request.target.trim_start_matches('/').parse().expect("a number");
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        [head.as_bytes(), &vec![b'x'; length]].concat()
+    });
+    let authority = Authority::new("ca");
+    let pair = authority.issue(&["a.test"]);
+    let setup = Setup::new(CONF).set("ORIGIN", origin.address()).level("emerg");
+    let daemon = setup.file("a.test.crt", &pair.certificate).file("a.test.key", &pair.key).start();
+    let trusting = trusting(&authority);
+    let lengths: Vec<usize> = (1..=12).map(|step| step * 5_000).collect(); // not so long that they would be spliced
+    let mut clients: Vec<(usize, TlsClient)> = Vec::new();
+    for length in &lengths {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a small buffer");
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], daemon.port(0)));
+        socket.connect(&address.into()).expect("the daemon listens");
+        let mut client = TlsClient::try_over(socket.into(), &trusting, "a.test").expect("a handshake");
+        client.send(format!("GET /{length} HTTP/1.1\r\nHost: a.test\r\n\r\n"));
+        clients.push((*length, client));
+    }
+    origin.wait_requests(lengths.len());
+    for (length, client) in &mut clients {
+        assert_eq!(client.response().body.len(), *length);
+    }
+    wait_for("the requests to end", || {
+        let site = plus(&daemon, "http/server_zones/site");
+        (site["processing"] == 0 && site["requests"].as_u64() >= Some(lengths.len() as u64)).then_some(())
+    });
+    assert_eq!(plus(&daemon, "http/server_zones/site")["requests"], lengths.len());
 }

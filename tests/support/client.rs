@@ -13,9 +13,12 @@ pub struct Client(Wire);
 impl Client {
     /// Connects to 127.0.0.1.
     pub fn connect(port: u16) -> Self {
+        Self::try_connect(port).unwrap_or_else(|error| panic!("no connection to port {port}: {error}"))
+    }
+
+    pub fn try_connect(port: u16) -> std::io::Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let stream = TcpStream::connect_timeout(&address, deadline());
-        Self(Wire::new(stream.unwrap_or_else(|error| panic!("no connection to port {port}: {error}"))))
+        Ok(Self(Wire::new(TcpStream::connect_timeout(&address, deadline())?)))
     }
 
     /// Sends `GET path` for `localhost` on the kept-alive connection and reads the response.

@@ -107,6 +107,16 @@ impl H2 {
         Self::with_settings(port, &[0, 4, 0x7f, 0, 0, 0])
     }
 
+    /// The same, unless the connection is refused or ends at once.
+    pub fn try_connect(port: u16) -> Option<Self> {
+        let mut wire = super::Client::try_connect(port).ok()?.into_wire();
+        let settings = frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0, 0, 0]);
+        let window = frame(WINDOW_UPDATE, 0, 0, &0x7000_0000u32.to_be_bytes());
+        wire.try_send(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings, &window].concat()).ok()?;
+        let (answers, goodbyes, frames) = Default::default();
+        Some(Self { wire, answers, goodbyes, frames, next: 1, is_greedy: true })
+    }
+
     /// With these SETTINGS; windows are as given there, and grow only by what a test sends.
     pub fn with_settings(port: u16, settings: &[u8]) -> Self {
         let mut wire = super::Client::connect(port).into_wire();

@@ -256,6 +256,18 @@ impl TlsClient {
         bytes
     }
 
+    /// Reads to the end. True if the daemon has said that it is one.
+    pub fn ends_well(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        loop {
+            match rustls::Stream::new(&mut self.tls, &mut self.socket).read(&mut bytes) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
     pub fn get(&mut self, host: &str, path: &str) -> Response {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
         self.response()

@@ -107,9 +107,20 @@ impl Writer {
         Started { keep_alive: terms.keep_alive, head_bytes: self.head_bytes as u64 }
     }
 
-    /// The number of bytes that wait for the stream; the end counts as one.
+    /// The number of bytes that wait for the stream.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// The same; the end counts as one.
     pub fn pending_count(&self) -> usize {
         self.pending.len() + usize::from(self.is_last && !self.has_ended)
+    }
+
+    /// True if nothing follows the pending bytes and those about to be sent.
+    #[inline]
+    pub fn is_last(&self) -> bool {
+        self.is_last
     }
 
     /// Ends the response here, without its end: pending bytes are dropped.

@@ -21,6 +21,8 @@ use crate::runtime::{self, Timer, buffer};
 
 /// Bytes that are copied in a microsecond.
 const COPIED_BYTES: usize = 4096;
+/// So much of the last part of a body leaves with the end, if the part is too long to be kept for that.
+const KEPT_BYTES: usize = 4096;
 
 /// The destination of a response: the protocol of the connection, or a substitute.
 #[derive(Debug, Default)]
@@ -156,6 +158,16 @@ impl Output {
     }
 
     /// The number of bytes that wait for the client.
+    #[inline]
+    pub fn pending_bytes(&self) -> usize {
+        match &self.writer {
+            Writer::H1(writer) => writer.pending_count(),
+            Writer::H2(writer) => writer.pending_bytes(),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => 0,
+        }
+    }
+
+    /// The same; an end that takes no bytes counts as one.
     pub fn pending_count(&self) -> usize {
         match &self.writer {
             Writer::H1(writer) => writer.pending_count(),
@@ -164,11 +176,14 @@ impl Output {
         }
     }
 
-    /// True if the next bytes that leave are known to be the last ones. In HTTP/2 never: what a stream sends leaves after
-    /// its request has ended.
+    /// True if the next bytes that leave are known to be the last ones.
     #[inline]
     pub fn is_last(&self) -> bool {
-        matches!(&self.writer, Writer::H1(writer) if writer.is_last())
+        match &self.writer {
+            Writer::H1(writer) => writer.is_last(),
+            Writer::H2(writer) => writer.is_last(),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
+        }
     }
 
     pub fn abandon(&mut self) {
@@ -401,8 +416,14 @@ impl Output {
             data = rest;
             self.pass(part.len() as u64);
             let (mut part, mut tail) = self.frame(part);
-            if signal == Signal::End && self.hold_last(part, tail) {
+            // The last bytes are left for `Client::finish`, which counts the request before it sends them.
+            let is_last = self.is_last() && tail.is_empty();
+            if (signal == Signal::End || is_last) && self.hold_last(part, tail) {
                 continue;
+            }
+            let mut kept = &b""[..];
+            if is_last {
+                (part, kept) = part.split_at(part.len().saturating_sub(KEPT_BYTES));
             }
             if self.join(part, tail) {
                 (part, tail) = (b"", b"");
@@ -412,6 +433,7 @@ impl Output {
             self.settle(done, part, tail);
             *sent = client.advance(*sent, done);
             outcome?;
+            self.hold_last(kept, b"");
         }
         Ok(())
     }

@@ -122,10 +122,6 @@ impl Relaying {
                 Side::Source => transport.reset_on_close(),
                 Side::Target => client.reset_on_close(),
             }
-        } else {
-            [&client, &transport].into_iter().filter(|side| side.tls().is_some()).for_each(|side| {
-                let _ = side.shutdown();
-            });
         }
         if let Some(course) = course.as_mut().and_then(Course::timed) {
             let attempt = session.upstream.last();
@@ -136,7 +132,7 @@ impl Relaying {
         }
         session.upstream.end();
         drop((place, course));
-        // Before the connections are closed.
+        // Before the connections are closed, encrypted ones with their alert.
         pipeline::end(session);
         drop((client, transport, open));
     }
