@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Once;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
@@ -48,6 +48,9 @@ pub struct Daemon {
     pid: std::cell::Cell<i32>,
     file_name: String,
 }
+
+/// How long a start waits for workers that the configuration asks for, once there is one.
+const OTHERS_COME_IN: Duration = Duration::from_secs(1);
 
 /// The end of a daemon that did not come up.
 #[derive(Debug)]
@@ -494,6 +497,7 @@ impl Daemon {
     }
 
     fn wait_start(&self, in_background: bool, alone: bool) -> Result<(), Exit> {
+        let (wanted, mut first_seen) = (self.configured_workers(), None);
         let came = wait_at_most(deadline(), || {
             let ended = self.child.borrow_mut().try_wait().ok().flatten();
             if let Some(status) = ended
@@ -505,11 +509,34 @@ impl Daemon {
                 ended?;
                 self.pid.set(self.read("pronghorn.pid").trim().parse().ok()?);
             }
-            let works = alone || !process::children(self.pid()).is_empty();
+            let works = alone || self.has_workers(wanted, &mut first_seen);
             let listens = || self.ports.iter().all(|&port| process::is_listening(port));
             (works && listens()).then_some(Ok(()))
         });
         came.unwrap_or_else(|| panic!("the daemon did not listen in {:?}:\n{}", deadline(), self.log()))
+    }
+
+    /// The number of workers that the configuration asks for.
+    fn configured_workers(&self) -> usize {
+        let regex = Regex::new("worker_processes[ =]+([0-9]+|auto)").expect("the pattern is valid");
+        let text = self.read(&self.file_name);
+        match regex.captures(&text).map(|found| found[1].to_owned()) {
+            None => 1,
+            Some(word) if word == "auto" => std::thread::available_parallelism().map_or(1, usize::from),
+            Some(number) => number.parse().expect("a number"),
+        }
+    }
+
+    /// True once so many workers wait for clients and the master for news, or some do and the others do not come.
+    fn has_workers(&self, wanted: usize, first_seen: &mut Option<Instant>) -> bool {
+        let children = process::children(self.pid());
+        // A worker that has just been forked still has the master's title; one that is ready sleeps, and so does the
+        // master once it knows.
+        let waits = |pid: i32| process::state(pid) == Some('S');
+        let is_ready = |pid: &i32| process::title(*pid).contains("worker process") && waits(*pid);
+        let count = children.iter().filter(|pid| is_ready(pid)).count();
+        count >= wanted && waits(self.pid())
+            || !children.is_empty() && first_seen.get_or_insert_with(Instant::now).elapsed() > OTHERS_COME_IN
     }
 
     fn exit(&self, status: ExitStatus) -> Exit {
