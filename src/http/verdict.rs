@@ -56,8 +56,13 @@ pub type Then = Box<dyn FnOnce(&mut Request) -> Verdict + Send>;
 impl Work {
     /// Work on files and directories.
     pub fn on_files(job: impl FnOnce() -> Then + Send + 'static) -> Self {
-        let run = async move { blocking::run(Lane::Files, job).await };
-        Self { run: Box::pin(run), lane: Lane::Files }
+        Self::on(Lane::Files, job)
+    }
+
+    /// Work of a kind that has no maximum of jobs.
+    pub fn on(lane: Lane, job: impl FnOnce() -> Then + Send + 'static) -> Self {
+        let run = async move { blocking::run(lane, job).await };
+        Self { run: Box::pin(run), lane }
     }
 }
 

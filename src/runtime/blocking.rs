@@ -14,6 +14,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::sys::process;
+
 /// The kinds of work; none waits for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
@@ -25,6 +27,8 @@ pub enum Lane {
     Passwords,
     /// Steps of content codings that would make a turn of the loop too long.
     Codings,
+    /// Documents about all that runs, which take long and may wait: their thread gives way to the loop.
+    Documents,
 }
 
 /// Maximum number of names waiting for the system's resolver, which two threads ask.
@@ -38,11 +42,13 @@ impl Lane {
         static NAMES: Pool = Pool::new(2, NAMES_WAITING_MAX);
         static PASSWORDS: Pool = Pool::new(1, PASSWORDS_WAITING_MAX);
         static CODINGS: Pool = Pool::new(1, usize::MAX);
+        static DOCUMENTS: Pool = Pool::with(1, usize::MAX, true);
         match self {
             Self::Files => &FILES,
             Self::Names => &NAMES,
             Self::Passwords => &PASSWORDS,
             Self::Codings => &CODINGS,
+            Self::Documents => &DOCUMENTS,
         }
     }
 
@@ -61,6 +67,8 @@ struct Pool {
     /// Maximum number of waiting jobs. A lane without one is used only by connections, whose number is
     /// limited.
     waiting_max: usize,
+    /// Its threads run when the others of the process have nothing to do.
+    gives_way: bool,
 }
 
 struct Queue {
@@ -207,8 +215,12 @@ impl<T> Drop for Waiting<T> {
 
 impl Pool {
     const fn new(threads_max: usize, waiting_max: usize) -> Self {
+        Self::with(threads_max, waiting_max, false)
+    }
+
+    const fn with(threads_max: usize, waiting_max: usize, gives_way: bool) -> Self {
         let queue = Mutex::new(Queue { jobs: VecDeque::new(), threads: 0, idle: 0, abandoned: 0 });
-        Self { queue, work: Condvar::new(), threads_max, waiting_max }
+        Self { queue, work: Condvar::new(), threads_max, waiting_max, gives_way }
     }
 
     fn submit<T: Send + 'static>(&'static self, work: Work<T>) -> Waiting<T> {
@@ -240,6 +252,9 @@ impl Pool {
     }
 
     fn serve(&self) {
+        if self.gives_way {
+            process::give_way();
+        }
         let mut queue = lock(&self.queue);
         loop {
             match queue.jobs.pop_front() {
@@ -330,6 +345,21 @@ mod tests {
             assert_eq!(wanted.await, 0);
         });
         assert_eq!(DONE.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn documents_are_made_behind_everything_else() {
+        let niceness = || {
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            // After the name: state is field 3, nice is field 19 (proc_pid_stat(5)).
+            stat[stat.rfind(')').unwrap() + 2..].split(' ').nth(16).unwrap().parse::<i32>().unwrap()
+        };
+        let before = niceness();
+        Runtime::new().unwrap().block_on(async move {
+            assert_eq!(run(Lane::Files, niceness).await, before);
+            assert_eq!(run(Lane::Documents, niceness).await, (before + 10).min(19));
+        });
+        assert_eq!(niceness(), before);
     }
 
     #[test]

@@ -333,6 +333,16 @@ pub fn set_priority(nice: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Puts this thread behind all others of its process, and of other processes with the same priority: while they are busy it
+/// gets a tenth of their time.
+pub fn give_way() {
+    // SAFETY: a number in and out; on Linux it concerns the calling thread alone (nice(2)). It fails for no lower priority.
+    let _ = unsafe { nix::libc::nice(GIVE_WAY) };
+}
+
+/// Ten steps of 1.25 each.
+const GIVE_WAY: i32 = 10;
+
 /// Binds this process to processors.
 pub fn set_affinity(cpus: impl IntoIterator<Item = usize>) -> io::Result<()> {
     let mut set = CpuSet::new();

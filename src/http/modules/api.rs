@@ -210,23 +210,23 @@ fn made(request: &Request, make: impl FnOnce(&Source) -> Verdict + Send + 'stati
 
 /// The same about the upstreams of this part.
 fn made_of(request: &Request, part: Part, make: impl FnOnce(&Source) -> Verdict + Send + 'static) -> Verdict {
-    work(Source::of(request, part, None), make)
+    work(Lane::Documents, Source::of(request, part, None), make)
 }
 
-/// The same about one upstream.
+/// The same about one upstream, which need not wait for longer documents.
 fn made_of_one(
     request: &Request,
     (part, name): (Part, &str),
     make: impl FnOnce(&Source, &Arc<Group>) -> Verdict + Send + 'static,
 ) -> Verdict {
-    work(Source::of(request, part, Some(name)), |source| match source.groups.first() {
+    work(Lane::Files, Source::of(request, part, Some(name)), |source| match source.groups.first() {
         Some(group) => make(source, group),
         None => plus::missing(&plus::NO_UPSTREAM),
     })
 }
 
-fn work(source: Source, make: impl FnOnce(&Source) -> Verdict + Send + 'static) -> Verdict {
-    Work::on_files(move || -> Then {
+fn work(lane: Lane, source: Source, make: impl FnOnce(&Source) -> Verdict + Send + 'static) -> Verdict {
+    Work::on(lane, move || -> Then {
         let verdict = make(&source);
         let Verdict::Done(reply) = verdict else { return Box::new(|_| Verdict::Next) };
         Box::new(move |_| Verdict::Done(reply))

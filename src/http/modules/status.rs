@@ -20,6 +20,7 @@ use crate::http::response::{Body, Response};
 use crate::http::scope::Variable;
 use crate::http::verdict::{Reply, Then, Verdict, Work};
 use crate::proto::header::Id;
+use crate::runtime::blocking::Lane;
 use view::View;
 
 settings! {
@@ -95,7 +96,7 @@ pub fn content(request: &mut Request) -> Verdict {
     }
     let (config, groups) = (request.config, request.worker.upstreams.present());
     let stream_zones = request.worker.shown.get().and_then(|shown| Some(shown.stream?.zones));
-    Work::on_files(move || -> Then {
+    Work::on(Lane::Documents, move || -> Then {
         let view = View::new(config, groups, stream_zones);
         let (kind, text): (&'static [u8], _) = match format {
             Format::Prometheus => (b"text/plain; version=0.0.4; charset=utf-8", write::prometheus(&view)),
