@@ -18,6 +18,7 @@ use crate::shm::counter::{self, Slot};
 use crate::shm::peers::{self, Place};
 use crate::upstream::balance::Method;
 use crate::upstream::check::Checks;
+use crate::upstream::known::Spot;
 use crate::upstream::peer::{Server, Shared};
 use crate::upstream::{budget, outlier, waiting};
 
@@ -131,7 +132,7 @@ pub struct Group {
     pub slot: Option<Slot>,
     /// For each server, in the order of its addresses.
     shared: Vec<Arc<[Shared]>>,
-    /// The places of peers whose servers were removed, and may still process requests.
+    /// The places of peers that were removed, by an operator or by their name, and may still process requests.
     leaving: Vec<Place>,
 }
 
@@ -184,8 +185,7 @@ impl Group {
         let mut group = self.clone();
         group.next_id = group.next_id.max(server.id.saturating_add(1));
         if server.is_removed {
-            group.leaving.retain(|place| place.in_use() > 0);
-            group.leaving.extend(self.shared_of(position).iter().filter_map(|shared| shared.place));
+            group.leave(self.shared_of(position).iter().filter_map(|shared| shared.place));
         }
         match position.cmp(&group.servers.len()) {
             Ordering::Less => {
@@ -199,6 +199,37 @@ impl Group {
             Ordering::Greater => return None,
         }
         Some(group)
+    }
+
+    /// Notes that these peers have left. Forgets those that had left before and process nothing any more.
+    fn leave(&mut self, places: impl Iterator<Item = Place>) {
+        self.leaving.retain(|place| place.in_use() > 0);
+        self.leaving.extend(places);
+    }
+
+    /// The same group, in which a server has peers at these addresses now: those that its name leads to. Others that it
+    /// had have left.
+    #[must_use]
+    pub fn with_addresses(&self, position: usize, spots: &[Spot]) -> Self {
+        let mut group = self.clone();
+        let Some(server) = group.servers.get_mut(position) else { return group };
+        let addresses = spots.iter().map(|spot| spot.address.clone()).collect();
+        *server = Arc::new(Server { addresses, ..Server::clone(server) });
+        let shared = |spot: &Spot| {
+            let configured = self.shared(position, &spot.address);
+            Shared { place: spot.place.and_then(Place::of_index).or(configured.place), ..configured }
+        };
+        let shared: Arc<[Shared]> = spots.iter().map(shared).collect();
+        let is_there = |place: &Place| {
+            shared.iter().any(|now| now.place.is_some_and(|now| now.index() == place.index()))
+        };
+        group.leave(self.shared_of(position).iter().filter_map(|old| old.place));
+        group.leaving.retain(|place| !is_there(place));
+        // A group that was made while serving has no places.
+        if let Some(present) = group.shared.get_mut(position) {
+            *present = shared;
+        }
+        group
     }
 
     /// The position of the server with this id.
@@ -293,7 +324,7 @@ impl Group {
         self.places().chain(self.leaving.iter().copied())
     }
 
-    /// Number of peers whose servers were removed, and that still process requests.
+    /// Number of peers that were removed, by an operator or by their name, and that still process requests.
     pub fn zombies(&self) -> usize {
         if self.leaving.is_empty() {
             return 0;

@@ -165,7 +165,8 @@ impl GroupState {
         if self.is_at(server_index, spots) {
             return false;
         }
-        self.put(self.set().group.clone(), server_index, spots.to_vec());
+        let group = self.set().group.with_addresses(server_index, spots);
+        self.put(Arc::new(group), server_index, spots.to_vec());
         true
     }
 
@@ -175,8 +176,12 @@ impl GroupState {
         let old = self.set();
         // The addresses of a name that is followed are known here, not to the master.
         let found = (server.resolve && !server.is_removed).then(|| self.found(&old, position));
+        let is_followed = server.resolve;
         let spots = found.unwrap_or_else(|| spots(&server.addresses));
-        let Some(group) = old.group.with_server(position, server, Some(shared)) else { return false };
+        let Some(mut group) = old.group.with_server(position, server, Some(shared)) else { return false };
+        if is_followed {
+            group = group.with_addresses(position, &spots);
+        }
         self.put(Arc::new(group), position, spots);
         true
     }

@@ -3,8 +3,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Mutex;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::control;
 use super::zones::plus;
 use crate::support::daemon::{is_stand_in, send};
+use crate::support::dns::{A, Dns};
 use crate::support::origin::ok;
 use crate::support::{Origin, Setup, deadline, get, wait_for};
 
@@ -128,4 +129,57 @@ fn present_numbers_are_right_over_workers_and_after_some_were_killed() {
     is("http/upstreams/narrow", &|now| now["queue"]["size"] == 0);
     is("http/upstreams/u", &|now| now["zombies"] == 0);
     drop(release);
+}
+
+#[test]
+fn addresses_that_a_name_has_lost_are_zombies_while_they_answer() {
+    if is_stand_in() {
+        return;
+    }
+    const CONF: &str = r#"
+worker_processes 2;
+control unix:%%DIR%%/ctl;
+http {
+    resolver %%RESOLVER%% valid=1s;
+    upstream u { zone u 64k; server www.test:%%ORIGIN%% resolve; }
+    server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://u; } }
+}
+"#;
+    let (release, held) = channel::<()>();
+    let held = Mutex::new(held);
+    let origin = Origin::replying(move |_| {
+        let _ = held.lock().expect("not poisoned").recv();
+        ok(b"done")
+    });
+    let now = Arc::new(Mutex::new("127.0.0.1"));
+    let theirs = Arc::clone(&now);
+    let dns = Dns::start(move |query| match query.kind {
+        A => query.reply(&[query.a(1, *theirs.lock().expect("not poisoned"))]),
+        _ => query.reply(&[]),
+    });
+    let setup = Setup::new(CONF).set("ORIGIN", origin.port()).set("RESOLVER", dns.address());
+    let daemon = setup.level("emerg").start();
+    let is = |address: &str, zombies: u64| {
+        wait_for(&format!("{zombies} zombies, and {address}"), || {
+            let u = plus(&daemon, "http/upstreams/u");
+            let is_there = u["peers"].as_array().expect("a list").iter().any(|peer| {
+                peer["server"].as_str().is_some_and(|name| name.starts_with(&format!("{address}:")))
+            });
+            (is_there && u["zombies"] == zombies).then_some(())
+        });
+    };
+    is("127.0.0.1", 0);
+    let mut client = client(daemon.port(0), "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    origin.wait_requests(1);
+    *now.lock().expect("not poisoned") = "127.0.0.2";
+    is("127.0.0.2", 1);
+    *now.lock().expect("not poisoned") = "127.0.0.1";
+    is("127.0.0.1", 0); // it is back
+    *now.lock().expect("not poisoned") = "127.0.0.2";
+    is("127.0.0.2", 1);
+    drop(release);
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.ends_with("done"), "{answer}");
+    is("127.0.0.2", 0);
 }
