@@ -268,19 +268,10 @@ fn apply(table: &mut Table, line: Line, clocks: Clocks) -> bool {
 fn fill(zone: &Zone, text: &[u8], path: &Path) -> bool {
     let mut table = zone.table_mut();
     let clocks = Clocks::now();
-    let mut is_whole = true;
-    for (index, line) in text.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
-        let taken = match serde_json::from_slice::<Line>(line) {
-            Ok(line) => match apply(&mut table, line, clocks) {
-                true => continue,
-                false => format!("the key is no address, and the zone has type={}", zone.kind().name()),
-            },
-            Err(error) => error.to_string(),
-        };
-        is_whole = false;
-        let (path, number) = (path.display(), index + 1);
-        log::alert!(log::process(), &(), "line {number} of the state file \"{path}\" is ignored: {taken}");
-    }
+    let is_whole = state_file::each(text, path, |line: Line| match apply(&mut table, line, clocks) {
+        true => Ok(()),
+        false => Err(format!("the key is no address, and the zone has type={}", zone.kind().name())),
+    });
     table.expire(clocks.monotonic_ms);
     is_whole
 }

@@ -413,28 +413,13 @@ fn forgotten(messages: &[String]) {
     }
 }
 
-/// The differences in a state file, and whether that is all of it. A line that is none is reported and left out.
+/// The differences in a state file, and whether that is all of it.
 fn parse(text: &[u8], path: Option<&Path>) -> (Edits, bool) {
     let mut edits = Edits::default();
-    let mut is_whole = true;
-    for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
-        if line.is_empty() {
-            continue;
-        }
-        match serde_json::from_slice::<Difference>(line) {
-            Ok(difference) => _ = edits.remember(difference),
-            Err(error) => {
-                is_whole = false;
-                let path = path.unwrap_or(Path::new("")).display();
-                let number = index + 1;
-                log::alert!(
-                    log::process(),
-                    &(),
-                    "line {number} of the state file \"{path}\" is ignored: {error}"
-                );
-            }
-        }
-    }
+    let is_whole = state_file::each(text, path.unwrap_or(Path::new("")), |difference: Difference| {
+        edits.remember(difference);
+        Ok(())
+    });
     (edits, is_whole)
 }
 

@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
+
 use crate::log;
 
 #[derive(Debug)]
@@ -76,6 +78,25 @@ pub fn read(path: &Path, bytes_max: usize, otherwise: &str) -> Option<Vec<u8>> {
             None
         }
     }
+}
+
+/// Gives each line of a state file to `take`, as the value that it is. Lines that are none, or that are not taken for a
+/// reason, are reported and left out. False: there were such lines.
+pub fn each<T: DeserializeOwned>(
+    text: &[u8],
+    path: &Path,
+    mut take: impl FnMut(T) -> Result<(), String>,
+) -> bool {
+    let mut is_whole = true;
+    for (index, line) in text.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
+        let read = serde_json::from_slice(line).map_err(|error| error.to_string());
+        if let Err(why) = read.and_then(&mut take) {
+            is_whole = false;
+            let (path, number) = (path.display(), index + 1);
+            log::alert!(log::process(), &(), "line {number} of the state file \"{path}\" is ignored: {why}");
+        }
+    }
+    is_whole
 }
 
 /// Keeps a state file of which something could not be used under another name, before it is written anew.

@@ -4,9 +4,11 @@
 //! The file is part of the configuration: it is read with it, and the master writes it anew at each change of the group
 //! (`master/orders.rs`). Touches: that file. Behaviour: nginx.org, `state` of ngx_http_upstream_module.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 
+use crate::config::lexer::{self, Lexer, Token};
 use crate::upstream::block;
 use crate::upstream::edits;
 use crate::upstream::group::Group;
@@ -37,28 +39,47 @@ pub fn read(path: &Path, default_port: Option<u16>) -> Result<Vec<Server>, Strin
 
 /// The servers of a text; a fault comes with the number of its line.
 fn parse(text: &str, default_port: Option<u16>) -> Result<Vec<Server>, (usize, String)> {
+    let mut lexer = Lexer::new(text);
     let mut servers = Vec::new();
-    let mut words: Vec<&str> = Vec::new();
-    let mut last_line = 1;
-    for (index, line) in text.lines().enumerate() {
-        let number = index + 1;
-        let line = line.split('#').next().unwrap_or_default();
-        for (part, statement) in line.split(';').enumerate() {
-            if part > 0 {
-                servers.push(server(&words, default_port).map_err(|why| (number, why))?);
-                words.clear();
+    let mut words: Vec<Cow<'_, str>> = Vec::new();
+    let mut last = 0;
+    loop {
+        let (at, fault) = match lexer.token() {
+            Ok(Token::Word { start, end, quoted }) => {
+                words.push(lexer.meaning(start, end, quoted));
+                last = end;
+                continue;
             }
-            words.extend(statement.split_ascii_whitespace());
-        }
-        last_line = number;
+            Ok(Token::Semicolon(at)) => match server(&words, default_port) {
+                Ok(server) => {
+                    servers.push(server);
+                    words.clear();
+                    continue;
+                }
+                Err(why) => (at, why),
+            },
+            Ok(Token::End) if words.is_empty() => return Ok(servers),
+            Ok(Token::End) => (last, NO_SEMICOLON.to_owned()),
+            Err(lexer::Error::OpenWord { start }) => (start, NO_SEMICOLON.to_owned()),
+            Ok(Token::Open(at)) => (at, "unexpected \"{\"".to_owned()),
+            Ok(Token::Close(at)) => (at, "unexpected \"}\"".to_owned()),
+            Err(lexer::Error::OpenQuote { start }) => (start, "a quote is not closed".to_owned()),
+            Err(lexer::Error::AfterQuote { end, .. }) => {
+                (end, "white space or \";\" is missing behind a quote".to_owned())
+            }
+        };
+        return Err((1 + memchr::memchr_iter(b'\n', &text.as_bytes()[..at]).count(), fault));
     }
-    if words.is_empty() { Ok(servers) } else { Err((last_line, "\";\" is missing at the end".to_owned())) }
 }
 
-fn server(words: &[&str], default_port: Option<u16>) -> Result<Server, String> {
+const NO_SEMICOLON: &str = "\";\" is missing at the end";
+
+fn server(words: &[Cow<'_, str>], default_port: Option<u16>) -> Result<Server, String> {
     match words.split_first() {
-        Some((&"server", rest)) if !rest.is_empty() => edits::read_words(&rest.join(" "), default_port),
-        Some((&"server", _)) => Err("a server has no address".to_owned()),
+        Some((first, rest)) if first == "server" && !rest.is_empty() => {
+            edits::read_words(&rest.join(" "), default_port)
+        }
+        Some((first, _)) if first == "server" => Err("a server has no address".to_owned()),
         Some((word, _)) => Err(format!("\"{word}\" is not \"server\"")),
         None => Err("unexpected \";\"".to_owned()),
     }
@@ -79,7 +100,7 @@ mod tests {
         let text_of = |servers: Vec<Server>| {
             String::from_utf8(text(&Group::new("state_file.test", servers))).expect("it is text")
         };
-        let given = "# written by hand\nserver 127.0.0.1:80 weight=3\n  down; server unix:/run/a.sock;\n\n\
+        let given = "# written by hand\nserver \"127.0.0.1:80\" weight=3\n  down; server unix:/run/a.sock;\n\n\
                      server [::1]:81 max_conns=2 backup;\n";
         let servers = parse(given, Some(80)).expect("good lines");
         let written = text_of(servers);
@@ -98,8 +119,13 @@ mod tests {
             ("server;", 1, "a server has no address"),
             (";", 1, "unexpected \";\""),
             ("server 127.0.0.1:80", 1, "\";\" is missing at the end"),
+            ("server 127.0.0.1:80 ", 1, "\";\" is missing at the end"),
             ("server 127.0.0.1:80 down;\nserver 127.0.0.1:81\n", 2, "\";\" is missing at the end"),
-            ("server \"127.0.0.1:80\";", 1, "a server's line must not contain '\"'"),
+            ("server 127.0.0.1:80 'route=a\"b';", 1, "a server's line must not contain '\"'"),
+            ("\nserver 127.0.0.1:80 {}", 2, "unexpected \"{\""),
+            ("}", 1, "unexpected \"}\""),
+            ("server \"127.0.0.1:80;\n\n", 1, "a quote is not closed"),
+            ("server \"127.0.0.1:80\"weight=2;", 1, "white space or \";\" is missing behind a quote"),
         ] {
             let found = parse(text, Some(80)).expect_err(text);
             assert_eq!((found.0, &*found.1), (line, why), "{text}");
