@@ -165,7 +165,9 @@ pub fn run(words: &[String], socket: Option<PathBuf>) -> i32 {
     let outcome = match socket {
         Some(socket) => command(&Client { socket, is_json }, &rest),
         None => Err(Error::Usage(
-            "the configuration has no \"control\", add one: control unix:/run/pronghorn.sock;".to_owned(),
+            "the configuration names no control socket: add \"control unix:/run/pronghorn.sock;\" to it, or name the \
+             socket with --socket"
+                .to_owned(),
         )),
     };
     match outcome {

@@ -33,13 +33,18 @@ pub fn run(words: &[String], socket: Option<PathBuf>) -> i32 {
         [word, path] if word == "--socket" => Some(PathBuf::from(path)),
         [word] if word.starts_with("--socket=") => word.split_once('=').map(|(_, path)| path.into()),
         _ => {
-            terminal::tell("usage: pronghorn top [--socket path]");
+            let words = words.join(" ");
+            terminal::tell(format_args!(
+                "pronghorn: [error] \"top\" does not take \"{words}\"; usage: pronghorn top [--socket path]"
+            ));
             return 2;
         }
     };
     let Some(socket) = socket else {
-        let remedy = "add one: control unix:/run/pronghorn.sock;";
-        terminal::tell(format_args!("pronghorn: [error] the configuration has no \"control\", {remedy}"));
+        terminal::tell(
+            "pronghorn: [error] the configuration names no control socket: add \"control unix:/run/pronghorn.sock;\" to \
+             it, or name the socket with --socket",
+        );
         return 2;
     };
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {

@@ -124,6 +124,13 @@ impl Draft {
         }
     }
 
+    /// Defines a group whose block has errors, which were reported: the uses of its name are no further ones.
+    pub fn define_refused(&mut self, name: &str, span: Span) {
+        let group = Group::uncounted(name, Vec::new());
+        // The first of two blocks with this name counts.
+        let _ = self.define(Defined { group, resolver: None, resolver_timeout_ms: None }, span);
+    }
+
     /// Notes that the peers of a group are checked.
     pub fn check(&mut self, index: usize, rules: &Rules) {
         if let Some(entry) = self.entries.get_mut(index) {
@@ -453,6 +460,16 @@ mod tests {
         assert_eq!(second.message, "duplicate upstream \"Twice\"");
         draft.reference("twice", Some(81), false, host("1.1.1.1:81"), Span::default());
         assert_eq!(finish(draft).1, ["upstream \"twice\" may not have port 81"]);
+    }
+
+    #[test]
+    fn the_uses_of_a_block_with_errors_are_no_further_ones() {
+        let mut draft = Draft::default();
+        let used = draft.reference("bad.test", None, false, host("bad.test"), Span::default());
+        draft.define_refused("bad.test", Span::default());
+        draft.define_refused("bad.test", Span::default());
+        let (groups, findings) = finish(draft);
+        assert_eq!((findings, groups.find("bad.test", None, false)), (Vec::new(), Some(used)));
     }
 
     #[test]

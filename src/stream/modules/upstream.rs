@@ -171,9 +171,14 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
             cx.drafts.upstream.groups.insert(index, selection);
             Ok(())
         }
-        // A refused server has been reported; do not also report an empty group.
-        None if cx.diagnostics.error_count() > before => Ok(()),
-        None => Err(Diagnostic::error(node.span, "no servers are inside upstream")),
+        None => {
+            cx.upstreams.define_refused(node.arg(0), node.arg_span(0));
+            // A refused server has been reported; do not also report an empty group.
+            if cx.diagnostics.error_count() > before {
+                return Ok(());
+            }
+            Err(Diagnostic::error(node.span, "no servers are inside upstream"))
+        }
     }
 }
 
