@@ -2,6 +2,7 @@
 //!
 //! Behaviour: nginx.org, "Core functionality".
 
+use crate::base::network::Network;
 use crate::base::number::parse_millis;
 use crate::config::directive::{Accepted, accepted, block, custom, flag, millis, number, size, text};
 use crate::config::inherit::{duplicate, own};
@@ -13,6 +14,7 @@ use crate::config::{
 use crate::http;
 use crate::log::{Level, Logger, Target};
 use crate::net::budget;
+use crate::shared::realip::read_networks;
 use crate::shared::{CompileOptions, error_log};
 use crate::stream;
 use crate::sys::names::Names;
@@ -49,6 +51,8 @@ settings! {
         /// `env NAME` and `env NAME=value`.
         pub environment: Vec<(Box<str>, Option<Box<str>>)> => own,
         error_log: Inherit<Logger> => own,
+        /// `debug_connection`
+        pub debugged: Vec<Network> => own,
         log_targets: Vec<(Target, Level)> => own,
         use_: Inherit<()> => own,
         control: Inherit<Control> => own,
@@ -168,7 +172,9 @@ pub static MAIN: &[Row] = &[
     accepted("multi_accept", Context::EVENTS, Arity::exactly(1), Accepted::Flag, "A listener accepts one connection for each epoll event.").default("off"),
     accepted("accept_mutex", Context::EVENTS, Arity::exactly(1), Accepted::Flag, "Each worker has its own listeners.").default("off"),
     accepted("accept_mutex_delay", Context::EVENTS, Arity::exactly(1), Accepted::Millis, "Each worker has its own listeners.").default("500ms"),
-    accepted("debug_connection", Context::EVENTS, Arity::exactly(1), Accepted::List, "Log levels are set by error_log, for all clients alike."),
+    custom("debug_connection", Context::EVENTS, Arity::exactly(1), debug_connection,
+        "Logs everything about the requests and sessions of a client, an address, a network, unix: or a name, to the error_log in force, whatever its \
+         level. Once set_real_ip_from has found the client, its address counts."),
 ];
 
 static SLOTS: &[&dyn Module<Settings, Cx>] = &[&Slot {
@@ -516,6 +522,13 @@ fn env(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnosti
         None => (node.arg(0), None),
     };
     settings.environment.push((name.into(), value));
+    Ok(())
+}
+
+fn debug_connection(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let (networks, warning) = read_networks(node, &cx.options.names)?;
+    warning.into_iter().for_each(|warning| cx.diagnostics.push(warning));
+    settings.debugged.extend(networks);
     Ok(())
 }
 

@@ -54,7 +54,7 @@ impl Scope for Request {
     }
 
     fn logger(&self) -> Logger {
-        self.location.confs.http_core.log()
+        self.error_log()
     }
 
     fn places(&self) -> &'static Places {

@@ -8,6 +8,7 @@
 
 pub mod access;
 mod context;
+mod debugged;
 pub mod escape;
 mod file;
 pub mod format;
@@ -27,6 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::sys::names::Names;
 
 pub use self::context::{Cause, Context, Fields, Text};
+pub use self::debugged::{logger_for, set_debugged};
 pub use self::lease::{Lease, OpenError, Owner};
 pub use self::level::Level;
 pub use self::macros::*;

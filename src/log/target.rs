@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError, RwLock};
 
 use crate::base::number::parse_size;
 use crate::sys::names::Names;
@@ -267,6 +267,7 @@ struct Set {
     /// One more than the most verbose level of all targets; 0 without targets.
     ceiling: u8,
     entries: Box<[(Target, Level)]>,
+    debugging: OnceLock<Logger>,
 }
 
 static SETS: RwLock<Vec<&'static Set>> = RwLock::new(Vec::new());
@@ -293,7 +294,8 @@ impl Logger {
         }
         let id = sets.len() as u32;
         let ceiling = entries.iter().map(|&(_, level)| level as u8 + 1).max().unwrap_or(0);
-        let set: &'static Set = Box::leak(Box::new(Set { id, ceiling, entries: entries.into() }));
+        let set: &'static Set =
+            Box::leak(Box::new(Set { id, ceiling, entries: entries.into(), debugging: OnceLock::new() }));
         sets.push(set);
         ids.insert(key, id);
         Logger(set)
@@ -302,6 +304,12 @@ impl Logger {
     /// A logger that writes nothing.
     pub fn none() -> Logger {
         Logger::of(&[])
+    }
+
+    /// The same targets at level `debug`.
+    pub fn debugging(self) -> Logger {
+        let entries = || self.0.entries.iter().map(|&(target, _)| (target, Level::Debug)).collect::<Vec<_>>();
+        *self.0.debugging.get_or_init(|| Logger::of(&entries()))
     }
 
     /// Whether any target includes this level.

@@ -11,6 +11,7 @@ use crate::config::{Diagnostic, Merge, Node};
 use crate::net::address::{parse_inet, parse_upstream};
 use crate::shared::Environment;
 use crate::sys::address::SockAddr;
+use crate::sys::names::Names;
 
 /// The networks that one block trusts.
 #[derive(Clone, Debug, Default)]
@@ -39,27 +40,32 @@ impl Trusted {
 
     /// Reads a `set_real_ip_from`.
     pub fn add(&mut self, node: &Node, cx: &mut impl Environment) -> Result<(), Diagnostic> {
-        let text = node.arg(0);
-        if let Some(parsed) = Network::parse(text) {
-            if parsed.has_low_bits {
-                let message = format!("low address bits of {text} are meaningless");
-                cx.diagnostics().push(Diagnostic::warning(node.arg_span(0), message));
-            }
-            self.0.push(parsed.network);
-            return Ok(());
-        }
-        if text.contains(['/', ':']) {
-            return Err(Diagnostic::error(node.arg_span(0), format!("invalid value \"{text}\"")));
-        }
-        let found = parse_upstream(text, 80).ok().and_then(|host| host.find(cx.names()));
-        let addresses = found.ok_or_else(|| {
-            let message = format!("host not found in set_real_ip_from \"{text}\"");
-            Diagnostic::error(node.arg_span(0), message)
-        })?;
-        let ips = addresses.iter().filter_map(SockAddr::ip);
-        self.0.extend(ips.map(|ip| Network::of(ip, if ip.is_ipv4() { 32 } else { 128 })));
+        let (networks, warning) = read_networks(node, cx.names())?;
+        warning.into_iter().for_each(|warning| cx.diagnostics().push(warning));
+        self.0.extend(networks);
         Ok(())
     }
+}
+
+/// The networks that a directive's argument means (an address, a network, `unix:`, or a name, which has been looked up),
+/// and a warning about it.
+pub fn read_networks(node: &Node, names: &Names) -> Result<(Vec<Network>, Option<Diagnostic>), Diagnostic> {
+    let text = node.arg(0);
+    if let Some(parsed) = Network::parse(text) {
+        let message = || format!("low address bits of {text} are meaningless");
+        let warning = parsed.has_low_bits.then(|| Diagnostic::warning(node.arg_span(0), message()));
+        return Ok((vec![parsed.network], warning));
+    }
+    if text.contains(['/', ':']) {
+        return Err(Diagnostic::error(node.arg_span(0), format!("invalid value \"{text}\"")));
+    }
+    let found = parse_upstream(text, 80).ok().and_then(|host| host.find(names));
+    let addresses = found.ok_or_else(|| {
+        let message = format!("host not found in {} \"{text}\"", node.name.text);
+        Diagnostic::error(node.arg_span(0), message)
+    })?;
+    let ips = addresses.iter().filter_map(SockAddr::ip);
+    Ok((ips.map(|ip| Network::of(ip, if ip.is_ipv4() { 32 } else { 128 })).collect(), None))
 }
 
 /// The client that trusted proxies name. `words`: the addresses that each has appended, the last one first; the last one is

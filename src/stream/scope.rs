@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use crate::config::Places;
-use crate::log::Logger;
+use crate::log::{self, Logger};
 use crate::net::tls::Info;
 use crate::net::tls::watch::Pairs;
 use crate::net::transport::Probe;
@@ -44,7 +44,7 @@ impl Scope for Session {
     }
 
     fn logger(&self) -> Logger {
-        self.server.confs.core.log()
+        log::logger_for(self.server.confs.core.log(), || self.peer.ip())
     }
 
     fn places(&self) -> &'static Places {

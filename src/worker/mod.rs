@@ -137,6 +137,7 @@ pub fn run(config: Config, seat: Seat) -> i32 {
     }
     // The configuration lives as long as the process: plain references, no counts to touch.
     let config: &'static Config = Box::leak(Box::new(config));
+    log::set_debugged(&config.settings.debugged);
     budget::set_max(config.settings.worker_memory_budget());
     let outcome = Runtime::new().and_then(|mut runtime| {
         // SIGPIPE and SIGXFSZ are taken only so that they do not end the process: the call fails, and we log

@@ -198,3 +198,45 @@ fn a_pipe_that_nobody_reads_stops_nobody() {
         miss(&daemon, &format!("/missing{index}"));
     }
 }
+
+/// Clients of 127.0.0.2 and of unix sockets are debugged.
+const DEBUGGED: &str = r#"
+events { debug_connection 127.0.0.2; debug_connection unix:; }
+http {
+    error_log %%DIR%%/http.log crit;
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location / { return 200 "$remote_addr"; }
+        location /as { proxy_bind $arg_from; proxy_pass http://127.0.0.1:%%PORT_0%%/seen-$arg_from; }
+        location /unix { proxy_pass http://unix:%%DIR%%/a.sock:/seen-unix; }
+    }
+    server { listen unix:%%DIR%%/a.sock; location / { return 200 unix; } }
+}
+stream {
+    error_log %%DIR%%/stream.log crit;
+    server { listen 127.0.0.1:%%PORT_1%%; proxy_bind 127.0.0.2; proxy_pass 127.0.0.1:%%PORT_2%%; }
+    server { listen 127.0.0.1:%%PORT_2%%; proxy_pass 127.0.0.1:%%PORT_0%%; }
+}
+"#;
+
+#[test]
+fn everything_about_some_clients_is_logged_whatever_the_level() {
+    let daemon = Setup::new(DEBUGGED).start();
+    for from in ["127.0.0.3", "127.0.0.2"] {
+        assert_eq!(get(daemon.port(0), &format!("/as?from={from}")).text(), from);
+    }
+    let line = daemon.wait_line("http.log", "/seen-127");
+    assert!(line.contains("[debug]") && line.contains("client: 127.0.0.2,"), "{line}");
+    assert_eq!(get(daemon.port(0), "/unix").text(), "unix");
+    daemon.wait_line("http.log", r"\[debug\].*client: unix:.*/seen-unix");
+    // A session of each kind: from 127.0.0.1, and from 127.0.0.2 in the second server.
+    assert_eq!(get(daemon.port(1), "/").text(), "127.0.0.1");
+    let line = daemon.wait_line("stream.log", r"\[debug\].*trying 127.0.0.1:");
+    assert!(line.contains("client: 127.0.0.2,"), "{line}");
+    let number = line.split([' ', ':']).find(|word| word.starts_with('*')).expect("a connection");
+    let log = daemon.read("stream.log");
+    assert!(log.lines().all(|line| line.contains(number)), "{log}");
+    let log = daemon.read("http.log");
+    let is_theirs = |line: &str| line.contains("client: 127.0.0.2,") || line.contains("client: unix:,");
+    assert!(log.lines().all(is_theirs), "{log}");
+}

@@ -323,7 +323,7 @@ impl Request {
 
     /// The error log in force.
     pub fn error_log(&self) -> Logger {
-        self.location.confs.http_core.log()
+        log::logger_for(self.location.confs.http_core.log(), || self.connection.peer.ip())
     }
 
     /// The type of a response that the configuration itself provides, by the URI's extension.

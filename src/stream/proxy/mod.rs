@@ -258,6 +258,7 @@ async fn attempt(
     options: &connect::Options,
     (group, peer): (&GroupState, &Rc<Peer>),
 ) -> Result<(Transport, Place), Failure> {
+    log::debug!(session.logger(), &*session, "trying {} of \"{}\"", peer.name, group.group.name);
     let started_us = runtime::now_us();
     let opened = connect::open(&peer.address, options, conf.connect_timeout_ms()).await;
     let (mut transport, place) = match opened {
