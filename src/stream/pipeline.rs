@@ -100,6 +100,8 @@ async fn prepare(session: &mut Session, transport: &mut Transport) -> Next {
         session.status = status;
         return Next::End;
     }
+    let name = session.server.names.first().map_or("", |name| name);
+    log::debug!(session.logger(), &*session, "using server \"{name}\"");
     content(session, transport).await
 }
 

@@ -231,6 +231,7 @@ fn everything_about_some_clients_is_logged_whatever_the_level() {
     daemon.wait_line("http.log", r"\[debug\].*client: unix:.*/seen-unix");
     // A session of each kind: from 127.0.0.1, and from 127.0.0.2 in the second server.
     assert_eq!(get(daemon.port(1), "/").text(), "127.0.0.1");
+    daemon.wait_line("stream.log", r#"\[debug\].*using server """#);
     let line = daemon.wait_line("stream.log", r"\[debug\].*trying 127.0.0.1:");
     assert!(line.contains("client: 127.0.0.2,"), "{line}");
     let number = line.split([' ', ':']).find(|word| word.starts_with('*')).expect("a connection");
