@@ -404,10 +404,15 @@ pub mod property {
     use std::collections::HashSet;
     use std::os::fd::AsFd;
 
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
     use super::{Allowed, Facts, Ledger, Received, State};
     use crate::master::roles::Role;
     use crate::sys::msg;
     use crate::worker::messages::{self, BYTES_MAX};
+
+    /// A descriptor that is open for longer stays open.
+    const END_MS: u16 = 10_000;
 
     /// Sends all bytes but the first over a control socket, with as many descriptors as the first byte says,
     /// and judges the message in every state.
@@ -446,6 +451,9 @@ pub mod property {
             }
         }
         drop(message);
+        // A process that another thread forks has copies, until it executes its program.
+        let mut end = [PollFd::new(watched.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut end, PollTimeout::from(END_MS));
         let left = msg::receive(watched.as_fd(), &mut buffer).map(|message| message.length);
         assert_eq!(left, Ok(0), "a descriptor stays open");
     }
