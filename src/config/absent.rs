@@ -59,12 +59,6 @@ static FEATURES: &[&Feature] = &[
         &[],
         "clients connect without it, and the name that they ask for can be read on the way",
     ),
-    &own(
-        "ending sessions with removed servers",
-        &["proxy_session_drop"],
-        &[],
-        "they go on until one side ends them: \"pronghorn ctl end\" ends one",
-    ),
     &own("JWT", &["auth_jwt*"], &["auth_jwt"], UNPROTECTED),
     &own("GeoIP", &["geoip_*"], &[], "\"map\" or \"geo\" may do instead"),
     &own("a forward proxy", &["tunnel_*"], &["tunnel_pass"], "CONNECT is refused: remove this line"),

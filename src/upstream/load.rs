@@ -288,7 +288,7 @@ pub struct Loads {
     /// The peers that must be asked whether they may be used.
     asked: Bits,
     /// Those of them that may be used if their words in shared memory are clear.
-    told: Bits,
+    clear_suffices: Bits,
     /// The peers whose share may be other than their weight.
     reduced: Bits,
     /// Sum of all weights.
@@ -311,7 +311,7 @@ impl Loads {
                 .collect(),
             words: loads.iter().map(|load| load.words).collect(),
             asked: Bits::all(loads.len()),
-            told: Bits::none(loads.len()),
+            clear_suffices: Bits::none(loads.len()),
             reduced: Bits::all(loads.len()),
             total_weight: loads.iter().fold(0, |sum, load| load.weight.saturating_add(sum)),
             freed: [const { Cell::new(u32::MAX) }; FREED_MAX],
@@ -374,8 +374,8 @@ impl Loads {
     }
 
     /// Says that a peer that must be asked may be used without that while its words in shared memory are clear.
-    pub fn set_told(&self, index: usize, is_told: bool) {
-        self.told.set(index, is_told);
+    pub fn set_clear_suffices(&self, index: usize, suffices: bool) {
+        self.clear_suffices.set(index, suffices);
     }
 
     /// True if it is known that the peer may be used.
@@ -385,7 +385,7 @@ impl Loads {
             return true;
         }
         let words = self.words.get(index);
-        words.is_some_and(|words| self.told.has(index) && words.place.is_some_and(Place::is_clear))
+        words.is_some_and(|words| self.clear_suffices.has(index) && words.place.is_some_and(Place::is_clear))
     }
 
     /// The same for 64 peers from a multiple of 64 on, as two sets of bits: those that are known to be usable, and the
@@ -393,12 +393,12 @@ impl Loads {
     #[inline]
     pub fn usable_bits(&self, word: usize) -> (u64, u64) {
         let bits = |set: &Bits| set.0.get(word).map_or(0, Cell::get);
-        let (asked, told) = (bits(&self.asked), bits(&self.told));
+        let (asked, by_words) = (bits(&self.asked), bits(&self.clear_suffices));
         let first = word * 64;
         let places = self.words.get(first..).unwrap_or_default().iter().take(64);
         let all = if places.len() == 0 { 0 } else { u64::MAX >> (64 - places.len()) };
         let clear = places.enumerate().fold(0, |clear, (bit, words)| {
-            let is_clear = told & (1 << bit) != 0 && words.place.is_some_and(Place::is_clear);
+            let is_clear = by_words & (1 << bit) != 0 && words.place.is_some_and(Place::is_clear);
             clear | u64::from(is_clear) << bit
         });
         let sure = all & !asked | clear;
@@ -420,7 +420,7 @@ impl Loads {
     /// The peers have moved to another list: from now on the facts are theirs alone.
     pub fn retire(&self) {
         self.asked.0.iter().for_each(|word| word.set(u64::MAX));
-        self.told.0.iter().for_each(|word| word.set(0));
+        self.clear_suffices.0.iter().for_each(|word| word.set(0));
     }
 }
 
@@ -563,7 +563,7 @@ mod tests {
         let place = peers::place("load.test", "told").expect("room");
         let loads = Loads::new([LoadState::new(4, Some(place))].into_iter());
         assert!(!loads.is_usable(0), "only the peer knows");
-        loads.set_told(0, true);
+        loads.set_clear_suffices(0, true);
         assert!(loads.is_usable(0));
         for word in [Word::Fails, Word::Orders, Word::EjectedMs] {
             place.set_number(word, 1);

@@ -32,6 +32,7 @@ pub mod session;
 pub mod state;
 pub mod state_file;
 pub mod sticky;
+mod succession;
 pub mod talk;
 pub mod timing;
 pub mod trace;

@@ -20,6 +20,7 @@ use crate::upstream::check::Checks;
 use crate::upstream::load::{Load, LoadState, Loads};
 use crate::upstream::outlier::{self, Tally};
 use crate::upstream::sticky::Id;
+use crate::upstream::succession::Succession;
 use crate::upstream::timing::Timing;
 use crate::upstream::waiting::Waiting;
 
@@ -159,8 +160,7 @@ pub struct Peer {
     slow_start_ms: u64,
     seat: RefCell<Seat>,
     timing: Timing,
-    /// Its name no longer resolves to this address.
-    is_retired: Cell<bool>,
+    pub(super) succession: Succession,
     fails: Cell<u64>,
     /// Time of the last failure.
     failed_ms: Cell<u64>,
@@ -215,7 +215,7 @@ impl Peer {
             slow_start_ms: server.slow_start_ms,
             seat: RefCell::new(seat),
             timing: Timing::default(),
-            is_retired: Cell::new(false),
+            succession: Succession::default(),
             fails: Cell::new(0),
             failed_ms: Cell::new(0),
             checked_ms: Cell::new(0),
@@ -284,7 +284,7 @@ impl Peer {
             || self.returned_ms.get() != 0
             || self.ejected_ms.get() != 0;
         // All that can be against it changes at its place.
-        let is_told = self.is_shared
+        let clear_suffices = self.is_shared
             && self.checked.is_none_or(|(_, checks)| !checks.is_mandatory)
             && self.advised.is_none()
             && !self.down
@@ -293,7 +293,7 @@ impl Peer {
             && self.slow_start_ms == 0;
         let seat = self.seat.borrow();
         seat.loads.set_asked(seat.index, is_asked);
-        seat.loads.set_told(seat.index, is_told);
+        seat.loads.set_clear_suffices(seat.index, clear_suffices);
     }
 
     /// True if it is what a server makes of one of its addresses at this weight.
@@ -310,13 +310,16 @@ impl Peer {
         self.weight
     }
 
-    /// Stops keeping its connections.
-    pub(super) fn retire(&self) {
-        self.is_retired.set(true);
+    /// True if it has left its group, or another peer has taken its place.
+    pub(super) fn is_retired(&self) -> bool {
+        self.succession.is_over()
     }
 
-    pub(super) fn is_retired(&self) -> bool {
-        self.is_retired.get()
+    /// True if its sessions may not go on (`proxy_session_drop`): it was removed, or has been taken out by an order, its
+    /// agent or its checks.
+    pub(super) fn is_lost(&self, now_ms: u64) -> bool {
+        let is_lost = |peer: &Self| peer.is_retired() || peer.is_down() || !peer.is_healthy(now_ms);
+        self.succession.latest().map_or_else(|| is_lost(self), |latest| is_lost(&latest))
     }
 
     /// True if it gets no requests at all: by its `server` line, by an operator's order, or by its agent's word.

@@ -73,13 +73,18 @@ pub struct Session {
 #[derive(Debug)]
 pub struct Resting {
     set: Rc<Set>,
-    _used: Option<InUse>,
+    used: Option<InUse>,
 }
 
 impl Resting {
     /// The name of the group.
     pub fn group_name(&self) -> &str {
         &self.set.group.name
+    }
+
+    /// As [`Session::has_lost_peer`].
+    pub fn has_lost_peer(&self, now_ms: u64) -> bool {
+        self.used.as_ref().is_some_and(|used| used.peer().is_lost(now_ms))
     }
 }
 
@@ -131,13 +136,19 @@ impl Session {
         Some(used)
     }
 
+    /// True if the peer of the current turn was removed from the group, or is out for good as far as is known: by an order,
+    /// its agent, or its checks.
+    pub fn has_lost_peer(&self, now_ms: u64) -> bool {
+        self.current.as_ref().is_some_and(|used| used.peer().is_lost(now_ms))
+    }
+
     /// Ends the current turn as good, and leaves its connection to a record that is much smaller than this one. `None`: the
     /// balancer is to hear how the turn goes on.
     pub fn rest(&mut self) -> Option<Resting> {
         if self.is_timed() || self.set.group.outliers.is_some() {
             return None;
         }
-        Some(Resting { set: Rc::clone(&self.set), _used: self.take_connection() })
+        Some(Resting { set: Rc::clone(&self.set), used: self.take_connection() })
     }
 
     /// A course of one turn with a peer that this one has not tried, beside its current turn.

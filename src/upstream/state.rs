@@ -292,6 +292,10 @@ impl GroupState {
             peers.extend_from_slice(&list.peers[..split(list)]);
             draft.levels.push((list.priority, peers));
         }
+        for (_, peer) in &left {
+            let successor = now.iter().find(|(_, now)| now.address == peer.address);
+            peer.succession.end(successor.map(|(_, successor)| Rc::clone(successor)));
+        }
         for (rank, peer) in now {
             draft.add(rank, peer);
             draft.tries += u32::from(!server.down);
@@ -302,7 +306,6 @@ impl GroupState {
         }
         let set = draft.finish(&group);
         old.levels.iter().for_each(|list| list.loads.retire());
-        left.iter().for_each(|(_, peer)| peer.retire());
         self.set.replace(Rc::new(set));
         if !left.is_empty() {
             self.pool.close_retired();

@@ -11,6 +11,7 @@ mod preread;
 mod proxy;
 mod proxy_protocol;
 mod reload;
+mod session_drop;
 mod tls;
 mod udp;
 mod udp_reload;

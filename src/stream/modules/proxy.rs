@@ -58,6 +58,7 @@ settings! {
         /// Read as nginx's; memory is taken as needed.
         buffer_size: Setting<u64> = 16 * 1024,
         half_close: Setting<bool> = false,
+        session_drop: Setting<bool> = false,
         next_upstream: Setting<bool> = true,
         next_upstream_tries: Setting<u64> = 0,
         next_upstream_timeout: Setting<u64> = 0,
@@ -96,6 +97,9 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     size("proxy_buffer_size", BOTH, |c| &mut c.buffer_size, "Accepted as in nginx; a direction holds up to 16k, or a pipe of the kernel."),
     flag("proxy_half_close", BOTH, |c| &mut c.half_close,
         "Lets each direction of a session end on its own. With off the first side that closes ends the session."),
+    flag("proxy_session_drop", BOTH, |c| &mut c.session_drop,
+        "Ends a session whose server was removed from its group, is down by an operator's order, or is unhealthy by its checks. The session ends when \
+         the next bytes come from either side."),
     flag("proxy_next_upstream", BOTH, |c| &mut c.next_upstream, "Tries another server if a connection cannot be made."),
     number("proxy_next_upstream_tries", BOTH, (0, u32::MAX as u64), |c| &mut c.next_upstream_tries,
         "Limits how many servers are tried for one session; 0 tries all."),
@@ -178,6 +182,11 @@ impl Conf {
 
     pub fn half_close(&self) -> bool {
         self.half_close.get()
+    }
+
+    /// `proxy_session_drop`
+    pub fn drops_sessions(&self) -> bool {
+        self.session_drop.get()
     }
 
     /// `proxy_requests`; 0: no limit.

@@ -23,7 +23,7 @@ use crate::stream::datagram::{Client, with_receiver};
 use crate::stream::modules::proxy::Conf;
 use crate::stream::moved::{self, ClientSide};
 use crate::stream::pipeline::Plain;
-use crate::stream::proxy::Search;
+use crate::stream::proxy::{Search, must_drop};
 use crate::stream::service::Service;
 use crate::stream::session::Session;
 use crate::sys::datagrams::BYTES_MAX;
@@ -257,7 +257,9 @@ impl<'a> Exchange<'a> {
     async fn complete(&mut self, session: &mut Session, upstream: Upstream) -> Outcome {
         loop {
             let Some(io) = upstream.transport.plain() else { return end(session, upstream, 500) };
-            match self.run(session, io).await {
+            let course = upstream.course.as_ref();
+            let has_lost_peer = || course.is_none_or(|course| course.has_lost_peer(runtime::now_ms()));
+            match self.run(session, io, has_lost_peer).await {
                 Ended::Over(status) => return end(session, upstream, status),
                 Ended::MayMove => {}
             }
@@ -308,9 +310,13 @@ impl<'a> Exchange<'a> {
     }
 
     /// Exchanges datagrams.
-    async fn run(&mut self, session: &mut Session, io: &Io) -> Ended {
+    async fn run(&mut self, session: &mut Session, io: &Io, has_lost_peer: impl Fn() -> bool) -> Ended {
         while !self.is_done() {
-            match poll_fn(|cx| self.poll_event(session, io, cx)).await {
+            let event = poll_fn(|cx| self.poll_event(session, io, cx)).await;
+            if must_drop(session, &has_lost_peer) {
+                return Ended::Over(200);
+            }
+            match event {
                 Event::FromClient => {
                     if let Err(error) = self.forward(session, io) {
                         return Ended::Over(self.failed(session, "send", &error));

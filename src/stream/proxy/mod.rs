@@ -59,6 +59,13 @@ impl Course {
         }
     }
 
+    fn has_lost_peer(&self) -> bool {
+        match self {
+            Self::Resting(resting) => resting.has_lost_peer(runtime::now_ms()),
+            Self::Noted(course) => course.has_lost_peer(runtime::now_ms()),
+        }
+    }
+
     /// The course, if its peer's times are compared with others'.
     fn timed(&mut self) -> Option<&mut upstream::Session> {
         match self {
@@ -81,6 +88,19 @@ impl Upstream {
         let by_connect = selection.is_some_and(|selection| selection.by_connect);
         Self { transport, place, course: course.map(Course::of), by_connect }
     }
+}
+
+/// True if a session must end because its server is gone (`proxy_session_drop`), which is logged.
+fn must_drop(session: &Session, has_lost_peer: impl FnOnce() -> bool) -> bool {
+    let must_drop = session.server.confs.proxy.drops_sessions() && has_lost_peer();
+    if must_drop {
+        log::info!(
+            session.logger(),
+            session,
+            "the session ends, since its server was removed or is unavailable (\"proxy_session_drop\")"
+        );
+    }
+    must_drop
 }
 
 /// The search for a peer that serves a session.

@@ -19,7 +19,7 @@ use crate::script::Scope;
 use crate::stream::modules::proxy::Conf;
 use crate::stream::moved;
 use crate::stream::pipeline::{self, Plain};
-use crate::stream::proxy::{Course, Upstream};
+use crate::stream::proxy::{Course, Upstream, must_drop};
 use crate::stream::service::Service;
 use crate::stream::session::Session;
 
@@ -70,6 +70,10 @@ impl Relaying {
     /// Relays until something ends it, or it may move to another process. `has_waited` as for [`Tunneling::poll_run`].
     fn poll(&mut self, has_waited: &mut bool, cx: &mut Context<'_>) -> Poll<Ended> {
         let Upstream { transport, course, by_connect, .. } = &mut self.upstream;
+        // A session of a group that is gone has none.
+        if must_drop(&self.session, || course.as_ref().is_none_or(Course::has_lost_peer)) {
+            return Poll::Ready(Ended::Leaves);
+        }
         let polled = self.tunneling.poll_run(&self.client, transport, has_waited, cx);
         if !self.has_told
             && let Some(answered_us) = self.tunneling.answered_us()
