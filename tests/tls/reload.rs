@@ -106,7 +106,9 @@ fn a_reload_that_trusts_others_does_not_trust_a_moved_connection() {
 
 #[test]
 fn sessions_resume_at_every_worker_and_after_a_reload() {
-    for (cache, tickets) in [("none", "on"), ("shared:SSL:1m", "off")] {
+    for (cache, tickets) in
+        [("none", "on"), ("shared:SSL:1m", "off"), ("builtin", "off"), ("builtin:100", "off")]
+    {
         let site = start(cache, tickets);
         for version in VERSIONS {
             let config = site.config(version);
@@ -124,6 +126,7 @@ fn sessions_resume_at_every_worker_and_after_a_reload() {
             }
             assert!(pids.len() > 2, "two workers before the reload or after it");
         }
+        assert_eq!(site.daemon.complaints("warn|error|crit|alert|emerg"), Vec::<String>::new());
     }
 }
 

@@ -1,7 +1,7 @@
 //! The server's session cache: `ssl_session_cache` and `ssl_session_timeout`.
 //!
-//! A zone is a table in shared memory (`shm/tls_sessions.rs`) which the server blocks that name it share;
-//! each server has a [`SessionCache`] over it, which is bound to the server's [`Context`]. rustls keeps there
+//! A zone is a table in shared memory (`shm/tls_sessions.rs`) which the server blocks that name it share, in all
+//! workers; `builtin` names none, but is one too. Each server has a [`SessionCache`] over it, which is bound to the server's [`Context`]. rustls keeps there
 //! the sessions of TLS 1.2 by their ID, and those of TLS 1.3 if no tickets are made; the latter are taken, so
 //! each resumes once. Touches: shared memory, the monotonic clock, the log.
 //! Behaviour: nginx.org, `ssl_session_cache`; RFC 8446 §4.6.1, RFC 5246 §7.4.1.2.
@@ -26,6 +26,15 @@ use crate::sys::clock;
 pub const TIMEOUT_S: u32 = 300;
 /// nginx's least size of a zone: eight pages.
 const BYTES_MIN: usize = 32 * 1024;
+/// The sessions of `builtin` without a number, which are those of OpenSSL.
+const BUILTIN_SESSIONS: usize = 20_480;
+/// The most sessions of `builtin`: some 300 MiB if all are in use.
+const BUILTIN_SESSIONS_MAX: usize = 1 << 20;
+/// Memory for one session of `builtin`: four blocks of a table with their part of its index, enough for a session
+/// without a client certificate and with a long name.
+const BUILTIN_SESSION_BYTES: usize = 4 * 76;
+/// More memory for one session where clients are asked for certificates: a kilobyte for a chain.
+const BUILTIN_CHAIN_BYTES: usize = 16 * 76;
 /// The length of rustls' session IDs and of its stateful tickets.
 const ID_BYTES: usize = 32;
 /// The interval at which a zone logs that it is too small.
@@ -33,19 +42,15 @@ const TOLD_EVERY_MS: u64 = 60_000;
 
 /// One `ssl_session_cache` as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Directive {
-    pub kind: Kind,
-    /// `builtin` was asked for. There is no such cache: say so, and use what `kind` says, which is `None`
-    /// when nothing else was asked for.
-    pub builtin: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Directive {
     /// Clients are told that sessions cannot be used again.
     Off,
     /// Clients are told that they can, but none is kept. The default.
     None,
+    /// `builtin`, with the number of sessions.
+    Builtin {
+        sessions: usize,
+    },
     Shared {
         zone: Box<str>,
         bytes: usize,
@@ -99,9 +104,10 @@ enum Store {
 
 impl Directive {
     /// Reads the arguments of `ssl_session_cache`: `off | none | [builtin[:SIZE]] [shared:NAME:SIZE]`. As in
-    /// nginx `off` and `none` prevail over a zone.
+    /// nginx `off` and `none` prevail over a zone. A zone prevails over `builtin`, which would keep each session
+    /// twice.
     pub fn parse<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<Self, ParseError> {
-        let (mut word, mut shared, mut builtin) = (None, None, false);
+        let (mut word, mut shared) = (None, None);
         for (argument, text) in arguments.into_iter().enumerate() {
             let invalid = || ParseError::Invalid { argument, text: text.into() };
             if let Some(value) = text.strip_prefix("shared:") {
@@ -111,22 +117,24 @@ impl Directive {
                 if bytes < BYTES_MIN {
                     return Err(ParseError::TooSmall { argument, text: text.into() });
                 }
-                shared = Some(Kind::Shared { zone: zone.into(), bytes });
+                shared = Some(Self::Shared { zone: zone.into(), bytes });
                 continue;
             }
-            word = match text {
-                "off" => Some(Kind::Off),
-                "none" => Some(Kind::None),
-                "builtin" => None,
+            word = Some(match text {
+                "off" => Self::Off,
+                "none" => Self::None,
+                "builtin" => Self::Builtin { sessions: BUILTIN_SESSIONS },
                 _ => {
                     let size = text.strip_prefix("builtin:").ok_or_else(invalid)?;
-                    size.parse::<u32>().ok().filter(|size| *size > 0).ok_or_else(invalid)?;
-                    None
+                    let sessions = size.parse::<u32>().ok().filter(|size| *size > 0).ok_or_else(invalid)?;
+                    Self::Builtin { sessions: usize::try_from(sessions).unwrap_or(usize::MAX) }
                 }
-            };
-            builtin |= word.is_none();
+            });
         }
-        Ok(Self { kind: word.or(shared).unwrap_or(Kind::None), builtin })
+        Ok(match word {
+            Some(word @ (Self::Off | Self::None)) => word,
+            word => shared.or(word).unwrap_or(Self::None),
+        })
     }
 }
 
@@ -141,7 +149,9 @@ impl ParseError {
     /// What to write instead.
     pub fn help(&self) -> &'static str {
         match self {
-            Self::Invalid { .. } => "write off, none, or shared:NAME:SIZE, such as shared:TLS:10m",
+            Self::Invalid { .. } => {
+                "write off, none, builtin:SESSIONS, or shared:NAME:SIZE, such as shared:TLS:10m"
+            }
             Self::TooSmall { .. } => "a zone has 32k or more; one megabyte holds about 4000 sessions",
         }
     }
@@ -172,6 +182,18 @@ impl Zones {
             return Err(SizeConflict { zone: name.into(), bytes, declared_bytes: zone.bytes });
         }
         Ok(zone.clone())
+    }
+
+    /// The zone of `builtin` for this number of sessions, with certificates of clients or without. Servers that ask
+    /// for the same share it; beyond [`BUILTIN_SESSIONS_MAX`] it does not grow.
+    pub fn builtin(&mut self, sessions: usize, are_certified: bool) -> Arc<Zone> {
+        let sessions = sessions.min(BUILTIN_SESSIONS_MAX);
+        let session_bytes = BUILTIN_SESSION_BYTES + if are_certified { BUILTIN_CHAIN_BYTES } else { 0 };
+        let bytes = usize::max(sessions * session_bytes, BYTES_MIN);
+        // Not a name that `shared:NAME:SIZE` can give.
+        let name = format!("builtin:{sessions}");
+        let key = format!("{name}:{bytes}").into_boxed_str();
+        Arc::clone(self.0.entry(key).or_insert_with(|| Arc::new(Zone::new(&name, bytes))))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Zone>> {
@@ -225,15 +247,18 @@ impl Zone {
         if !self.is_due(now_ms) {
             return;
         }
-        let (name, size) = (&self.name, self.bytes / 1024);
+        let written = if self.name.contains(':') {
+            self.name.to_string()
+        } else {
+            format!("shared:{}:{}k", self.name, self.bytes / 1024)
+        };
         log::warn!(
             log::process(),
             &(),
             "session cache \"{}\" is too small: it forgot sessions that had not expired; give \"ssl_session_cache\" \
-             more than shared:{}:{}k",
-            name,
-            name,
-            size
+             more than {}",
+            self.name,
+            written
         );
     }
 }
@@ -249,7 +274,7 @@ impl SessionCache {
         Self { store: Store::None, context, timeout_s: 0 }
     }
 
-    /// `ssl_session_cache shared:…`, with `ssl_session_timeout`.
+    /// `ssl_session_cache shared:…` or `builtin`, with `ssl_session_timeout`.
     pub fn shared(zone: Arc<Zone>, context: Context, timeout_s: u32) -> Self {
         Self { store: Store::Shared(zone), context, timeout_s }
     }
@@ -320,25 +345,49 @@ mod tests {
 
     #[test]
     fn arguments_are_read_as_nginx_reads_them() {
-        let shared = |zone: &str, bytes| Kind::Shared { zone: zone.into(), bytes };
-        let cases: [(&[&str], Kind, bool); 9] = [
-            (&["off"], Kind::Off, false),
-            (&["none"], Kind::None, false),
-            (&["builtin"], Kind::None, true),
-            (&["builtin:1000"], Kind::None, true),
-            (&["shared:TLS:10m"], shared("TLS", 10 << 20), false),
-            (&["shared:a:32k"], shared("a", 32 << 10), false),
-            (&["builtin:1000", "shared:TLS:1m"], shared("TLS", 1 << 20), true),
-            (&["shared:TLS:1m", "off"], Kind::Off, false),
-            (&["shared:a:1m", "shared:b:1m"], shared("b", 1 << 20), false),
+        let shared = |zone: &str, bytes| Directive::Shared { zone: zone.into(), bytes };
+        let builtin = |sessions| Directive::Builtin { sessions };
+        let cases: [(&[&str], Directive); 11] = [
+            (&["off"], Directive::Off),
+            (&["none"], Directive::None),
+            (&["builtin"], builtin(20_480)),
+            (&["builtin:1000"], builtin(1000)),
+            (&["builtin:10", "builtin:20"], builtin(20)),
+            (&["builtin", "none"], Directive::None),
+            (&["shared:TLS:10m"], shared("TLS", 10 << 20)),
+            (&["shared:a:32k"], shared("a", 32 << 10)),
+            (&["builtin:1000", "shared:TLS:1m"], shared("TLS", 1 << 20)),
+            (&["shared:TLS:1m", "off"], Directive::Off),
+            (&["shared:a:1m", "shared:b:1m"], shared("b", 1 << 20)),
         ];
-        for (arguments, kind, builtin) in cases {
-            assert_eq!(
-                Directive::parse(arguments.iter().copied()),
-                Ok(Directive { kind, builtin }),
-                "{arguments:?}"
-            );
+        for (arguments, expected) in cases {
+            assert_eq!(Directive::parse(arguments.iter().copied()), Ok(expected), "{arguments:?}");
         }
+    }
+
+    #[test]
+    fn builtin_has_room_for_as_many_sessions_as_it_says() {
+        let mut zones = Zones::default();
+        for (sessions, are_certified) in [(1, false), (1000, false), (1000, true), (BUILTIN_SESSIONS, false)]
+        {
+            let zone = zones.builtin(sessions, are_certified);
+            zone.open().expect("maps");
+            let cache = SessionCache::shared(zone, context("builtin"), TIMEOUT_S);
+            let id = |index: usize| {
+                let mut id = [7; ID_BYTES];
+                id[..8].copy_from_slice(&index.to_ne_bytes());
+                id
+            };
+            let value = vec![1; if are_certified { 1200 } else { 200 }];
+            (0..sessions).for_each(|index| assert!(cache.put_at(&id(index), &value, 1000)));
+            let known = (0..sessions).filter(|index| cache.get_at(&id(*index), 2000).is_some()).count();
+            assert!(known * 100 >= sessions * 99, "{known} of {sessions}");
+        }
+        let one = zones.builtin(1000, false);
+        assert!(Arc::ptr_eq(&one, &zones.builtin(1000, false)), "one for all servers");
+        assert_eq!(zones.builtin(usize::MAX, false).bytes(), BUILTIN_SESSIONS_MAX * BUILTIN_SESSION_BYTES);
+        assert!(zones.declare("builtin", 64 << 10).is_ok(), "another zone");
+        assert_eq!(zones.iter().count(), 6);
     }
 
     #[test]

@@ -54,7 +54,8 @@ macro_rules! ssl_rows {
     text("ssl_crl", CONTEXTS, |c: &mut $conf| &mut c.crl,
         "Names a file with lists of revoked certificates, which clients' certificates are checked with. A changed file is used without a reload."),
     custom("ssl_session_cache", CONTEXTS, Arity::between(1, 2), |c: &mut $conf, _, node| c.session_cache.put(Words::of(node), node),
-        "Keeps sessions for clients that come back: off, none, or shared:NAME:SIZE, which all workers share.").default("none"),
+        "Keeps sessions for clients that come back: off, none, shared:NAME:SIZE, or builtin:SESSIONS (20480 without a number, 1048576 at most), \
+         which servers with the same number share. All workers share both.").default("none"),
     flag("ssl_session_tickets", CONTEXTS, |c: &mut $conf| &mut c.session_tickets, "Lets clients resume sessions with tickets."),
     custom("ssl_session_ticket_key", CONTEXTS, Arity::exactly(1), |c: &mut $conf, _, node| add_words(&mut c.ticket_keys, node),
         "Names a file with a key for tickets, 48 or 80 random bytes. The first one encrypts, all decrypt. Without it the workers share keys that change \

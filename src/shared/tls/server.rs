@@ -317,15 +317,14 @@ impl<S: Scope> Conf<S> {
                 return None;
             }
         };
-        if directive.builtin && cx.tls_files().noted.insert(words.span) {
-            let message = "\"builtin\" is ignored: a worker has no cache of its own";
-            let help = "write \"shared:SSL:10m\", which all workers share";
-            cx.diagnostics().push(Diagnostic::warning(words.span, message).help(help));
-        }
-        match directive.kind {
-            session_cache::Kind::Off => Some(SessionCache::off(context)),
-            session_cache::Kind::None => Some(SessionCache::none(context)),
-            session_cache::Kind::Shared { zone, bytes } => {
+        match directive {
+            session_cache::Directive::Off => Some(SessionCache::off(context)),
+            session_cache::Directive::None => Some(SessionCache::none(context)),
+            session_cache::Directive::Builtin { sessions } => {
+                let zone = cx.tls_memory().zones.builtin(sessions, self.client_mode().is_some());
+                Some(SessionCache::shared(zone, context, self.session_timeout_s()))
+            }
+            session_cache::Directive::Shared { zone, bytes } => {
                 let declared = cx.tls_memory().zones.declare(&zone, bytes);
                 let zone = declared.map_err(|error| Diagnostic::error(words.span, error.to_string()));
                 match zone {
