@@ -250,6 +250,24 @@ fn certificates_of_two_kinds_serve_clients_of_both() {
 }
 
 #[test]
+fn the_last_certificate_of_a_kind_counts() {
+    let authority = Authority::new("test");
+    let mut setup = Setup::new(
+        r#"http { server { listen 127.0.0.1:%%PORT_0%% ssl;
+        ssl_certificate first.test.pem; ssl_certificate_key first.test.key;
+        ssl_certificate last.test.pem; ssl_certificate_key last.test.key; return 200 ok; } }"#,
+    );
+    for name in ["first.test", "last.test"] {
+        let pair = authority.issue(&[name]);
+        setup = setup.file(&format!("{name}.pem"), pair.certificate).file(&format!("{name}.key"), pair.key);
+    }
+    let daemon = setup.start();
+    let config = trusting(&authority);
+    assert!(TlsClient::try_connect(daemon.port(0), &config, "first.test").is_err());
+    assert_eq!(TlsClient::connect(daemon.port(0), &config, "last.test").get("last.test", "/").text(), "ok");
+}
+
+#[test]
 fn files_that_cannot_work_are_named_with_their_line() {
     let authority = Authority::new("test");
     let (one, other) = (authority.issue(&["site.test"]), authority.issue(&["site.test"]));

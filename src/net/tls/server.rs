@@ -69,7 +69,7 @@ impl Order {
 pub struct Settings {
     pub provider: Arc<CryptoProvider>,
     pub versions: Vec<&'static SupportedProtocolVersion>,
-    /// `ssl_certificate`, in the order of the configuration.
+    /// `ssl_certificate`, in the order of the configuration; of several of one kind the last counts.
     pub certificates: Vec<Certificate>,
     /// `ssl_stapling` without a file.
     pub stapling: Option<Arc<stapling::Settings>>,
@@ -346,7 +346,8 @@ impl ResolvesServerCert for Certificates {
         };
         let found = match &**all {
             [only] => Some(only),
-            _ => all.iter().filter(|entry| rank(entry).is_some()).min_by_key(rank),
+            // As with OpenSSL, the last of several certificates of one kind counts.
+            _ => all.iter().rev().filter(|entry| rank(entry).is_some()).min_by_key(rank),
         };
         found.map(|entry| Arc::clone(entry.offered()))
     }

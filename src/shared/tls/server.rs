@@ -407,10 +407,11 @@ impl<S: Scope> Conf<S> {
         Some((Some(Clients { verifier, trust: Arc::new(trust), status, id }), digests))
     }
 
-    /// The certificates of the server, each with its key. Those of `ssl_conf_command` come first, so that among certificates of
-    /// one kind they are preferred. `None`: an error was reported.
+    /// The certificates of the server, each with its key. Those of `ssl_conf_command` come last, so that they replace others of
+    /// the same kind. `None`: an error was reported.
     fn named(&self, cx: &mut impl Secured<Scope = S>) -> Option<Vec<(Name<'_>, Name<'_>)>> {
-        let mut pairs = self.choices().certificates(cx)?;
+        let commands = self.choices().certificates(cx)?;
+        let mut pairs = Vec::new();
         for (index, certificate) in self.certificates.iter().enumerate() {
             let Some(key) = self.keys.get(index) else {
                 let message = format!(
@@ -422,12 +423,13 @@ impl<S: Scope> Conf<S> {
             };
             pairs.push((certificate.into(), key.into()));
         }
+        pairs.extend(commands);
         Some(pairs)
     }
 
-    /// The position of the certificate that `ssl_stapling_file` is for: the first of `ssl_certificate`.
-    fn stapled_position(&self, count: usize) -> usize {
-        count.saturating_sub(self.certificates.len())
+    /// The position of the certificate that `ssl_stapling_file` is for: the first of `ssl_certificate`, if there is one.
+    fn stapled_position(&self) -> Option<usize> {
+        (!self.certificates.is_empty()).then_some(0)
     }
 
     /// The files of each certificate, in their order, each with its directive; `None`: it is not in files.
@@ -435,7 +437,7 @@ impl<S: Scope> Conf<S> {
         let passwords = self.password_file.as_ref().map(|name| &**name);
         let ocsp = self.stapled_file().map(|name| folder.join(name));
         let of = |(index, pair): (usize, &(Name<'_>, Name<'_>))| {
-            let ocsp = ocsp.clone().filter(|_| index == self.stapled_position(named.len()));
+            let ocsp = ocsp.clone().filter(|_| self.stapled_position() == Some(index));
             let files = watched_files(folder, *pair, passwords);
             (files.map(|files| Files { ocsp, ..files }), pair.0.span)
         };
@@ -479,7 +481,8 @@ impl<S: Scope> Conf<S> {
             loaded.push(load_pair(*certificate, *key, &passwords, cx)?);
         }
         let ocsp = self.ocsp(cx)?;
-        if let Some(first) = loaded.get_mut(self.stapled_position(named.len())).filter(|_| !ocsp.is_empty()) {
+        let stapled = self.stapled_position().and_then(|position| loaded.get_mut(position));
+        if let Some(first) = stapled.filter(|_| !ocsp.is_empty()) {
             *first = first.clone().with_ocsp(ocsp);
         }
         (!loaded.is_empty()).then_some(loaded)
