@@ -267,6 +267,33 @@ fn the_last_certificate_of_a_kind_counts() {
     assert_eq!(TlsClient::connect(daemon.port(0), &config, "last.test").get("last.test", "/").text(), "ok");
 }
 
+/// What is in a pipe can be read once: several servers name it, with relative and absolute names.
+#[test]
+fn a_file_is_read_once_for_a_configuration() {
+    let authority = Authority::new("test");
+    let pair = authority.issue(&["site.test"]);
+    let conf = r#"http {
+        server { listen 127.0.0.1:%%PORT_0%% ssl; ssl_certificate crt; ssl_certificate_key key;
+                 ssl_verify_client on; ssl_client_certificate ca; return 200 "$ssl_client_verify"; }
+        server { listen 127.0.0.1:%%PORT_1%% ssl; ssl_certificate %%DIR%%/crt; ssl_certificate_key %%DIR%%/key;
+            location / { proxy_pass https://127.0.0.1:%%PORT_0%%; proxy_ssl_verify on; proxy_ssl_name site.test;
+                         proxy_ssl_trusted_certificate %%DIR%%/ca; proxy_ssl_certificate crt; proxy_ssl_certificate_key key; } }
+    }"#;
+    let setup = Setup::new(conf);
+    let writers: Vec<_> = [("crt", pair.certificate), ("key", pair.key), ("ca", authority.certificate())]
+        .into_iter()
+        .map(|(name, content)| {
+            let path = setup.folder().join(name);
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("the folder is ours");
+            std::thread::spawn(move || std::fs::write(path, content).expect("read by the daemon"))
+        })
+        .collect();
+    let daemon = setup.start();
+    writers.into_iter().for_each(|writer| writer.join().expect("a reader"));
+    let mut client = TlsClient::connect(daemon.port(1), &trusting(&authority), "site.test");
+    assert_eq!(client.get("site.test", "/").text(), "SUCCESS");
+}
+
 #[test]
 fn files_that_cannot_work_are_named_with_their_line() {
     let authority = Authority::new("test");

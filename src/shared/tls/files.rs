@@ -72,6 +72,9 @@ pub enum Cache {
 pub struct Loaded {
     /// By the files of certificate and key.
     certificates: HashMap<(String, String), Certificate>,
+    /// The contents of files, by path: each is read once, since a named pipe gives them once, and since all that is made
+    /// of a file must come from one version of it.
+    contents: HashMap<PathBuf, Arc<Zeroizing<Vec<u8>>>>,
     /// The places about which something was reported already.
     pub noted: HashSet<Span>,
     /// By path.
@@ -172,10 +175,20 @@ pub fn key_log_file(
 }
 
 /// Reads a file that a directive names, or the text behind `data:`; reports what is wrong.
-pub fn read(name: &str, what: &str, span: Span, cx: &mut impl Secured) -> Option<Zeroizing<Vec<u8>>> {
+pub fn read(name: &str, what: &str, span: Span, cx: &mut impl Secured) -> Option<Arc<Zeroizing<Vec<u8>>>> {
+    let full = (!name.starts_with("data:")).then(|| cx.folder().join(name));
+    if let Some(known) = full.as_ref().and_then(|full| cx.tls_files().contents.get(full)) {
+        return Some(Arc::clone(known));
+    }
     let (path, data) = read_at(cx.folder(), name);
     match data {
-        Ok(data) => Some(data),
+        Ok(data) => {
+            let data = Arc::new(data);
+            if let Some(full) = full {
+                cx.tls_files().contents.insert(full, Arc::clone(&data));
+            }
+            Some(data)
+        }
         Err(error) => {
             let message = format!("cannot load {what} \"{path}\" {}", log::Cause(&error));
             cx.diagnostics().push(Diagnostic::error(span, message));
@@ -190,7 +203,7 @@ pub fn read_trusted(
     (what, is_crl): (&str, bool),
     span: Span,
     cx: &mut impl Secured,
-) -> Option<Zeroizing<Vec<u8>>> {
+) -> Option<Arc<Zeroizing<Vec<u8>>>> {
     if !name.starts_with("data:") {
         let path = cx.folder().join(name);
         cx.pairs().add_trusted(path, is_crl);
