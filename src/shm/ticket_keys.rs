@@ -1,14 +1,14 @@
 //! Keys of TLS tickets that all workers share and replace in time (`ssl_session_tickets` without key files).
 //!
 //! ```text
-//! header: magic, 2 words of a secret | 4 slots of 16 words: state, checksum, 10 words of a key
+//! header: magic, 2 words of a secret, phase and 1 (0: not set) | 4 slots of 16 words: state, checksum, 10 words of a key
 //! state: epoch: 32 bits | 0: ready, or the second since which a process writes it; 0: empty
 //! ```
-//! Time is divided into epochs of one period, and each epoch has a key in the slot `epoch % 4`. The first
-//! process that needs it makes it: it claims the slot by an exchange, writes, and declares it ready by
-//! another. A claim of a process that died on the way can be taken over after two seconds; meanwhile the key
-//! of the epoch before goes on. A key opens tickets for two epochs after its own, and is erased when a later
-//! key is made.
+//! Time is divided into epochs of one period; the phase makes one begin when the memory is first opened. Each epoch has a
+//! key in the slot `epoch % 4`. The first process that needs it makes it: it claims the slot by an exchange, writes, and
+//! declares it ready by another. A claim of a process that died on the way can be taken over after two seconds; meanwhile
+//! the key of the epoch before goes on. A key opens tickets for two epochs after its own, and is erased when a later key is
+//! made.
 //!
 //! A key that is damaged, by a process that slept in the middle of its writing or by a hostile one, does not
 //! match its checksum and is made anew: tickets under it are lost, which costs their clients a full
@@ -36,6 +36,7 @@ pub type Key = Zeroizing<[u8; KEY_BYTES]>;
 /// "pronghor" and the version of this layout.
 const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 0x0105;
 const HEADER_WORDS: usize = 16;
+const PHASE_WORD: usize = 3;
 const SLOTS: usize = 4;
 const SLOT_WORDS: usize = 16;
 const WORD_BYTES: usize = size_of::<u64>();
@@ -57,25 +58,32 @@ const CLAIM_S_MAX: u32 = 2;
 pub struct Keys {
     words: &'static [AtomicU64],
     period_s: u32,
+    /// Less than a period: an epoch begins when the time and this are a multiple of the period.
+    phase_s: u32,
 }
 
 impl Keys {
     /// Opens the keys in the zone of this name, which is created if there is none. For the master. A key is
     /// used for `period_s`, and opens tickets for as long again at least.
-    pub fn open(name: u64, period_s: u32) -> io::Result<Self> {
+    pub fn open(name: u64, period_s: u32, now_s: u32) -> io::Result<Self> {
         let zone = named::zone(name, ZONE_BYTES)?;
         // Without it a core file has the keys; nothing else depends on it.
         let _ = zone.leave_out_of_dumps();
-        Self::of(zone, period_s)
+        Self::of(zone, period_s, now_s)
     }
 
-    fn of(zone: &Zone, period_s: u32) -> io::Result<Self> {
+    fn of(zone: &Zone, period_s: u32, now_s: u32) -> io::Result<Self> {
         let words = zone.words();
         if size_of_val(words) < ZONE_BYTES {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         init_header(words, MAGIC);
-        Ok(Self { words, period_s: period_s.max(1) })
+        let period_s = period_s.max(1);
+        let own = u64::from((period_s - now_s % period_s) % period_s);
+        let known = words[PHASE_WORD].compare_exchange(0, own + 1, AcqRel, Acquire).err();
+        // Bounded, since a hostile worker can write it.
+        let phase = known.map_or(own, |known| (known - 1) % u64::from(period_s));
+        Ok(Self { words, period_s, phase_s: phase as u32 })
     }
 
     /// The key for new tickets. `fresh` makes a random one if it is the first time that this epoch needs it.
@@ -127,7 +135,7 @@ impl Keys {
 
     /// The number of the period, from 1.
     fn epoch(&self, now_s: u32) -> u32 {
-        (now_s / self.period_s).saturating_add(1)
+        (now_s.saturating_add(self.phase_s) / self.period_s).saturating_add(1)
     }
 
     fn slot(&self, epoch: u32) -> &'static [AtomicU64] {
@@ -189,7 +197,7 @@ mod tests {
     const PERIOD_S: u32 = 300;
 
     fn keys() -> Keys {
-        Keys::of(&Zone::map(ZONE_BYTES).expect("maps"), PERIOD_S).expect("large enough")
+        Keys::of(&Zone::map(ZONE_BYTES).expect("maps"), PERIOD_S, 0).expect("large enough")
     }
 
     fn fill(byte: u8) -> impl FnOnce() -> Option<Key> {
@@ -223,6 +231,20 @@ mod tests {
         assert_eq!([1, 2, 3].map(is_there), [false, true, true], "those that nobody needs are erased");
         keys.erase_expired(10_000);
         assert_eq!([1, 2, 3].map(is_there), [false; 3]);
+    }
+
+    #[test]
+    fn the_first_key_is_used_for_a_whole_period() {
+        let zone = Zone::map(ZONE_BYTES).expect("maps");
+        let open = |now_s| Keys::of(&zone, PERIOD_S, now_s).expect("large enough");
+        let keys = open(1_000_299);
+        assert_eq!(first(keys.current(1_000_299, fill(1))), Some(1));
+        assert_eq!(first(open(1_000_310).current(1_000_598, none)), Some(1), "opened again, as by a reload");
+        assert_eq!(first(keys.current(1_000_599, fill(2))), Some(2));
+        for bits in [u64::MAX, 1 << 32, 301] {
+            keys.words[PHASE_WORD].store(bits, Relaxed);
+            assert!(open(7).phase_s < PERIOD_S, "a hostile worker moves it by less than a period");
+        }
     }
 
     #[test]

@@ -40,8 +40,6 @@ const TICKET_BYTES_MAX: usize = u16::MAX as usize;
 
 /// The longest lifetime of a ticket (RFC 8446 §4.6.1): seven days.
 const LIFETIME_S_MAX: u32 = 604_800;
-/// The shortest period after which shared keys are replaced, however short the lifetime of tickets is.
-const PERIOD_S_MIN: u32 = 60;
 /// How far the clock of another machine with the same key files may be ahead.
 const SKEW_S_MAX: u64 = 60;
 
@@ -191,17 +189,21 @@ impl fmt::Display for KeyFileError {
 }
 
 impl SharedKeys {
-    /// The keys for tickets that live for `ssl_session_timeout`.
+    /// The keys for tickets that live for `ssl_session_timeout`, after which they are replaced, as in nginx.
     pub fn new(timeout_s: u32) -> Self {
-        Self { period_s: timeout_s.clamp(PERIOD_S_MIN, LIFETIME_S_MAX), memory: OnceLock::new() }
+        Self { period_s: timeout_s.clamp(1, LIFETIME_S_MAX), memory: OnceLock::new() }
     }
 
     /// Maps their memory and makes the first key. For the master when a configuration is complete; not with
     /// `-t`.
     pub fn open(&self) -> io::Result<()> {
+        self.open_at(Now::read().running_s)
+    }
+
+    fn open_at(&self, running_s: u32) -> io::Result<()> {
         if self.memory.get().is_none() {
-            let keys = ticket_keys::Keys::open(self.id(), self.period_s)?;
-            let _ = keys.current(Now::read().running_s, fresh);
+            let keys = ticket_keys::Keys::open(self.id(), self.period_s, running_s)?;
+            let _ = keys.current(running_s, fresh);
             let _ = self.memory.set(keys);
         }
         Ok(())

@@ -152,7 +152,7 @@ fn shared_keys_rotate_while_tickets_go_on() {
     assert_eq!(own.seal(b"session", NOW), None, "without memory, as with -t");
     let open = || {
         let keys = keys();
-        keys.open().expect("maps");
+        keys.open_at(NOW.running_s).expect("maps");
         Ticketer::new(Keys::Shared(keys), context("a"), 4001)
     };
     let (own, reloaded) = (open(), open());
@@ -160,14 +160,14 @@ fn shared_keys_rotate_while_tickets_go_on() {
         |seconds: u32| Now { wall_s: NOW.wall_s + u64::from(seconds), running_s: NOW.running_s + seconds };
     let first = own.seal(b"session", at(0)).expect("sealed");
     assert_eq!(reloaded.open(&first, at(4000)).as_deref(), Some(&b"session"[..]));
-    let second = reloaded.seal(b"session", at(4000)).expect("sealed");
+    let second = reloaded.seal(b"session", at(4001)).expect("sealed");
     assert_ne!(first[..16], second[..16], "another period, another key");
     assert!(own.open(&second, at(8000)).is_some());
     assert_eq!(own.open(&first, at(4001)), None);
     let other = Ticketer { context: context("b"), ..open() };
-    assert_eq!(other.open(&second, at(4000)), None);
+    assert_eq!(other.open(&second, at(4001)), None);
     assert_ne!(SharedKeys::new(300).id(), SharedKeys::new(301).id());
-    assert_eq!(SharedKeys::new(0).period_s(), 60);
+    assert_eq!([0, 2, u32::MAX].map(|timeout_s| SharedKeys::new(timeout_s).period_s()), [1, 2, 604_800]);
 }
 
 #[test]
