@@ -248,6 +248,46 @@ fn a_client_certificate_is_shown_to_upstreams_that_ask() {
     assert_eq!(said(&get(daemon.port(0), "/cached?c=one"), 3), "CN=one.test");
 }
 
+/// `ssl_password_file` excludes only those keys from the cache that are encrypted.
+#[test]
+fn keys_that_need_a_password_are_read_each_time_and_others_are_cached() {
+    let ca = Authority::new("CA");
+    let upstream = nginx_with(
+        &[&self_signed("up.test")],
+        &format!("keepalive_timeout 0; ssl_client_certificate %%DIR%%/ca.pem; ssl_verify_client on; {SAY}"),
+        &[("ca.pem", &ca.certificate())],
+    );
+    let [plain, newer, secret] = ["plain.test", "newer.test", "secret.test"].map(|name| ca.issue(&[name]));
+    let daemon = proxy(
+        "proxy_ssl_password_file password; proxy_ssl_certificate_cache max=10 valid=1h inactive=1h;
+         proxy_ssl_certificate $arg_c.crt; proxy_ssl_certificate_key $arg_c.key;
+         location / { proxy_pass https://%%UP_0%%; }",
+        &[upstream.port(0)],
+        &[
+            ("password", "secret\n"),
+            ("a.crt", &secret.certificate),
+            ("plain.key", &secret.key),
+            ("b.crt", &plain.certificate),
+            ("b.key", &plain.key),
+        ],
+    );
+    let words = ["pkcs8", "-topk8", "-v2", "aes-128-cbc", "-passout", "pass:secret"];
+    let made = Command::new("openssl")
+        .args(words)
+        .args([Path::new("-in"), &daemon.path("plain.key"), Path::new("-out"), &daemon.path("a.key")])
+        .status();
+    assert!(made.expect("openssl runs").success());
+    let shown = |name: &str| said(&get(daemon.port(0), &format!("/?c={name}")), 3);
+    assert_eq!((shown("a"), shown("b")), ("CN=secret.test".to_owned(), "CN=plain.test".to_owned()));
+    for (end, text) in [("crt", &newer.certificate), ("key", &newer.key)] {
+        daemon.write(&format!("a.{end}"), text);
+        daemon.write(&format!("b.{end}"), text);
+    }
+    assert_eq!((shown("a"), shown("b")), ("CN=newer.test".to_owned(), "CN=plain.test".to_owned()));
+    daemon.write("a.key", "gone");
+    assert_eq!(shown("a"), "CN=newer.test", "the one without a password is kept");
+}
+
 #[test]
 fn a_peer_that_fails_in_the_handshake_is_told_and_another_one_is_tried() {
     let good = nginx(&[&self_signed("up.test")], SAY);

@@ -113,6 +113,20 @@ impl Certificate {
         Self::from_der(chain, &der)
     }
 
+    /// The same, and whether the key is encrypted.
+    pub fn from_pem_noting(
+        certificates: &[u8],
+        key: &[u8],
+        passwords: &Passwords,
+    ) -> Result<(Self, bool), Error> {
+        match Self::from_pem(certificates, key, &Passwords::default()) {
+            Err(Error::Key(pem::Error::Encrypted)) => {
+                Ok((Self::from_pem(certificates, key, passwords)?, true))
+            }
+            outcome => Ok((outcome?, false)),
+        }
+    }
+
     /// The same of DER: a chain, and a key that is not encrypted.
     pub fn from_der(chain: Vec<CertificateDer<'static>>, der: &PrivateKeyDer<'_>) -> Result<Self, Error> {
         let mut facts = Facts::of(&chain)?;

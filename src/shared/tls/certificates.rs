@@ -49,6 +49,8 @@ struct Kept {
     /// The certificate that `client` has.
     fingerprint: [u8; 32],
     client: Arc<Client>,
+    /// As in nginx, such a key is read for each connection.
+    is_encrypted: bool,
     loaded_ms: u64,
     used_ms: u64,
 }
@@ -88,8 +90,7 @@ impl<S: Scope> Certificates<S> {
             Ok(loading) => loading.await,
             Err(blocking::Busy) => Err("too many files wait to be read".to_owned()),
         };
-        let certificate = loaded?;
-        Ok(self.keep(base, names, certificate))
+        Ok(self.keep(base, names, loaded?))
     }
 
     /// A client that the cache has.
@@ -100,7 +101,7 @@ impl<S: Scope> Certificates<S> {
         // The list is short, and this is once for a connection.
         kept.retain(|kept| now_ms.saturating_sub(kept.used_ms) <= inactive_ms);
         let index = kept.iter().position(|kept| kept.names == *names)?;
-        if now_ms.saturating_sub(kept[index].loaded_ms) > valid_ms {
+        if kept[index].is_encrypted || now_ms.saturating_sub(kept[index].loaded_ms) > valid_ms {
             return None;
         }
         let mut found = kept.remove(index);
@@ -111,7 +112,12 @@ impl<S: Scope> Certificates<S> {
     }
 
     /// Keeps a certificate that was loaded; if it is the known one, its client stays.
-    fn keep(&self, base: &Client, names: &Names, certificate: Certificate) -> Arc<Client> {
+    fn keep(
+        &self,
+        base: &Client,
+        names: &Names,
+        (certificate, is_encrypted): (Certificate, bool),
+    ) -> Arc<Client> {
         let now_ms = runtime::now_ms();
         let max = if let Cache::On { pairs_max, .. } = self.cache { pairs_max } else { KEPT_MAX };
         let fingerprint = *certificate.fingerprint();
@@ -124,8 +130,8 @@ impl<S: Scope> Certificates<S> {
         if kept.len() >= max {
             kept.remove(0);
         }
-        let (names, client_kept) = (names.clone(), Arc::clone(&client));
-        kept.push(Kept { names, fingerprint, client: client_kept, loaded_ms: now_ms, used_ms: now_ms });
+        let (names, own) = (names.clone(), Arc::clone(&client));
+        kept.push(Kept { names, fingerprint, client: own, is_encrypted, loaded_ms: now_ms, used_ms: now_ms });
         client
     }
 
@@ -134,8 +140,8 @@ impl<S: Scope> Certificates<S> {
     }
 }
 
-/// Reads both files. Errors: the message for the log.
-fn load(passwords: &Passwords, folder: &Path, names: &Names) -> Result<Certificate, String> {
+/// Reads both files. True: the key is encrypted. Errors: the message for the log.
+fn load(passwords: &Passwords, folder: &Path, names: &Names) -> Result<(Certificate, bool), String> {
     let failed = |what: &str, name: &str, error: &io::Error| {
         format!("cannot load {what} \"{}\" {}", Text(name.as_bytes()), Cause(error))
     };
@@ -145,7 +151,7 @@ fn load(passwords: &Passwords, folder: &Path, names: &Names) -> Result<Certifica
     };
     let chain = read("certificate", &names[0])?;
     let key = read("certificate key", &names[1])?;
-    Certificate::from_pem(&chain, &key, passwords).map_err(|error| {
+    Certificate::from_pem_noting(&chain, &key, passwords).map_err(|error| {
         let (what, name) =
             if error.is_of_key() { ("certificate key", &names[1]) } else { ("certificate", &names[0]) };
         format!("cannot load {what} \"{}\": {error}", Text(shown(name).as_bytes()))

@@ -92,8 +92,7 @@ impl<S: Scope> Conf<S> {
             let (shown, data) = read_at(folder, name);
             data.map_err(|error| format!("cannot load certificate \"{shown}\" {}", log::Cause(&error)))
         };
-        // As in nginx, a key that may be encrypted is not kept: another server may not have its password.
-        let cache = self.certificate_cache.as_ref().filter(|_| self.password_file.as_ref().is_none());
+        let cache = self.certificate_cache.as_ref();
         let now_ms = runtime::now_ms();
         let pairs = self.certificate_scripts.iter().zip(&self.key_scripts);
         pairs
@@ -103,9 +102,11 @@ impl<S: Scope> Conf<S> {
                     return Ok(known);
                 }
                 let (chain, key) = (read(&names[0])?, read(&names[1])?);
-                let loaded = Certificate::from_pem(&chain, &key, &self.passwords_for(folder)?)
-                    .map_err(|error| error.to_string())?;
-                if let Some(cache) = cache {
+                let (loaded, is_encrypted) =
+                    Certificate::from_pem_noting(&chain, &key, &self.passwords_for(folder)?)
+                        .map_err(|error| error.to_string())?;
+                // As in nginx, an encrypted key is not kept: another server may not have its password.
+                if let Some(cache) = cache.filter(|_| !is_encrypted) {
                     cache.keep(names, &loaded, now_ms);
                 }
                 Ok(loaded)

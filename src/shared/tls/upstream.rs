@@ -134,10 +134,14 @@ impl<S: Scope> Settings<S> {
             Some((certificate, key)) => {
                 let passwords = self.passwords(cx)?;
                 let cache = self.certificate_cache.as_ref().copied();
-                // As in nginx, a key that may be encrypted is read each time.
-                let cache = cache.filter(|_| self.password_file.as_ref().is_none()).unwrap_or_default();
                 let folder = cx.folder().to_owned();
-                Some(Certificates::new(certificate.clone(), key.clone(), passwords, cache, folder))
+                Some(Certificates::new(
+                    certificate.clone(),
+                    key.clone(),
+                    passwords,
+                    cache.unwrap_or_default(),
+                    folder,
+                ))
             }
             None => None,
         };
