@@ -124,6 +124,50 @@ pub fn parse(data: &[u8]) -> Result<Option<ClientHello>, Error> {
     }
 }
 
+/// The versions that a client seems to ask for in bytes that [`parse`] has refused or not even taken for TLS, as nginx
+/// tells them: those of the compatible hello of SSL 2 (RFC 5246 §E.2), or of a message that is malformed after its
+/// version. `Ok(None)`: more bytes are needed.
+///
+/// For `$ssl_preread_protocol` only: whatever else such a client says counts for nothing. Looks at the first record and
+/// at no more bytes than there are, whatever their lengths say. Errors: it asks for none.
+pub fn refused_versions(data: &[u8]) -> Result<Option<Box<[u16]>>, Error> {
+    if data.first().is_some_and(|first| first & 0x80 != 0) {
+        return match data {
+            [_, _, 1, 0, 2, ..] => Ok(Some([2].into())),
+            [_, _, 1, 3, minor, ..] => Ok(Some([0x0300 | u16::from(*minor)].into())),
+            [_] | [_, _] | [_, _, 1] | [_, _, 1, 0 | 3] => Ok(None),
+            _ => Err(Error::NotTls),
+        };
+    }
+    if data.first().is_some_and(|first| *first != HANDSHAKE) {
+        return Err(Error::NotTls);
+    }
+    let Some(message) = Records(data).next()? else { return Ok(None) };
+    let found = message.strip_prefix(&[CLIENT_HELLO]).and_then(|rest| versions_of(Cursor(rest.get(3..)?)));
+    found.ok_or(Error::Malformed).map(Some)
+}
+
+/// `supported_versions`, if the message gets that far, or else its own version.
+fn versions_of(mut body: Cursor<'_>) -> Option<Box<[u16]>> {
+    let version = body.u16()?;
+    let mut supported = move || {
+        body.take(32)?; // random
+        body.vector8()?; // session ID
+        body.vector16()?; // cipher suites
+        body.vector8()?; // compression methods
+        body.u16()?;
+        loop {
+            let kind = body.u16()?;
+            let length = usize::from(body.u16()?).min(body.0.len());
+            let mut content = Cursor(body.take(length)?);
+            if kind == SUPPORTED_VERSIONS {
+                return numbers(content.vector8()?);
+            }
+        }
+    };
+    Some(supported().unwrap_or_else(|| [version].into()))
+}
+
 /// The contents of complete handshake records, one after the other.
 struct Records<'a>(&'a [u8]);
 
@@ -302,11 +346,54 @@ mod tests {
     }
 
     #[test]
+    fn versions_of_a_refused_hello_are_told() {
+        let told = |data: &[u8]| refused_versions(data).map(|found| found.map(|found| found.to_vec()));
+        assert_eq!(told(b"\x80\x1c\x01\x00\x02\x00\x03"), Ok(Some(vec![2])));
+        assert_eq!(told(b"\x80\x1c\x01\x03\x01"), Ok(Some(vec![0x0301])));
+        for end in 0..5 {
+            assert_eq!(told(&b"\x80\x1c\x01\x00\x02"[..end]), Ok(None), "{end}");
+        }
+        for other in
+            [&b"\x80\x1c\x02"[..], b"\x80\x1c\x01\x04", b"\x80\x1c\x01\x00\x03", b"\xff\xff\xff", b"GE"]
+        {
+            assert_eq!(told(other), Err(Error::NotTls), "{other:?}");
+        }
+        // The extension claims to be longer than the message.
+        let versions = extension(SUPPORTED_VERSIONS, &[2, 0x7f, 0x1c]);
+        let mut message = hello(&[named(b"a.test"), versions]);
+        let at = message.len() - 4;
+        message[at] = 7;
+        let bytes = records(&message, 999);
+        assert_eq!(parse(&bytes), Err(Error::Malformed));
+        assert_eq!(told(&bytes), Ok(Some(vec![0x7f1c])));
+        for end in 0..bytes.len() {
+            assert_eq!(told(&bytes[..end]), Ok(None));
+        }
+        // Cut or spoilt anywhere after the version, it is the version of the message or none.
+        for end in 0..message.len() {
+            let found = told(&records(&message[..end], 999));
+            let expected = if end == 0 {
+                Ok(None)
+            } else if end < 6 {
+                Err(Error::Malformed)
+            } else {
+                Ok(Some(vec![0x0303]))
+            };
+            assert_eq!(found, expected, "{end}");
+        }
+        for at in 6..message.len() {
+            let mut wrong = message.clone();
+            wrong[at] ^= 0xff;
+            assert!(told(&records(&wrong, 999)).is_ok_and(|found| found.is_some()), "{at}");
+        }
+    }
+
+    #[test]
     fn bytes_that_are_no_hello_are_told_apart() {
         let good = records(&hello(&[]), 999);
         assert!(parse(&good).unwrap().is_some());
         assert_eq!(parse(b"GET / HTTP/1.1\r\n\r\n"), Err(Error::NotTls));
-        assert_eq!(parse(b"\x80\x2e\x01\x03"), Err(Error::NotTls), "SSL 2");
+        assert_eq!(parse(b"\x80\x2e\x01\x03\x01"), Err(Error::NotTls), "SSL 2");
         assert_eq!(parse(&[22, 3, 1, 0, 0]), Err(Error::Malformed), "an empty record");
         assert_eq!(parse(&[22, 3, 1, 0x40, 1]), Err(Error::Malformed), "a record that is too long");
         assert_eq!(parse(&[22, 3, 1, 0, 4, 2, 0, 0, 0]), Err(Error::Malformed), "another message");

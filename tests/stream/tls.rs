@@ -148,6 +148,36 @@ fn tls_is_made_to_upstreams_whose_certificates_are_checked() {
     daemon.wait_line("status.log", &format!("^{} 502", daemon.port(1)));
 }
 
+/// The version is told even if nothing else of the first message can be used.
+#[test]
+fn the_version_of_an_old_or_malformed_hello_is_told() {
+    let conf = r#"stream { server { listen 127.0.0.1:%%PORT_0%%; ssl_preread on; preread_timeout 60s;
+        return "$ssl_preread_protocol [$ssl_preread_server_name]"; } }"#;
+    let daemon = Setup::new(conf).start();
+    let said = |pieces: &[&[u8]]| {
+        let mut client = Client::connect(daemon.port(0));
+        pieces.iter().for_each(|piece| {
+            client.send(piece);
+        });
+        String::from_utf8(client.rest().0).expect("text")
+    };
+    // The length of the extension leads beyond the end of the message.
+    let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0, 0, 7, 0, 43, 0, 7, 2, 0x7f, 0x1c]].concat();
+    let message = [&[1, 0, 0, body.len() as u8][..], &body].concat();
+    let record = [&[22, 3, 1, 0, message.len() as u8][..], &message].concat();
+    assert_eq!(said(&[&record]), "TLSv1.3 []");
+    assert_eq!(said(&[&record[..20], &record[20..]]), "TLSv1.3 []");
+    let old = b"\x80\x1c\x01\x00\x02\x00\x03\x00\x00\x00\x10\x01\x00\x80";
+    assert_eq!(said(&[old]), "SSLv2 []");
+    assert_eq!(said(&[&old[..3], &old[3..]]), "SSLv2 []");
+    assert_eq!(said(&[b"\x80\x1c\x01\x03\x01\x00\x03"]), "TLSv1 []");
+    for other in
+        [&b"GE"[..], b"\x80\x1c\x02", b"\xff\xff\xff\xff\xff", b"\x16\x03\x01\x00\x04\x02\x00\x00\x00"]
+    {
+        assert_eq!(said(&[other]), " []", "{other:?}");
+    }
+}
+
 /// A TLS client reaches the server that it names, through a daemon that has no key.
 #[test]
 fn tls_is_passed_through_by_name() {

@@ -52,9 +52,16 @@ pub fn preread(session: &mut Session) -> Verdict {
     let hello = match client_hello::parse(session.preread.data()) {
         Ok(None) => return Verdict::More,
         Ok(Some(hello)) => hello,
-        // Another protocol, or nothing that could be understood: the session goes on without the variables.
+        // Another protocol, or nothing that could be understood: the session goes on without the variables, except for the
+        // version that the client asks for.
         Err(_) => {
-            session.states.ssl_preread.is_read = true;
+            let versions = match client_hello::refused_versions(session.preread.data()) {
+                Ok(None) => return Verdict::More,
+                Ok(versions) => versions,
+                Err(_) => None,
+            };
+            let hello = versions.map(|versions| Box::new(ClientHello { versions, ..ClientHello::default() }));
+            session.states.ssl_preread = State { hello, is_read: true };
             return Verdict::Next;
         }
     };
@@ -83,7 +90,8 @@ fn hello(session: &Session, value: impl FnOnce(&ClientHello) -> String, out: &mu
 fn protocol(hello: &ClientHello) -> String {
     // Drafts of TLS 1.3 have numbers of their own; values such as 0a0a and 1a1a mean nothing (GREASE, RFC 8701).
     let known = hello.versions.iter().map(|version| if version >> 8 == 0x7f { 0x0304 } else { *version });
-    match known.filter(|version| (0x0300..=0x0304).contains(version)).max() {
+    match known.filter(|version| (0x0300..=0x0304).contains(version) || *version == 2).max() {
+        Some(0x0002) => "SSLv2",
         Some(0x0300) => "SSLv3",
         Some(0x0301) => "TLSv1",
         Some(0x0302) => "TLSv1.1",
