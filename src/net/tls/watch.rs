@@ -186,8 +186,8 @@ struct FileStamp {
 impl Stamp {
     /// A file that cannot be found has a stamp too.
     pub fn of(files: &Files) -> Self {
-        let of = |path: &Path| std::fs::metadata(path).ok().map(|meta| FileStamp::of(&meta));
-        let optional = |path: &Option<PathBuf>| path.as_deref().and_then(of);
+        let optional = |path: &Option<PathBuf>| path.as_deref().and_then(FileStamp::of_path);
+        let of = FileStamp::of_path;
         Self([of(&files.certificate), of(&files.key), optional(&files.passwords), optional(&files.ocsp)])
     }
 }
@@ -195,12 +195,17 @@ impl Stamp {
 impl Stamp {
     /// Of a single file.
     pub fn of_file(path: &Path) -> Self {
-        let stamp = std::fs::metadata(path).ok().map(|meta| FileStamp::of(&meta));
-        Self([stamp, None, None, None])
+        Self([FileStamp::of_path(path), None, None, None])
     }
 }
 
 impl FileStamp {
+    /// `None`: there is no file. A named pipe counts as none: what was in it was read with the configuration, and
+    /// whoever writes into it again changes nothing until a reload.
+    fn of_path(path: &Path) -> Option<Self> {
+        std::fs::metadata(path).ok().filter(Metadata::is_file).map(|meta| Self::of(&meta))
+    }
+
     fn of(meta: &Metadata) -> Self {
         Self {
             device: meta.dev(),

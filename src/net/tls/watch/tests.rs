@@ -1,6 +1,7 @@
 //! The decisions about changed certificates, without a clock.
 
 use std::fs;
+use std::io::Write;
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
@@ -181,6 +182,18 @@ fn a_named_pipe_does_not_stop_the_master() {
     fs::remove_file(&files.certificate).expect("ours");
     nix::unistd::mkfifo(&files.certificate, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
     assert!(load(&files, NOW_S).is_err());
+    // A program writes into it: that is no change to read.
+    let (before, own) = (Stamp::of(&files), Stamp::of_file(&files.certificate));
+    let mut pipe = fs::OpenOptions::new().read(true).write(true).open(&files.certificate).expect("opens");
+    let modified = fs::metadata(&files.certificate).expect("there").modified().expect("known");
+    while fs::metadata(&files.certificate).expect("there").modified().expect("known") == modified {
+        pipe.write_all(b"x").expect("room");
+    }
+    assert_eq!((Stamp::of(&files), Stamp::of_file(&files.certificate)), (before, own));
+    // A file in its place is one.
+    fs::remove_file(&files.certificate).expect("ours");
+    fs::write(&files.certificate, "new").expect("written");
+    assert_ne!(Stamp::of(&files), before);
 }
 
 #[test]
