@@ -131,11 +131,19 @@ fn a_certificate_is_checked_against_the_trusted_ones() {
 
 #[test]
 fn tls12_and_tls13_sessions_are_resumed_if_that_is_on() {
-    for protocol in ["TLSv1.2", "TLSv1.3"] {
-        let upstream = nginx(
-            &[&self_signed("up.test")],
-            &format!("ssl_protocols {protocol}; ssl_session_cache shared:s:1m; keepalive_timeout 0; {SAY}"),
+    // By tickets, by IDs, and by those of our own server.
+    let cases = [("on", "shared:s:1m", true), ("off", "shared:s:1m", true), ("off", "builtin", false)];
+    for (protocol, (tickets, cache, is_nginx)) in
+        ["TLSv1.2", "TLSv1.3"].into_iter().flat_map(|protocol| cases.map(|case| (protocol, case)))
+    {
+        let server = format!(
+            "http {{ access_log off; server {{ listen 127.0.0.1:%%PORT_0%% ssl; ssl_certificate %%DIR%%/up.crt; \
+             ssl_certificate_key %%DIR%%/up.key; ssl_protocols {protocol}; ssl_session_tickets {tickets}; \
+             ssl_session_cache {cache}; keepalive_timeout 0; {SAY} }} }}"
         );
+        let pair = self_signed("up.test");
+        let setup = Setup::new(&server).file("up.crt", &pair.certificate).file("up.key", &pair.key);
+        let upstream = if is_nginx { setup.program(Path::new(NGINX)).level("info") } else { setup }.start();
         let daemon = proxy(
             "location /off { proxy_pass https://%%UP_0%%; }
              location /on { proxy_pass https://%%UP_0%%; proxy_ssl_session_reuse on; }
@@ -150,7 +158,7 @@ fn tls12_and_tls13_sessions_are_resumed_if_that_is_on() {
         };
         let seen: Vec<String> =
             ["/off", "/off", "/on", "/on", "/on", "/other", "/other"].map(&mut reused).into();
-        assert_eq!(seen, [".", ".", ".", "r", "r", ".", "r"], "{protocol}");
+        assert_eq!(seen, [".", ".", ".", "r", "r", ".", "r"], "{protocol} {tickets} {cache}");
     }
 }
 
