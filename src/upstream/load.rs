@@ -209,7 +209,7 @@ impl Load<'_> {
         }
     }
 
-    /// What another list needs of it.
+    /// The numbers that it takes along to another list.
     pub fn state(&self) -> LoadState {
         LoadState {
             weight: self.weight(),
@@ -224,15 +224,20 @@ impl Load<'_> {
 
 impl Words {
     #[inline]
+    fn are_clear(&self) -> bool {
+        self.place.is_some_and(Place::is_clear)
+    }
+
+    #[inline]
     fn are_none(&self) -> bool {
         self.place.is_none() && self.advised.is_none()
     }
 }
 
-/// What may hold a part of a peer's weight back.
+/// The reasons to hold a part of a peer's weight back.
 #[derive(Debug)]
 struct Held {
-    /// What a slow start permits of it at present.
+    /// The part of it that a slow start permits at present.
     permitted: Cell<i64>,
     /// The part of the weight that failures have cost; it comes back by one each round.
     lost: Cell<i64>,
@@ -245,8 +250,16 @@ struct Bits(Box<[Cell<u64>]>);
 impl Bits {
     /// All set. No bit beyond the last peer is: [`Bits::any`] looks at whole words.
     fn all(count: usize) -> Self {
-        let bits = |word: usize| u64::MAX >> (64 - (count - word * 64).min(64));
-        Self((0..count.div_ceil(64)).map(|word| Cell::new(bits(word))).collect())
+        Self((0..count.div_ceil(64)).map(|word| Cell::new(Self::of_word(count, word))).collect())
+    }
+
+    /// The bits that a word of a list of `count` peers has.
+    #[inline]
+    fn of_word(count: usize, word: usize) -> u64 {
+        match count.saturating_sub(word * 64).min(64) {
+            0 => 0,
+            left => u64::MAX >> (64 - left),
+        }
     }
 
     fn none(count: usize) -> Self {
@@ -381,11 +394,8 @@ impl Loads {
     /// True if it is known that the peer may be used.
     #[inline]
     pub fn is_usable(&self, index: usize) -> bool {
-        if !self.asked.has(index) {
-            return true;
-        }
-        let words = self.words.get(index);
-        words.is_some_and(|words| self.clear_suffices.has(index) && words.place.is_some_and(Place::is_clear))
+        !self.asked.has(index)
+            || self.clear_suffices.has(index) && self.words.get(index).is_some_and(Words::are_clear)
     }
 
     /// The same for 64 peers from a multiple of 64 on, as two sets of bits: those that are known to be usable, and the
@@ -394,12 +404,10 @@ impl Loads {
     pub fn usable_bits(&self, word: usize) -> (u64, u64) {
         let bits = |set: &Bits| set.0.get(word).map_or(0, Cell::get);
         let (asked, by_words) = (bits(&self.asked), bits(&self.clear_suffices));
-        let first = word * 64;
-        let places = self.words.get(first..).unwrap_or_default().iter().take(64);
-        let all = if places.len() == 0 { 0 } else { u64::MAX >> (64 - places.len()) };
-        let clear = places.enumerate().fold(0, |clear, (bit, words)| {
-            let is_clear = by_words & (1 << bit) != 0 && words.place.is_some_and(Place::is_clear);
-            clear | u64::from(is_clear) << bit
+        let all = Bits::of_word(self.len(), word);
+        let list = self.words.get(word * 64..).unwrap_or_default().iter().take(64);
+        let clear = list.enumerate().fold(0, |clear, (bit, words)| {
+            clear | u64::from(by_words & (1 << bit) != 0 && words.are_clear()) << bit
         });
         let sure = all & !asked | clear;
         (sure, all & !sure)
@@ -435,42 +443,34 @@ impl Plain<'_> {
     /// A round of smooth weighted round robin among all peers.
     #[inline]
     pub fn round(self) -> Option<usize> {
-        let mut best = (usize::MAX, i64::MIN);
-        for (index, (current, weight)) in self.0.currents.iter().zip(&self.0.weights).enumerate() {
-            let now = current.get() + weight;
-            current.set(now);
-            // Among equals the first wins.
-            if now > best.1 {
-                best = (index, now);
-            }
-        }
-        self.pay(best.0, self.0.total_weight)
+        self.choose(self.0.currents.iter().zip(&self.0.weights).enumerate())
     }
 
     /// The same among some of them.
     #[inline]
     pub fn round_of(self, some: impl Iterator<Item = usize>) -> Option<usize> {
         let Self(loads) = self;
+        self.choose(
+            some.filter_map(|index| Some((index, (loads.currents.get(index)?, loads.weights.get(index)?)))),
+        )
+    }
+
+    /// Gives each of these peers its weight; the one that has the most then pays for all.
+    #[inline]
+    fn choose<'a>(self, some: impl Iterator<Item = (usize, (&'a Cell<i64>, &'a i64))>) -> Option<usize> {
         let (mut best, mut total) = ((usize::MAX, i64::MIN), 0);
-        for index in some {
-            let (Some(current), Some(weight)) = (loads.currents.get(index), loads.weights.get(index)) else {
-                continue;
-            };
+        for (index, (current, weight)) in some {
             let now = current.get() + weight;
             current.set(now);
             total += weight;
+            // Among equals the first wins.
             if now > best.1 {
                 best = (index, now);
             }
         }
-        self.pay(best.0, total)
-    }
-
-    #[inline]
-    fn pay(self, index: usize, total: i64) -> Option<usize> {
-        let current = self.0.currents.get(index)?;
-        current.set(current.get() - total);
-        Some(index)
+        let chosen = self.0.currents.get(best.0)?;
+        chosen.set(chosen.get() - total);
+        Some(best.0)
     }
 
     /// The peer with the fewest connections for its weight; of several, the one that a round among them chooses.

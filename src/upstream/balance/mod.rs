@@ -180,14 +180,15 @@ impl<'a> Eligible<'a> {
     /// True if the peer with this index may be used: for balancers that select by key.
     #[inline]
     pub(super) fn has(&self, index: usize) -> bool {
-        if self.tried.has(index) {
-            return false;
-        }
-        let peer = self.list.peers.get(index);
-        peer.is_some_and(|peer| {
-            self.list.loads.is_usable(index)
-                || peer.is_usable(self.now_ms)
-                || self.is_open && peer.has_room() && !peer.is_draining()
+        !self.tried.has(index)
+            && index < self.len()
+            && (self.list.loads.is_usable(index) || self.is_usable_when_asked(index))
+    }
+
+    /// The peer's own word about that.
+    fn is_usable_when_asked(&self, index: usize) -> bool {
+        self.peer(index).is_some_and(|peer| {
+            peer.is_usable(self.now_ms) || self.is_open && peer.has_room() && !peer.is_draining()
         })
     }
 
@@ -213,7 +214,7 @@ impl<'a> Eligible<'a> {
         let word = |index: usize| {
             let (sure, unsure) = loads.usable_bits(index);
             let untried = !self.tried.0.get(index).copied().unwrap_or(u64::MAX);
-            let asked = ones(unsure & untried).filter(|bit| self.has(index * 64 + bit));
+            let asked = ones(unsure & untried).filter(|bit| self.is_usable_when_asked(index * 64 + bit));
             asked.fold(sure & untried, |bits, bit| bits | 1 << bit)
         };
         Usable { loads, bits: (0..self.len().div_ceil(64)).map(word).collect() }
