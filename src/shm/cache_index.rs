@@ -375,7 +375,7 @@ impl Index {
         }
     }
 
-    /// What is stored under a key is out of date, and so is a response that a request is still waiting for
+    /// Says that the stored response of a key is out of date, and so is a response that a request is still waiting for
     /// ([`Index::was_invalidated`]): forgets the file, which the caller then removes, and the error. True if there was an
     /// error.
     pub fn invalidate(&self, digest: &Digest, now_ms: u64) -> bool {

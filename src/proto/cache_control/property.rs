@@ -24,7 +24,7 @@ pub fn reads_lifetime(data: &[u8]) {
     let all = Ignored { x_accel_expires: true, cache_control: true, expires: true, set_cookie: true };
     let nothing = of(&fields, all).map(|(said, _)| said);
     assert!(nothing.is_some_and(|said| said.storable && !said.is_explicit() && !said.must_revalidate));
-    // What is inside of a quoted string says nothing, whatever follows.
+    // The inside of a quoted string says nothing, whatever follows.
     let mut quoted = b"x=\"".to_vec();
     for byte in fields.iter().flat_map(|(_, value)| value) {
         if matches!(byte, b'"' | b'\\') {

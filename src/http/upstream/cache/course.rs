@@ -13,7 +13,7 @@ use crate::http::upstream::cache::conf::Settings;
 use crate::http::upstream::cache::fill::Fill;
 use crate::http::upstream::cache::state::Status;
 use crate::http::upstream::cache::stored::Stored;
-use crate::http::upstream::cache::{remove, remove_now, revalidate, tell_unremoved, variant};
+use crate::http::upstream::cache::{remove, remove_now, revalidate, variant};
 use crate::http::upstream::exchange::Answer;
 use crate::http::upstream::proxied::Head;
 use crate::http::verdict::Reply;
@@ -134,10 +134,7 @@ impl Course {
     async fn invalidate(&self, request: &Request, status: u16) {
         if self.invalidates && (200..400).contains(&status) {
             self.index.invalidate(&self.digest, clock::monotonic_ms());
-            let path = self.zone.file_name(&self.digest);
-            if let Err(error) = remove_now(path.clone()).await {
-                tell_unremoved(request, &path, &error);
-            }
+            remove_now(request, self.zone.file_name(&self.digest)).await;
         }
     }
 
@@ -153,10 +150,7 @@ impl Course {
     pub async fn enter(&self, request: &Request, on_disk_bytes: u64) -> bool {
         // Look after the rename: a removal is noted before it unlinks, so it either unlinks this file or is seen here.
         if self.is_outdated() {
-            let path = self.zone.file_name(&self.digest);
-            if let Err(error) = remove_now(path.clone()).await {
-                tell_unremoved(request, &path, &error);
-            }
+            remove_now(request, self.zone.file_name(&self.digest)).await;
             return false;
         }
         let evicted = self.index.stored(&self.digest, on_disk_bytes, clock::monotonic_s());

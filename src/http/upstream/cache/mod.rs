@@ -21,7 +21,7 @@ pub mod state;
 mod stored;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::base::number::parse_u64;
 use crate::cache::key::Key;
@@ -262,9 +262,7 @@ async fn open(request: &Request, course: &mut Course, presence: Presence) -> Opt
                 );
                 course.index.forget(&course.digest);
                 // Before anything is stored under that name.
-                if let Err(error) = remove_now(path.clone()).await {
-                    tell_unremoved(request, &path, &error);
-                }
+                remove_now(request, path).await;
                 return None;
             }
             Err(Missing::Failed(call, error)) => {
@@ -341,23 +339,25 @@ async fn remove_purged(course: &Course) {
     }
 }
 
-/// Removes a file before anything else happens: nobody may get it any more. False: there is none.
-async fn remove_now(path: PathBuf) -> io::Result<bool> {
-    match blocking::run(Lane::Files, move || std::fs::remove_file(path)).await {
+/// Removes a file before anything else happens: nobody may get it any more. False: there is none. `None`: it cannot be
+/// removed, which is logged.
+async fn remove_now(request: &Request, path: PathBuf) -> Option<bool> {
+    let file = path.clone();
+    match blocking::run(Lane::Files, move || std::fs::remove_file(file)).await {
+        Ok(()) => Some(true),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(false)
+            Some(false)
         }
-        removed => removed.map(|()| true),
+        Err(error) => {
+            let (path, cause) = (path.display(), log::Cause(&error));
+            log::error!(
+                request.error_log(),
+                request,
+                "unlink() \"{path}\" failed {cause}: the stored response is out of date"
+            );
+            None
+        }
     }
-}
-
-fn tell_unremoved(request: &Request, path: &Path, error: &io::Error) {
-    let (path, cause) = (path.display(), log::Cause(error));
-    log::error!(
-        request.error_log(),
-        request,
-        "unlink() \"{path}\" failed {cause}: the stored response is out of date"
-    );
 }
 
 /// The same of a file that nobody looks for: some time later.

@@ -8,7 +8,7 @@ use crate::cache::purger;
 use crate::cache::zone::Zone;
 use crate::http::request::Request;
 use crate::http::upstream::cache::course::Course;
-use crate::http::upstream::cache::{remove_now, tell_unremoved};
+use crate::http::upstream::cache::remove_now;
 use crate::http::verdict::Reply;
 use crate::log;
 use crate::runtime;
@@ -24,15 +24,11 @@ const ATTEMPTS: usize = 1000;
 /// replaced or have been inactive.
 pub async fn one(request: &Request, course: &Course) -> Reply {
     let had_error = course.index.invalidate(&course.digest, clock::monotonic_ms());
-    let path = course.zone.file_name(&course.digest);
-    Reply::Status(match remove_now(path.clone()).await {
-        Ok(true) => 204,
-        Ok(false) if had_error => 204,
-        Ok(false) => 404,
-        Err(error) => {
-            tell_unremoved(request, &path, &error);
-            500
-        }
+    Reply::Status(match remove_now(request, course.zone.file_name(&course.digest)).await {
+        Some(true) => 204,
+        Some(false) if had_error => 204,
+        Some(false) => 404,
+        None => 500,
     })
 }
 
