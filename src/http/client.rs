@@ -136,10 +136,8 @@ impl<'a> Client<'a> {
         if let Some(coding) = request.coding.take() {
             self.output.set_coding(coding);
         }
-        if let Some(mut pace) = limit_rate::pace(request) {
-            // As in nginx the head counts; it is sent with the first part of the body.
-            pace.pass(started.head_bytes);
-            self.output.set_pace(pace);
+        if let Some(pace) = limit_rate::pace(request) {
+            self.output.set_pace(pace, started.head_bytes);
         }
     }
 
@@ -275,6 +273,9 @@ impl<'a> Client<'a> {
     ) -> Result<(), Error> {
         if !is_plain {
             return Box::pin(self.write_changed(request, data, Signal::More)).await;
+        }
+        if self.output.owes_head() {
+            Box::pin(self.output.pace_head(self.downstream, &mut request.bytes_sent)).await?;
         }
         let mut done = 0;
         let count = self.output.pending_bytes() + data.len() + tail.len();

@@ -122,6 +122,15 @@ impl Writer {
         self.pending.len()
     }
 
+    /// Takes the pending bytes behind the first `count` away, for [`Writer::append_pending`].
+    pub fn cut_pending(&mut self, count: usize) -> Vec<u8> {
+        self.pending.split_off(count.min(self.pending.len()))
+    }
+
+    pub fn append_pending(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+    }
+
     /// True if nothing follows the pending bytes and those about to be sent.
     #[inline]
     pub fn is_last(&self) -> bool {

@@ -53,6 +53,8 @@ struct Memory {
 struct Special {
     /// `limit_rate`.
     pace: Option<Pace>,
+    /// Bytes of the head that have not passed the pace yet.
+    head_left: u64,
     coding: Option<Box<dyn Coding>>,
     /// The coding may hold bytes back.
     holds: bool,
@@ -120,8 +122,44 @@ impl Output {
         Started { keep_alive: terms.keep_alive, head_bytes: 0 }
     }
 
-    pub fn set_pace(&mut self, pace: Pace) {
-        self.special.get_or_insert_default().pace = Some(pace);
+    /// Sets the pace of a response whose head, of `head_bytes`, is pending. As in nginx the head counts and, in HTTP/1,
+    /// leaves in parts if the rate is low.
+    pub fn set_pace(&mut self, mut pace: Pace, head_bytes: u64) {
+        let special = self.special.get_or_insert_default();
+        match &self.writer {
+            Writer::H1(_) => special.head_left = head_bytes,
+            _ => pace.pass(head_bytes),
+        }
+        special.pace = Some(pace);
+    }
+
+    /// True if [`Output::pace_head`] must come before anything is sent.
+    #[inline]
+    pub fn owes_head(&self) -> bool {
+        self.special.as_deref().is_some_and(|special| special.head_left > 0)
+    }
+
+    /// Sends the pending head at the allowed pace. Its last part stays pending and leaves with the bytes that follow.
+    pub async fn pace_head(&mut self, client: Downstream<'_>, sent: &mut u64) -> Result<(), Error> {
+        while self.owes_head() {
+            let room = self.pace(client).await?;
+            let Some(special) = self.special.as_deref_mut() else { break };
+            let part = room.min(special.head_left);
+            special.head_left -= part;
+            let is_last = special.head_left == 0;
+            self.pass(part);
+            if is_last {
+                break;
+            }
+            let Writer::H1(writer) = &mut self.writer else { break };
+            let later = writer.cut_pending(usize::try_from(part).unwrap_or(usize::MAX));
+            let outcome = poll_fn(|cx| self.poll_flush(client, cx, sent)).await;
+            if let Writer::H1(writer) = &mut self.writer {
+                writer.append_pending(&later);
+            }
+            outcome?;
+        }
+        Ok(())
     }
 
     /// Encodes everything that is emitted from now on.
@@ -410,6 +448,9 @@ impl Output {
         signal: Signal,
         sent: &mut u64,
     ) -> Result<(), Error> {
+        if self.owes_head() {
+            self.pace_head(client, sent).await?;
+        }
         while !data.is_empty() {
             let room = self.pace(client).await?;
             let (part, rest) = data.split_at(data.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
