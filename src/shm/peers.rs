@@ -166,6 +166,65 @@ pub struct Place {
     index: u32,
 }
 
+/// The words that round robin in a group with `zone` shares: for each priority a counter of turns, and a number of turns
+/// that go by rounds (`upstream/turns.rs`). They have a place like that of a peer, under a name that no peer has.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedTurns {
+    place: Place,
+    /// Index of the first of its two words.
+    at: usize,
+}
+
+/// The name of the place; peers' names are addresses.
+const TURNS: &str = "turns";
+
+impl SharedTurns {
+    /// Finds or creates those of a group, for its most preferred peers. `None`: all places are in use. For the master.
+    pub fn of(group: &str) -> Option<Self> {
+        Some(Self { place: place(group, TURNS)?, at: 0 })
+    }
+
+    /// Those for peers of this priority; from the eighth on all have the same.
+    #[must_use]
+    pub fn of_priority(self, priority: u32) -> Self {
+        let lists = PEER_WORDS as u32 / 2;
+        Self { at: 2 * priority.min(lists - 1) as usize, ..self }
+    }
+
+    /// The number of the place, for [`sweep`].
+    pub fn index(self) -> u32 {
+        self.place.index
+    }
+
+    /// Takes the next turn.
+    #[inline]
+    pub fn next(self) -> u64 {
+        self.place.words[self.at].fetch_add(1, Relaxed)
+    }
+
+    /// True if this turn is one of those that go by rounds, of which there are at most `max`. Two workers that ask at the
+    /// same moment may count as one.
+    #[inline]
+    pub fn takes_round(self, max: u64) -> bool {
+        let word = &self.place.words[self.at + 1];
+        let left = word.load(Relaxed).min(max);
+        if left > 0 {
+            word.store(left - 1, Relaxed);
+        }
+        left > 0
+    }
+
+    /// Makes the next turns go by rounds.
+    pub fn go_by_rounds(self, count: u64) {
+        self.place.words[self.at + 1].store(count, Relaxed);
+    }
+
+    #[cfg(test)]
+    pub fn scribble(self, bits: u64) {
+        self.place.words.iter().for_each(|word| word.store(bits, Relaxed));
+    }
+}
+
 static TABLE: Table =
     Table { capacity: PEERS, used: Header::PeersUsed, name: Area::peer_name, clear: clear_place };
 

@@ -15,7 +15,7 @@ use crate::config::Span;
 use crate::net::address::Address;
 use crate::net::resolver::Settings;
 use crate::shm::counter::{self, Slot};
-use crate::shm::peers::{self, Place};
+use crate::shm::peers::{self, Place, SharedTurns};
 use crate::upstream::balance::Method;
 use crate::upstream::check::Checks;
 use crate::upstream::known::Spot;
@@ -103,6 +103,8 @@ pub struct Group {
     pub keepalive: Keepalive,
     /// `zone`: all workers count its peers' failures together.
     pub is_shared: bool,
+    /// The turns of round robin that all workers take together, if it has a zone.
+    pub turns: Option<SharedTurns>,
     /// `fail_open`: if no peer may be used because all are unhealthy or have failed, all of them are used.
     pub fails_open: bool,
     /// The active checks of its peers, whose results all workers heed; `None`: there are none.
@@ -158,7 +160,8 @@ impl Group {
         let full = full_name(part, name);
         let slot = counter::slot(counter::Kind::Upstream, &full);
         let shared = servers.iter().map(|server| Self::assign(&full, server)).collect();
-        Self { part, method, keepalive, is_shared, slot, shared, ..Self::uncounted(name, servers) }
+        let turns = if is_shared { SharedTurns::of(&full) } else { None };
+        Self { part, method, keepalive, is_shared, turns, slot, shared, ..Self::uncounted(name, servers) }
     }
 
     /// Assigns the counters and places of a server's addresses, as only a master may.
@@ -277,6 +280,7 @@ impl Group {
             method: Method::default(),
             keepalive: Keepalive::default(),
             is_shared: false,
+            turns: None,
             fails_open: false,
             checks: None,
             is_sticky: false,

@@ -13,7 +13,7 @@ use crate::log::{self, Logger};
 use crate::net::address::Host;
 use crate::net::resolver::Settings;
 use crate::shm::counter::Slot;
-use crate::shm::peers::Health;
+use crate::shm::peers::{Health, SharedTurns};
 use crate::sys::clock;
 use crate::sys::names::Names;
 use crate::upstream::block::{Defined, look_up};
@@ -332,9 +332,10 @@ impl Groups {
         self.iter().flat_map(Group::slots).map(Slot::index)
     }
 
-    /// The numbers of their peers' places, for `shm::peers::sweep`.
+    /// The numbers of their places and their peers', for `shm::peers::sweep`.
     pub fn places(&self) -> impl Iterator<Item = u32> {
-        self.iter().flat_map(Group::all_places).map(|place| place.index())
+        let turns = self.iter().filter_map(|group| group.turns).map(SharedTurns::index);
+        self.iter().flat_map(Group::all_places).map(|place| place.index()).chain(turns)
     }
 
     /// The servers whose names the prober looks up: those that are followed, and those that did not resolve.

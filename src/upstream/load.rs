@@ -98,6 +98,12 @@ impl Load<'_> {
         self.words.advised.map_or(weight, |place| weight.saturating_mul(i64::from(place.advice().percent)))
     }
 
+    /// True if failures have cost it none of its weight, in a group with `zone`.
+    #[inline]
+    pub fn is_unhurt(&self) -> bool {
+        self.words.place.is_none_or(|place| place.number(Word::LostWeight, 1) == 0)
+    }
+
     /// The weight without the part that a slow start holds back, and without what the peer's agent takes of it: to be
     /// compared with those of other peers of the list.
     #[inline]
@@ -123,7 +129,7 @@ impl Load<'_> {
     fn note_share(&self) {
         let held = self.slot();
         let is_reduced = held.lost.get() != 0 || held.permitted.get() != self.weight();
-        self.loads.reduced.set(self.index, is_reduced || !self.words.are_none());
+        self.loads.reduced.set(self.index, is_reduced || self.words.advised.is_some());
     }
 
     /// Number of connections in use, in a group with `zone` those of all workers.
@@ -227,11 +233,6 @@ impl Words {
     fn are_clear(&self) -> bool {
         self.place.is_some_and(Place::is_clear)
     }
-
-    #[inline]
-    fn are_none(&self) -> bool {
-        self.place.is_none() && self.advised.is_none()
-    }
 }
 
 /// The reasons to hold a part of a peer's weight back.
@@ -304,8 +305,12 @@ pub struct Loads {
     clear_suffices: Bits,
     /// The peers whose share may be other than their weight.
     reduced: Bits,
+    /// Some weights are in shared memory.
+    is_shared: bool,
     /// Sum of all weights.
     pub total_weight: i64,
+    /// The number of turns that this worker has taken in order (`upstream/turns.rs`).
+    pub turn: Cell<u64>,
     /// The peers whose connections have ended lately; [`u32::MAX`]: none.
     freed: [Cell<u32>; FREED_MAX],
     next_freed: Cell<usize>,
@@ -326,6 +331,8 @@ impl Loads {
             asked: Bits::all(loads.len()),
             clear_suffices: Bits::none(loads.len()),
             reduced: Bits::all(loads.len()),
+            is_shared: loads.iter().any(|load| load.words.place.is_some()),
+            turn: Cell::new(0),
             total_weight: loads.iter().fold(0, |sum, load| load.weight.saturating_add(sum)),
             freed: [const { Cell::new(u32::MAX) }; FREED_MAX],
             next_freed: Cell::new(0),
@@ -349,8 +356,24 @@ impl Loads {
     /// other worker adds to it.
     #[inline]
     pub fn plain(&self) -> Option<Plain<'_>> {
-        let is_plain = !self.asked.any() && !self.reduced.any() && self.total_weight <= Plain::TOTAL_MAX;
+        let is_plain = !self.is_shared && !self.asked.any() && self.are_whole() && self.are_small();
         is_plain.then_some(Plain(self))
+    }
+
+    /// True if this worker knows of no reason why a peer should have less than its whole weight.
+    #[inline]
+    pub fn are_whole(&self) -> bool {
+        !self.reduced.any()
+    }
+
+    /// True if sums and products of weights and numbers of connections need no check.
+    #[inline]
+    pub fn are_small(&self) -> bool {
+        self.total_weight <= Plain::TOTAL_MAX
+    }
+
+    pub fn weights(&self) -> &[i64] {
+        &self.weights
     }
 
     pub fn len(&self) -> usize {
@@ -477,24 +500,48 @@ impl Plain<'_> {
     #[inline]
     pub fn least_conn(self) -> Option<usize> {
         let loads = || self.0.conns.iter().map(Cell::get).zip(self.0.weights.iter().copied());
-        let mut least = (0, i64::MAX, 1);
-        let mut has_equals = false;
-        for (index, (conns, weight)) in loads().enumerate() {
-            let (own, other) = (conns * least.2, least.1.wrapping_mul(weight));
-            if least.1 == i64::MAX || own < other {
-                (least, has_equals) = ((index, conns, weight), false);
+        let least = Least::of(loads())?;
+        if !least.has_equals {
+            return Some(least.first);
+        }
+        let is_equal = |(index, load)| least.is_equal(load).then_some(index);
+        self.round_of(loads().enumerate().skip(least.first).filter_map(is_equal))
+    }
+}
+
+/// The fewest connections for their weight among the peers of a list. Weights add up to at most [`Plain::TOTAL_MAX`], and
+/// numbers of connections have 32 bits.
+#[derive(Clone, Copy, Debug)]
+pub struct Least {
+    /// Index of the first peer that has them.
+    pub first: usize,
+    /// Others have as many.
+    pub has_equals: bool,
+    conns: i64,
+    weight: i64,
+}
+
+impl Least {
+    /// Of pairs of a number of connections and a weight; `None`: there is none.
+    #[inline]
+    pub fn of(mut loads: impl Iterator<Item = (i64, i64)>) -> Option<Self> {
+        let (conns, weight) = loads.next()?;
+        let mut least = Self { first: 0, has_equals: false, conns, weight };
+        for (index, (conns, weight)) in (1..).zip(loads) {
+            let (own, other) = (conns * least.weight, least.conns * weight);
+            if own < other {
+                least = Self { first: index, has_equals: false, conns, weight };
             } else if own == other {
-                has_equals = true;
+                least.has_equals = true;
             }
         }
-        let (first, least, of_weight) = least;
-        if !has_equals {
-            return (!self.0.is_empty()).then_some(first);
-        }
-        let is_equal = |(index, (conns, weight)): (usize, (i64, i64))| {
-            (conns * of_weight == least * weight).then_some(index)
-        };
-        self.round_of(loads().enumerate().skip(first).filter_map(is_equal))
+        Some(least)
+    }
+
+    /// True for a peer that has as few.
+    #[inline]
+    pub fn is_equal(&self, (conns, weight): (i64, i64)) -> bool {
+        conns * self.weight == self.conns * weight
     }
 }
 

@@ -36,6 +36,7 @@ mod succession;
 pub mod talk;
 pub mod timing;
 pub mod trace;
+mod turns;
 pub mod unresolved;
 pub mod waiting;
 pub mod worker;

@@ -21,6 +21,7 @@ use crate::upstream::load::Loads;
 use crate::upstream::peer::{BACKUP, Peer, Server, Shared};
 use crate::upstream::pool::{Connection, Pool, Tag};
 use crate::upstream::sticky::Id;
+use crate::upstream::turns::Turns;
 use crate::upstream::waiting::Waiting;
 
 /// The peers at one moment. A request keeps the set with which it began.
@@ -45,6 +46,8 @@ pub struct List {
     group: Option<Arc<Group>>,
     /// Sums of the weights up to and including each peer; made when a balancer first asks.
     ends: OnceCell<Box<[i64]>>,
+    /// Made at the first turn; `None`: there is no order.
+    turns: OnceCell<Option<Turns>>,
     ring: OnceCell<Ring>,
 }
 
@@ -53,7 +56,18 @@ impl List {
     pub fn of(priority: u32, peers: Vec<Rc<Peer>>, group: Option<Arc<Group>>) -> Self {
         let loads = Rc::new(Loads::new(peers.iter().map(|peer| peer.load())));
         peers.iter().enumerate().for_each(|(index, peer)| peer.sit(&loads, index));
-        Self { priority, peers, loads, group, ends: OnceCell::new(), ring: OnceCell::new() }
+        let (ends, turns, ring) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Self { priority, peers, loads, group, ends, turns, ring }
+    }
+
+    /// The turns of round robin while nothing is against any peer.
+    #[inline]
+    pub(super) fn turns(&self) -> Option<&Turns> {
+        let turns = || {
+            let shared = self.group.as_ref().and_then(|group| group.turns);
+            Turns::new(self.loads.weights(), shared.map(|shared| shared.of_priority(self.priority)))
+        };
+        self.turns.get_or_init(turns).as_ref()
     }
 
     /// The peer that owns a unit of the sum of all weights. One past the last peer beyond that sum.
@@ -305,7 +319,11 @@ impl GroupState {
             behind.for_each(|peer| draft.add(list.priority, Rc::clone(peer)));
         }
         let set = draft.finish(&group);
-        old.levels.iter().for_each(|list| list.loads.retire());
+        for list in &old.levels {
+            list.loads.retire();
+            let same = set.levels.iter().find(|now| now.priority == list.priority);
+            same.into_iter().for_each(|now| now.loads.turn.set(list.loads.turn.get()));
+        }
         self.set.replace(Rc::new(set));
         if !left.is_empty() {
             self.pool.close_retired();

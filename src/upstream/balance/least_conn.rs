@@ -4,15 +4,29 @@
 //! Behaviour: nginx's ngx_http_upstream_least_conn_module.c.
 
 use crate::upstream::balance::{Eligible, round_robin};
-use crate::upstream::load::Load;
+use crate::upstream::load::{Least, Load};
 
 pub(super) fn pick(eligible: &Eligible<'_>) -> Option<usize> {
     match eligible.plain() {
         Some(plain) => plain.least_conn(),
-        None => {
-            let conns = eligible.all_conns();
-            least(eligible, eligible.usable().iter(), |load| conns[load.index])
-        }
+        None => of_all_workers(eligible),
+    }
+}
+
+fn of_all_workers(eligible: &Eligible<'_>) -> Option<usize> {
+    let (usable, conns) = (eligible.usable(), eligible.all_conns());
+    if !eligible.is_even(&usable) {
+        return least(eligible, usable.iter(), |load| conns[load.index]);
+    }
+    let loads = || conns.iter().copied().zip(eligible.weights().iter().copied());
+    let least = Least::of(loads())?;
+    if !least.has_equals {
+        return Some(least.first);
+    }
+    let is_equal = |index: usize| loads().nth(index).is_some_and(|load| least.is_equal(load));
+    match eligible.turn().filter(|index| is_equal(*index)) {
+        Some(index) => Some(index),
+        None => round_robin::among(eligible, usable.iter().filter(|load| is_equal(load.index))),
     }
 }
 

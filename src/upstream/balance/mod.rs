@@ -226,6 +226,31 @@ impl<'a> Eligible<'a> {
         if self.tried.has_any() { None } else { self.list.loads.plain() }
     }
 
+    /// The next peer in the order of round robin; `None`: its next turn goes by rounds.
+    #[inline]
+    fn turn(&self) -> Option<usize> {
+        let loads = &*self.list.loads;
+        if self.plain().is_some() {
+            return Some(self.list.turns()?.next(&loads.turn));
+        }
+        if self.tried.has_any() || self.is_open || !loads.are_whole() {
+            return None;
+        }
+        let is_fit = |index| self.get(index).is_some_and(|load| load.is_unhurt()) && loads.are_whole();
+        self.list.turns()?.next_shared(is_fit)
+    }
+
+    /// True if every peer of the list may be used and has its whole weight.
+    fn is_even(&self, usable: &Usable<'_>) -> bool {
+        let loads = &*self.list.loads;
+        loads.are_whole() && loads.are_small() && usable.count() == self.len()
+    }
+
+    /// The weights of the peers, in their order.
+    fn weights(&self) -> &'a [i64] {
+        self.list.loads.weights()
+    }
+
     /// [`Loads::all_conns`](crate::upstream::load::Loads::all_conns).
     fn all_conns(&self) -> SmallVec<[i64; 128]> {
         self.list.loads.all_conns()
@@ -266,6 +291,10 @@ pub(super) struct Usable<'a> {
 }
 
 impl<'a> Usable<'a> {
+    fn count(&self) -> usize {
+        self.bits.iter().map(|bits| bits.count_ones() as usize).sum()
+    }
+
     /// Their loads, in the order of the list.
     #[inline]
     pub(super) fn iter(&self) -> impl Iterator<Item = Load<'a>> + Clone {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{By, Cursor, Eligible, Method, Time, Tried, least_conn, round_robin};
 use crate::net::address;
-use crate::shm::peers::{Advice, Word};
+use crate::shm::peers::{Advice, Orders, Word};
 use crate::upstream::group::{Group, Keepalive};
 use crate::upstream::peer::{InUse, Server};
 use crate::upstream::state::GroupState;
@@ -63,6 +63,14 @@ fn four_workers_at_once_keep_exact_shares_of_100_000_requests() {
     assert_shares(&counts, &WEIGHTS, 0.01);
 }
 
+/// The index that one request is given by a round, as while something is against a peer.
+fn round(state: &GroupState) -> usize {
+    let set = state.set();
+    let tried = Tried::new(WEIGHTS.len());
+    let eligible = Eligible::new(&set.levels[0], &tried, 0);
+    round_robin::among(&eligible, eligible.usable().iter()).expect("a peer")
+}
+
 #[test]
 fn a_worker_that_dies_in_the_middle_of_a_choice_distorts_one_round() {
     let [state, other] = [(), ()].map(|()| worker("properties.death", &WEIGHTS, Method::RoundRobin, true));
@@ -72,14 +80,34 @@ fn a_worker_that_dies_in_the_middle_of_a_choice_distorts_one_round() {
     for given in (1..=WEIGHTS.len()).cycle().take(20) {
         loads.iter().take(given).for_each(|load| _ = load.weigh(loads.bound()));
         let mut counts = [0u64; WEIGHTS.len()];
-        (0..10_000).for_each(|_| counts[pick(&other, "")] += 1);
+        (0..10_000).for_each(|_| counts[round(&other)] += 1);
         assert_shares(&counts, &WEIGHTS, 0.02);
     }
     // A thousand deaths have raised all weights together.
     (0..5000).for_each(|_| loads.iter().for_each(|load| _ = load.weigh(loads.bound())));
     let mut counts = [0u64; WEIGHTS.len()];
-    (0..10_000).for_each(|_| counts[pick(&other, "")] += 1);
+    (0..10_000).for_each(|_| counts[round(&other)] += 1);
     assert_shares(&counts, &WEIGHTS, 0.02);
+}
+
+#[test]
+fn while_a_peer_is_out_the_others_keep_their_shares_in_all_workers() {
+    let workers = [(), ()].map(|()| worker("properties.out", &WEIGHTS, Method::RoundRobin, true));
+    let count = |requests: usize| {
+        let mut counts = [0u64; WEIGHTS.len()];
+        (0..requests).for_each(|request| counts[pick(&workers[request % 2], "")] += 1);
+        counts
+    };
+    count(137);
+    let place = workers[0].set().levels[0].peers[6].shared.place.expect("room");
+    place.set_orders(Orders { down: true, drain: false });
+    let without = WEIGHTS.map(|weight| if weight == 25 { 0 } else { weight });
+    let counts = count(7500);
+    assert_eq!(counts[6], 0);
+    assert_shares(&counts, &without, 0.02);
+    place.set_orders(Orders::default());
+    count(WEIGHTS.iter().sum::<i64>() as usize);
+    assert_shares(&count(10_000), &WEIGHTS, 0.01);
 }
 
 #[test]

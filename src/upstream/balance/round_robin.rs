@@ -2,14 +2,18 @@
 //!
 //! In each round every peer that may be used gains its effective weight; the peer with the highest total is
 //! chosen and pays the sum of all gains. So weights 5, 1, 1 give a a b a c a a, not a a a a a b c. A failure
-//! lowers a peer's effective weight, which then grows back by one each round. Behaviour: nginx's
-//! ngx_http_upstream_get_peer (ngx_http_upstream_round_robin.c).
+//! lowers a peer's effective weight, which then grows back by one each round. While nothing is against any peer the
+//! choices repeat, and are made once for all (`upstream/turns.rs`). Behaviour: nginx's ngx_http_upstream_get_peer
+//! (ngx_http_upstream_round_robin.c).
 
 use crate::upstream::balance::Eligible;
 use crate::upstream::load::Load;
 
 #[inline]
 pub(super) fn pick(eligible: &Eligible<'_>) -> Option<usize> {
+    if let Some(index) = eligible.turn() {
+        return Some(index);
+    }
     match eligible.plain() {
         Some(plain) => plain.round(),
         None => among(eligible, eligible.usable().iter()),
