@@ -33,6 +33,31 @@ pub enum Escape {
     Html,
 }
 
+/// True if a path, decoded or not, has a segment `..`.
+pub fn climbs(path: &[u8]) -> bool {
+    unescaped(path).split(|&byte| byte == b'/').any(|segment| segment == b"..")
+}
+
+/// Decodes the escapes of a path, well-formed or not.
+fn unescaped(path: &[u8]) -> Vec<u8> {
+    let digit = |index: usize| char::from(*path.get(index)?).to_digit(16);
+    let mut out = Vec::with_capacity(path.len());
+    let mut at = 0;
+    while at < path.len() {
+        match (path[at], digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                at += 3;
+            }
+            (byte, ..) => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
 /// Decodes the path of `raw`, which must begin with `/`, into `out`, which is cleared first:
 /// percent-decoding, dot segments, repeated slashes if `merge_slashes`.
 pub fn normalize_uri(raw: &[u8], merge_slashes: bool, out: &mut Vec<u8>) -> Result<Parsed, BadUri> {

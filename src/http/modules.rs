@@ -30,6 +30,7 @@ pub mod browser;
 pub mod cache;
 pub mod charset;
 pub mod counters;
+pub mod dav;
 pub mod disable_symlinks;
 pub mod early_hints;
 pub mod empty_gif;
@@ -348,6 +349,7 @@ modules! {
     random_index => [Content content];
     index       => [Content content];
     autoindex   => [Content content];
+    dav         => [Content content];
     gzip_static => [Content content] head_step head state State;
     static_file => [Content content];
     open_file_cache => [];

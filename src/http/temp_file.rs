@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -140,7 +140,10 @@ impl TempFile {
             opened.write_all(&data).map_err(|error| why("write()", error))?;
             let bytes = opened.metadata().map_err(|error| why("fstat()", error))?.blocks() * 512;
             file.length += data.len() as u64;
-            file.give_name(&target)?;
+            let named = file.give_name(&target, Some(0o700));
+            named.map_err(|(call, error)| {
+                format!("{call} \"{}\" failed {}", target.display(), Cause(&error))
+            })?;
             Ok((file, bytes))
         };
         blocking::run(Lane::Files, work).await
@@ -206,38 +209,68 @@ impl TempFile {
         modified: Option<SystemTime>,
     ) -> Result<(), String> {
         let work = move || {
-            let why = |call: &str, error| format!("{call} \"{}\" failed {}", target.display(), Cause(&error));
-            self.file().set_permissions(PermissionsExt::from_mode(mode)).map_err(|e| why("chmod()", e))?;
-            if let Some(modified) = modified {
-                self.file().set_modified(modified).map_err(|error| why("utimes()", error))?;
-            }
-            self.give_name(&target)
+            let renamed = self.rename_now(&target, mode, Some(0o700), modified);
+            renamed
+                .map_err(|(call, error)| format!("{call} \"{}\" failed {}", target.display(), Cause(&error)))
         };
         blocking::run(Lane::Files, work).await
     }
 
-    /// Renames the file, into a directory that is created if it is missing.
-    fn give_name(&mut self, target: &Path) -> Result<(), String> {
-        let why = |call: &str, error| format!("{call} \"{}\" failed {}", target.display(), Cause(&error));
+    /// The same for a thread that may wait. `folder_mode`: a missing directory is created with these permissions.
+    /// Errors: the failed call and its error.
+    pub fn rename_now(
+        &mut self,
+        target: &Path,
+        mode: u32,
+        folder_mode: Option<u32>,
+        modified: Option<SystemTime>,
+    ) -> Result<(), (&'static str, io::Error)> {
+        self.file().set_permissions(PermissionsExt::from_mode(mode)).map_err(|error| ("chmod()", error))?;
+        if let Some(modified) = modified {
+            self.file().set_modified(modified).map_err(|error| ("utimes()", error))?;
+        }
+        self.give_name(target, folder_mode)
+    }
+
+    /// Renames the file, into a directory that is created with these permissions if it is missing.
+    fn give_name(
+        &mut self,
+        target: &Path,
+        folder_mode: Option<u32>,
+    ) -> Result<(), (&'static str, io::Error)> {
+        if self.keep == Keep::Unnamed {
+            return self.copy_to(target);
+        }
         let mut moved = std::fs::rename(&self.path, target);
         if moved.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-            && let Some(folder) = target.parent()
+            && let (Some(mode), Some(folder)) = (folder_mode, target.parent())
         {
-            let made = DirBuilder::new().mode(0o700).recursive(true).create(folder);
-            made.map_err(|error| why("mkdir()", error))?;
+            let made = DirBuilder::new().mode(mode).recursive(true).create(folder);
+            made.map_err(|error| ("mkdir()", error))?;
             moved = std::fs::rename(&self.path, target);
         }
         self.is_complete = moved.is_ok();
         match moved {
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                // Written next to its destination first, so that nothing sees half of it.
-                let beside = beside(target, next_number());
-                let copied =
-                    std::fs::copy(&self.path, &beside).and_then(|_| std::fs::rename(&beside, target));
-                copied.map_err(|error| why("copy to", error))
-            }
-            moved => moved.map_err(|error| why("rename() to", error)),
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => self.copy_to(target),
+            moved => moved.map_err(|error| ("rename() to", error)),
         }
+    }
+
+    /// Makes the target a copy of the file.
+    fn copy_to(&self, target: &Path) -> Result<(), (&'static str, io::Error)> {
+        let copied = replace(target, |made| {
+            io::copy(&mut FromStart { file: self.file(), offset: 0 }, made)?;
+            let found = self.file().metadata()?;
+            made.set_permissions(found.permissions())?;
+            made.set_modified(found.modified()?)
+        });
+        copied.map_err(|error| ("copy to", error))
+    }
+
+    /// The same file without its name, which stays with its owner.
+    pub fn unnamed(&self) -> Self {
+        let (file, path) = (self.file.clone(), self.path.clone());
+        Self { file, path, length: self.length, keep: Keep::Unnamed, is_complete: true }
     }
 
     pub fn len(&self) -> u64 {
@@ -277,6 +310,20 @@ impl Drop for TempFile {
     }
 }
 
+/// Reads a file whose position belongs to others.
+struct FromStart<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
+
 /// A path beside a file: its name, a dot and ten digits.
 fn beside(target: &Path, number: u64) -> PathBuf {
     let mut path = target.as_os_str().to_owned();
@@ -284,26 +331,48 @@ fn beside(target: &Path, number: u64) -> PathBuf {
     path.into()
 }
 
-/// Creates a file under the first name that is not taken, counted from `first`.
+/// Puts a new file at a path, in the place of what is there: it is written beside it first, so that nothing sees half of
+/// it. Errors: those of `write`, or of the file system; nothing has changed then.
+pub fn replace(target: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    // Without the target's own name, which may be as long as names can be.
+    let folder = target.parent().unwrap_or(Path::new("."));
+    let made = create(next_number(), |number| folder.join(format!(".{:010}", number % 10_000_000_000)));
+    let (mut file, path) = made.map_err(|(_, error)| error)?;
+    let written = write(&mut file).and_then(|()| std::fs::rename(&path, target));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&path); // the first error is the one to report
+    }
+    written
+}
+
+/// Creates a file under the first name that is not taken, counted from `first`, in a directory that is created if it is
+/// missing.
 fn open(first: u64, name: impl Fn(u64) -> PathBuf) -> Result<(File, PathBuf), String> {
+    let mut created = create(first, &name);
+    if let Err((path, error)) = &created
+        && error.kind() == io::ErrorKind::NotFound
+        && let Some(folder) = path.parent()
+        && DirBuilder::new().mode(0o700).recursive(true).create(folder).is_ok()
+    {
+        created = create(first, &name);
+    }
+    created.map_err(|(path, error)| format!("open() \"{}\" failed {}", path.display(), Cause(&error)))
+}
+
+/// Creates a file under the first name that is not taken. Errors: the path that was tried last, and its error.
+fn create(first: u64, name: impl Fn(u64) -> PathBuf) -> Result<(File, PathBuf), (PathBuf, io::Error)> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o600).custom_flags(libc::O_CLOEXEC);
     for number in first..first + NAMES_TRIED_MAX {
         let path = name(number);
-        let mut opened = options.open(&path);
-        if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-            && let Some(folder) = path.parent()
-            && DirBuilder::new().mode(0o700).recursive(true).create(folder).is_ok()
-        {
-            opened = options.open(&path);
-        }
-        match opened {
+        match options.open(&path) {
             Ok(file) => return Ok((file, path)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(format!("open() \"{}\" failed {}", path.display(), Cause(&error))),
+            Err(error) => return Err((path, error)),
         }
     }
-    Err(format!("all names tried from \"{}\" on are taken", name(first).display()))
+    let taken = format!("{NAMES_TRIED_MAX} names from this one on are taken");
+    Err((name(first), io::Error::other(taken)))
 }
 
 /// Numbers include the process id, so that those of different workers rarely collide.

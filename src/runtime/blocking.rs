@@ -27,6 +27,8 @@ pub enum Lane {
     Passwords,
     /// Steps of content codings that would make a turn of the loop too long.
     Codings,
+    /// Changes of whole directory trees, which may take minutes.
+    Trees,
     /// Documents about all that runs, which take long and may wait: their thread gives way to the loop.
     Documents,
 }
@@ -42,12 +44,14 @@ impl Lane {
         static NAMES: Pool = Pool::new(2, NAMES_WAITING_MAX);
         static PASSWORDS: Pool = Pool::new(1, PASSWORDS_WAITING_MAX);
         static CODINGS: Pool = Pool::new(1, usize::MAX);
+        static TREES: Pool = Pool::new(2, usize::MAX);
         static DOCUMENTS: Pool = Pool::with(1, usize::MAX, true);
         match self {
             Self::Files => &FILES,
             Self::Names => &NAMES,
             Self::Passwords => &PASSWORDS,
             Self::Codings => &CODINGS,
+            Self::Trees => &TREES,
             Self::Documents => &DOCUMENTS,
         }
     }

@@ -14,6 +14,7 @@ mod charset;
 mod cold_files;
 mod conditions;
 pub mod configurations;
+mod dav;
 mod disable_symlinks;
 mod empty_gif;
 mod error_page;

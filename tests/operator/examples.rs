@@ -14,7 +14,7 @@ use super::place::shipped;
 const TESTED: &str = "balanced behind-proxy cache canary compression container control discovery django dns drupal failover files \
                       grpc health-checks json-log laravel legacy-pages limits maintenance memcached mqtt nextcloud overload \
                       phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal tls-modern \
-                      tls-passthrough uploads vhosts websocket wordpress";
+                      tls-passthrough uploads vhosts webdav websocket wordpress";
 
 #[test]
 fn every_example_has_its_test() {
@@ -532,6 +532,26 @@ fn uploads() {
     let mut client = Client::connect(daemon.port(0));
     client.send(post("/elsewhere"));
     assert_eq!(client.response().status, 413);
+}
+
+#[test]
+fn webdav() {
+    let changes = [
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+        ("site/uploads", "%%DIR%%/uploads"),
+        ("site/files", "%%DIR%%/files"),
+        ("passwords", "%%DIR%%/passwords"),
+    ];
+    let daemon = example("webdav.conf", &changes).file("passwords", "me:{PLAIN}secret\n").start();
+    let put = |fields: &str| {
+        let head = "PUT /a/b/file HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4";
+        fetch(daemon.port(0), &format!("{head}{fields}\r\n\r\ntext")).status
+    };
+    let password = "\r\nAuthorization: Basic bWU6c2VjcmV0";
+    assert_eq!((put(""), put(password)), (401, 201));
+    assert_eq!(get(daemon.port(0), "/a/b/file").text(), "text");
+    let delete = |path: &str| send(&daemon, &format!("DELETE {path} HTTP/1.1\r\nHost: a{password}")).status;
+    assert_eq!((delete("/a/"), delete("/a/b/")), (409, 204));
 }
 
 #[test]

@@ -137,10 +137,9 @@ fn settings_of_what_is_not_in_use_are_warnings() {
         ("server", "http3_stream_buffer_size 64k;", &["[warn] \"http3_stream_buffer_size\" has no effect"]),
         (
             "http",
-            "xslt_types a/b; dav_access user:rw; tunnel_buffer_size 1k; mp4_buffer_size 1m;",
+            "xslt_types a/b; tunnel_buffer_size 1k; mp4_buffer_size 1m;",
             &[
                 "[warn] \"xslt_types\" has no effect",
-                "[warn] \"dav_access\" has no effect",
                 "[warn] \"tunnel_buffer_size\" has no effect",
                 "[warn] \"mp4_buffer_size\" has no effect",
             ],
@@ -160,9 +159,9 @@ fn one_missing_feature_is_told_once_for_each_server() {
     check(&[
         (
             "http",
-            "server { listen 127.0.0.1:%%PORT_0%%; location /a { include /dev/null; dav_methods PUT; dav_access user:r; }
-                      location /b { dav_methods PUT; dav_access user:r; } }",
-            &["[emerg] the \"dav_methods\" directive is not available yet"],
+            "server { listen 127.0.0.1:%%PORT_0%%; location /a { include /dev/null; mp4; mp4_buffer_size 1m; }
+                      location /b { mp4; mp4_buffer_size 1m; } }",
+            &["[emerg] the \"mp4\" directive is not available yet"],
         ),
         ("server", "http3 on;", &["[warn] \"http3\" has no effect"]),
         ("main", "mail { server { } }", &["[emerg] the \"mail\" directive is not available yet"]),
@@ -176,8 +175,8 @@ fn one_missing_feature_is_told_once_for_each_server() {
         ("location", "return 200 $geoip_country_code;", &["[emerg] unknown \"geoip_country_code\" variable"]),
         (
             "server",
-            "dav_access user:r; location / { dav_methods PUT; min_delete_depth 1; }",
-            &["[emerg] the \"dav_methods\" directive is not available yet"],
+            "mp4_buffer_size 1m; location / { mp4; mp4_max_buffer_size 2m; }",
+            &["[emerg] the \"mp4\" directive is not available yet"],
         ),
     ]);
 }
@@ -189,24 +188,24 @@ fn lines_are_counted_and_a_table_says_what_is_needed() {
     }
     let text = printed(
         "http {
-            dav_access user:rw;
+            mp4_buffer_size 1m;
             server {
                 listen 127.0.0.1:%%PORT_0%%;
-                create_full_put_path on;
-                min_delete_depth 2;
-                location /u { dav_methods PUT; }
+                mp4_max_buffer_size 2m;
+                mp4_start_key_frame on;
+                location /u { mp4; }
                 location / { image_filter test; }
             }
         }
         ",
     );
-    assert!(text.contains(" WebDAV: 3 lines, ") && !text.contains("images: "), "{text}");
+    assert!(text.contains(" MP4: 3 lines, ") && !text.contains("images: "), "{text}");
     let (_, table) =
         text.split_once("this configuration needs features that are not available yet:\n").expect("a table");
     let rows: Vec<&str> = table.lines().take(2).collect();
-    assert!(rows[0].starts_with("  WebDAV  4 lines in 1 server, /"), "{text}");
+    assert!(rows[0].starts_with("  MP4     4 lines in 1 server, /"), "{text}");
     assert!(rows[1].starts_with("  images  1 line in 1 server, /"), "{text}");
-    assert!(!printed("http { dav_access user:rw; }\n").contains("needs features that are not available"));
+    assert!(!printed("http { mp4_buffer_size 1m; }\n").contains("needs features that are not available"));
 }
 
 #[test]

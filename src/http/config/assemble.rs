@@ -56,6 +56,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     let upstreams = upstreams.finish(&common, &options.names, &mut cx.diagnostics);
     passes::check(&listens, &sharing, &upstreams, &mut cx);
     modules::api::warn_of_open_doors(&servers, &mut cx.diagnostics);
+    modules::dav::warn_of_open_doors(&servers, &mut cx.diagnostics);
     let tables = Tables::open(&mut cx);
     let Cx {
         variables,

@@ -12,7 +12,7 @@
 mod cache;
 mod opened;
 
-pub use opened::{Entry, FileKind, Found};
+pub use opened::{Entry, FileKind, Found, etag};
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};

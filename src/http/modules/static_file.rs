@@ -88,18 +88,48 @@ pub fn file_name(request: &mut Request, out: &mut Vec<u8>) {
     }
 }
 
+/// The path of the file for methods that change it. `None`: there is none, which is logged.
+pub fn path(request: &mut Request) -> Option<Vec<u8>> {
+    let mut path = Vec::new();
+    if is_lost(request) {
+        return None;
+    }
+    file_name(request, &mut path);
+    Some(path)
+}
+
+/// The path of the file of another URI in the same location. `None`: the URI does not belong to its `alias`.
+pub fn path_of(request: &mut Request, uri: Vec<u8>) -> Option<Vec<u8>> {
+    let location = request.location;
+    let is_aliased = location.confs.http_core.root().is_some_and(|root| root.replaced.is_some());
+    if is_aliased && !uri.starts_with(location.name.as_bytes()) {
+        return None;
+    }
+    let own = std::mem::replace(&mut request.uri, uri);
+    let path = path(request);
+    request.uri = own;
+    path
+}
+
+/// True if the URI was rewritten after its location, an `alias`, had been found; this is logged.
+fn is_lost(request: &Request) -> bool {
+    let is_alias = request.location.confs.http_core.root().is_some_and(|root| root.is_alias);
+    let is_lost = is_alias && request.route.rewriting.left_location();
+    if is_lost {
+        let name = &request.location.name;
+        let what = "\"alias\" cannot be used in location";
+        log::error!(request.error_log(), request, "{} \"{}\" where URI was rewritten", what, name);
+    }
+    is_lost
+}
+
 /// Responds with the file, or with an error.
 pub fn content(request: &mut Request) -> Verdict {
     // A POST gets 404 if the file does not exist, and 405 only otherwise.
     if !request.method.is_get_or_head() && request.method != Method::Post {
         return Verdict::Done(Reply::Status(405));
     }
-    if request.route.rewriting.left_location()
-        && request.location.confs.http_core.root().is_some_and(|root| root.is_alias)
-    {
-        let name = &request.location.name;
-        let what = "\"alias\" cannot be used in location";
-        log::error!(request.error_log(), &*request, "{} \"{}\" where URI was rewritten", what, name);
+    if is_lost(request) {
         return Verdict::Done(Reply::Status(500));
     }
     if request.uri.last() == Some(&b'/') {

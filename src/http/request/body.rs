@@ -154,6 +154,8 @@ pub struct Body {
     is_refused: bool,
     /// The request goes on without what is not kept ([`Body::make_optional`]).
     is_optional: bool,
+    /// It is read into a file with a name, whatever its length.
+    wants_file: bool,
     timeout_ms: u64,
     buffer_size: usize,
     timer: Timer,
@@ -231,6 +233,7 @@ impl Body {
             max,
             is_refused: false,
             is_optional: false,
+            wants_file: false,
             timeout_ms,
             buffer_size,
             timer: Timer::new(),
@@ -413,6 +416,22 @@ impl Body {
     /// Attaches the file into which the body was read, which stays until the request ends.
     pub fn attach(&mut self, file: TempFile) {
         self.file = Some(Rc::new(file));
+    }
+
+    /// Asks for the whole body, even an empty one, as a file with a name, to be taken by [`Body::take_file`].
+    pub fn want_file(&mut self) {
+        self.wants_file = true;
+    }
+
+    pub fn wants_file(&self) -> bool {
+        self.wants_file
+    }
+
+    /// The file, for its new owner. `None`: there is none.
+    pub fn take_file(&mut self) -> Option<TempFile> {
+        let file = self.file.take()?;
+        // A copy of the request may still be sending it.
+        Some(Rc::try_unwrap(file).unwrap_or_else(|shared| shared.unnamed()))
     }
 
     /// The whole body, if it was read into a file.

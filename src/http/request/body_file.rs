@@ -13,7 +13,7 @@ use crate::http::modules::request_body;
 use crate::http::request::Request;
 use crate::http::request::body::Body;
 use crate::http::request::error::Error;
-use crate::http::temp_file::{TempFile, TempPath};
+use crate::http::temp_file::{Keep, TempFile, TempPath};
 use crate::log;
 
 /// Size of a write to a file; a wake from the blocking pool costs about as much as copying it.
@@ -53,13 +53,15 @@ async fn read(
     kept: &mut Vec<u8>,
 ) -> Result<Result<(), String>, Error> {
     let conf = &request.location.confs.request_body;
-    let (folder, keep) = (request_body::folder(request), conf.keep());
+    let (folder, wants_file) = (request_body::folder(request), request.body.wants_file());
+    let keep = if wants_file { Keep::Removed } else { conf.keep() };
+    let in_file_only = wants_file || conf.in_file_only();
     let buffer_bytes = request.location.confs.http_core.client_body_buffer_size();
-    let memory_max = if conf.in_file_only() { 0 } else { buffer_bytes };
+    let memory_max = if in_file_only { 0 } else { buffer_bytes };
     let body = &mut request.body;
     while kept.len() <= memory_max {
         if !body.data_ready(client).await? {
-            return match conf.in_file_only() && kept.is_empty() {
+            return match in_file_only && kept.is_empty() {
                 // nginx creates the file even for an empty body, since an application is told its name
                 true => attach(body, TempFile::create(folder, keep).await).map(Ok),
                 false => Ok(Ok(())),

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use crate::base::number::parse_u64;
-use crate::base::path::normalize_uri;
+use crate::base::path::{climbs, normalize_uri};
 use crate::http::modules::memcached;
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Kind};
@@ -182,10 +182,9 @@ fn internal_redirect(request: &mut Request, answer: &Head, conf: &'static Conf) 
         None => (target, &b""[..]),
     };
     let mut uri = Vec::new();
-    // nginx rejects `..` here; so do we
-    let is_safe = !unescaped(path).split(|&byte| byte == b'/').any(|segment| segment == b"..");
     match normalize_uri(path, true, &mut uri) {
-        Ok(_) if is_safe && uri.first() == Some(&b'/') => {
+        // nginx rejects `..` here; so do we
+        Ok(_) if !climbs(path) && uri.first() == Some(&b'/') => {
             request.become_get();
             Some(Reply::Internal { uri, args: args.to_vec() })
         }
@@ -199,26 +198,6 @@ fn internal_redirect(request: &mut Request, answer: &Head, conf: &'static Conf) 
             Some(Reply::Status(404))
         }
     }
-}
-
-/// Decodes the escapes of a path, well-formed or not.
-fn unescaped(path: &[u8]) -> Vec<u8> {
-    let digit = |index: usize| char::from(*path.get(index)?).to_digit(16);
-    let mut out = Vec::with_capacity(path.len());
-    let mut at = 0;
-    while at < path.len() {
-        match (path[at], digit(at + 1), digit(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                at += 3;
-            }
-            (byte, ..) => {
-                out.push(byte);
-                at += 1;
-            }
-        }
-    }
-    out
 }
 
 /// `has_more`: trailers may follow even a body of known length.

@@ -181,6 +181,11 @@ impl<S: Scope> Conf<S> {
         }
     }
 
+    /// True if every client must have a certificate that is trusted.
+    pub fn requires_certificate(&self) -> bool {
+        self.verify_client.get() == VerifyClient::On
+    }
+
     /// `ssl_alpn`, in the order of preference.
     pub fn alpn(&self) -> Vec<Vec<u8>> {
         let words =

@@ -183,13 +183,18 @@ impl Opened {
                     stamp,
                     content,
                     last_modified: httpdate::fmt_http_date(modified).into(),
-                    etag: format!("\"{seconds:x}-{:x}\"", stamp.size).into(),
+                    etag: etag(seconds, stamp.size).into(),
                     place,
                     settles_s,
                 }))
             }
         }
     }
+}
+
+/// The tag of a file with this time, in seconds, and size.
+pub fn etag(modified: i64, size: i64) -> String {
+    format!("\"{modified:x}-{size:x}\"")
 }
 
 /// Reads a small file completely; `None` if its size changes meanwhile.

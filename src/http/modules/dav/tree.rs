@@ -1,0 +1,387 @@
+//! The changes of files and directories that WebDAV methods ask for.
+//!
+//! Runs on a thread of the blocking pool and knows no request: paths and settings go in, a status or a refusal comes out.
+//! A file is never visible half written: it is made under a name of its own and renamed.
+//! Behaviour: nginx.org, ngx_http_dav_module; RFC 4918 §9.6 to §9.9.
+
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::http::temp_file::{self, TempFile};
+use crate::log::Cause;
+
+/// Why nothing, or not everything, was done.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: u16,
+    /// For the error log.
+    pub why: String,
+    /// The cause lies in this machine, not in the request.
+    pub is_critical: bool,
+}
+
+/// The field `Depth`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    Zero,
+    One,
+    Infinity,
+}
+
+/// A copy or a move.
+#[derive(Debug)]
+pub struct Transfer {
+    pub from: PathBuf,
+    pub to: PathBuf,
+    /// Both URIs end with a slash.
+    pub is_collection: bool,
+    pub is_move: bool,
+    /// [`Depth::Zero`] copies a collection without its members.
+    pub depth: Depth,
+    /// What is there may be replaced (`Overwrite`).
+    pub overwrites: bool,
+    /// Permissions of directories that are made on the way (`dav_access`).
+    pub folder_mode: u32,
+}
+
+impl Refusal {
+    fn client(status: u16, why: String) -> Self {
+        Self { status, why, is_critical: false }
+    }
+
+    /// A system call failed; `missing` is the status if the path leads nowhere.
+    fn of(call: &str, path: &Path, error: &io::Error, missing: u16) -> Self {
+        let (status, is_critical) = match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG) => (missing, false),
+            Some(libc::EACCES | libc::EPERM | libc::EROFS) => (403, false),
+            Some(libc::EEXIST) => (405, false),
+            Some(libc::ENOSPC | libc::EDQUOT) => (507, true),
+            _ => (500, true),
+        };
+        Self { status, why: format!("{call} \"{}\" failed {}", path.display(), Cause(error)), is_critical }
+    }
+}
+
+/// Gives the file of a request's body its name. Returns 201, or 204 if the file was there before.
+///
+/// `folder_mode`: directories on the way are made with these permissions (`create_full_put_path`).
+pub fn put(
+    mut file: TempFile,
+    to: &Path,
+    mode: u32,
+    folder_mode: Option<u32>,
+    modified: Option<SystemTime>,
+) -> Result<u16, Refusal> {
+    let is_there = match fs::metadata(to) {
+        Ok(found) if found.is_dir() => {
+            let why = format!("\"{}\" could not be created: it is a directory", to.display());
+            return Err(Refusal::client(409, why));
+        }
+        found => found.is_ok(),
+    };
+    if let Some(mode) = folder_mode {
+        make_folders(to, mode)?;
+    }
+    match file.rename_now(to, mode, None, modified) {
+        Ok(()) => Ok(if is_there { 204 } else { 201 }),
+        Err((call, error)) => Err(Refusal::of(call, to, &error, 409)),
+    }
+}
+
+/// Makes a directory, with exactly these permissions.
+pub fn make_collection(path: &Path, mode: u32) -> Result<u16, Refusal> {
+    make_folder(path, mode).map_err(|error| Refusal::of("mkdir()", path, &error, 409))?;
+    Ok(201)
+}
+
+/// Removes a file, or a directory with everything in it.
+pub fn delete(path: &Path, is_collection: bool, depth: Option<Depth>) -> Result<u16, Refusal> {
+    // A path with a slash at its end would be followed if it is a link.
+    let found = link_info(path, 404).map_err(|refusal| match fs::symlink_metadata(path) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => Refusal { status: 409, ..refusal },
+        _ => refusal,
+    })?;
+    if found.is_dir() && !is_collection {
+        return Err(Refusal::client(409, format!("DELETE \"{}\" failed: it is a directory", path.display())));
+    }
+    if found.is_dir() {
+        if depth.is_some_and(|depth| depth != Depth::Infinity) {
+            return Err(Refusal::client(400, "\"Depth\" header must be infinity".to_owned()));
+        }
+    } else if depth == Some(Depth::One) {
+        return Err(Refusal::client(400, "\"Depth\" header must be 0 or infinity".to_owned()));
+    }
+    remove(path, &found)?;
+    Ok(204)
+}
+
+/// Copies or moves. Returns 201 for a collection, 204 for a file, as nginx does.
+pub fn transfer(task: &Transfer) -> Result<u16, Refusal> {
+    let (from, to) = (without_slash(&task.from), without_slash(&task.to));
+    let is_within = task.is_collection && (to.starts_with(&from) || from.starts_with(&to));
+    if from == to || is_within {
+        let why =
+            format!("\"{}\" and \"{}\" are the same or contain each other", from.display(), to.display());
+        return Err(Refusal::client(403, why));
+    }
+    let replaced = match fs::symlink_metadata(&to) {
+        Ok(found) if found.is_dir() && !task.is_collection => {
+            let why = format!("\"{}\" could not replace the collection \"{}\"", from.display(), to.display());
+            return Err(Refusal::client(409, why));
+        }
+        Ok(_) if !task.overwrites => {
+            let why = format!("\"{}\" could not be created: it exists", to.display());
+            return Err(Refusal::client(412, why));
+        }
+        Ok(found) => Some(found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(Refusal::of("lstat()", &to, &error, 404)),
+    };
+    // A file with a slash behind its name is not found.
+    let source = link_info(&task.from, 404)?;
+    if !source.is_dir() {
+        return transfer_file(task, &from, &to, &source);
+    }
+    if !task.is_collection {
+        return Err(Refusal::client(400, format!("\"{}\" is a collection", from.display())));
+    }
+    if let Some(replaced) = replaced {
+        remove(&to, &replaced)?;
+    }
+    if task.is_move {
+        match fs::rename(&from, &to) {
+            Ok(()) => return Ok(201),
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
+            Err(error) => return Err(Refusal::of("rename() to", &to, &error, 409)),
+        }
+    }
+    let left_out = copy_tree(&from, &to, &source, task.depth == Depth::Zero && !task.is_move)?;
+    if task.is_move {
+        if left_out > 0 {
+            let what = "are neither files nor directories and were not copied: nothing is removed";
+            let why = format!("{left_out} entries of \"{}\" {what}", from.display());
+            return Err(Refusal { status: 500, why, is_critical: false });
+        }
+        remove(&from, &source)?;
+    }
+    Ok(201)
+}
+
+fn transfer_file(task: &Transfer, from: &Path, to: &Path, source: &Metadata) -> Result<u16, Refusal> {
+    if task.is_move {
+        make_folders(to, task.folder_mode)?;
+        match fs::rename(from, to) {
+            Ok(()) => return Ok(204),
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
+            Err(error) => return Err(Refusal::of("rename() to", to, &error, 409)),
+        }
+    }
+    if !copy_file(from, to, source)? {
+        let why = format!("\"{}\" is neither a file nor a directory", from.display());
+        return Err(Refusal::client(403, why));
+    }
+    if task.is_move {
+        remove(from, source)?;
+    }
+    Ok(204)
+}
+
+/// Copies a file with its permissions and its time. False: it is not a regular file.
+fn copy_file(from: &Path, to: &Path, source: &Metadata) -> Result<bool, Refusal> {
+    if !source.is_file() {
+        return Ok(false);
+    }
+    // Something else may have taken its place: neither follow a link nor wait for a pipe's other end.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(from);
+    let mut opened = opened.map_err(|error| Refusal::of("open()", from, &error, 404))?;
+    let found = opened.metadata().map_err(|error| Refusal::of("fstat()", from, &error, 404))?;
+    if !found.is_file() {
+        return Ok(false);
+    }
+    let copied = temp_file::replace(to, |made| {
+        io::copy(&mut opened, made)?;
+        made.set_permissions(PermissionsExt::from_mode(found.mode() & 0o777))?;
+        made.set_modified(found.modified()?)
+    });
+    copied.map_err(|error| Refusal::of("copy to", to, &error, 409))?;
+    Ok(true)
+}
+
+/// Copies a directory, with or without its members. Returns how many entries were left out because they are neither files
+/// nor directories.
+fn copy_tree(from: &Path, to: &Path, source: &Metadata, is_empty: bool) -> Result<u64, Refusal> {
+    let missing = |error: &io::Error| Refusal::of("mkdir()", to, error, 409);
+    make_folder(to, source.mode() & 0o777 | 0o700).map_err(|error| missing(&error))?;
+    let made = fs::symlink_metadata(to).map_err(|error| missing(&error))?;
+    let mut left_out = 0;
+    // The directories to copy, and those whose times and permissions are set at the end.
+    let mut waiting = if is_empty { Vec::new() } else { vec![(from.to_owned(), to.to_owned())] };
+    let mut finished = vec![(to.to_owned(), source.clone())];
+    while let Some((from, to)) = waiting.pop() {
+        let failed = |error: &io::Error| Refusal::of("readdir()", &from, error, 404);
+        for entry in fs::read_dir(&from).map_err(|error| failed(&error))? {
+            let entry = entry.map_err(|error| failed(&error))?;
+            let (from, to) = (entry.path(), to.join(entry.file_name()));
+            let found = link_info(&from, 404)?;
+            if found.is_dir() {
+                if (found.dev(), found.ino()) == (made.dev(), made.ino()) {
+                    continue; // a link on the way to the destination leads back into the source
+                }
+                make_folder(&to, found.mode() & 0o777 | 0o700)
+                    .map_err(|error| Refusal::of("mkdir()", &to, &error, 409))?;
+                waiting.push((from, to.clone()));
+                finished.push((to, found));
+            } else if !copy_file(&from, &to, &found)? {
+                left_out += 1;
+            }
+        }
+    }
+    for (folder, source) in finished.iter().rev() {
+        let same = || {
+            let folder = File::open(folder)?;
+            folder.set_modified(source.modified()?)?;
+            folder.set_permissions(PermissionsExt::from_mode(source.mode() & 0o777))
+        };
+        same().map_err(|error| Refusal::of("utimes()", folder, &error, 404))?;
+    }
+    Ok(left_out)
+}
+
+fn remove(path: &Path, found: &Metadata) -> Result<(), Refusal> {
+    let path = without_slash(path);
+    let (call, removed) = match found.is_dir() {
+        true => ("rmdir()", fs::remove_dir_all(&path)),
+        false => ("unlink()", fs::remove_file(&path)),
+    };
+    removed.map_err(|error| Refusal::of(call, &path, &error, 404))
+}
+
+fn link_info(path: &Path, missing: u16) -> Result<Metadata, Refusal> {
+    fs::symlink_metadata(path).map_err(|error| Refusal::of("lstat()", path, &error, missing))
+}
+
+/// Makes the directories that lead to a path.
+fn make_folders(path: &Path, mode: u32) -> Result<(), Refusal> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    let missing: Vec<&Path> =
+        folder.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
+    for folder in missing.into_iter().rev() {
+        match make_folder(folder, mode) {
+            // another request made it meanwhile
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(|error| Refusal::of("mkdir()", folder, &error, 409))?,
+        }
+    }
+    Ok(())
+}
+
+/// Makes a directory with exactly these permissions, whatever the process' mask is.
+fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().mode(mode).create(path)?;
+    fs::set_permissions(path, PermissionsExt::from_mode(mode))
+}
+
+/// The path without repeated slashes and one at its end, which the system would follow if it is a link.
+fn without_slash(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn task(root: &Path, from: &str, to: &str) -> Transfer {
+        Transfer {
+            from: root.join(from),
+            to: root.join(to),
+            is_collection: from.ends_with('/'),
+            is_move: false,
+            depth: Depth::Infinity,
+            overwrites: true,
+            folder_mode: 0o700,
+        }
+    }
+
+    fn status(done: Result<u16, Refusal>) -> u16 {
+        done.unwrap_or_else(|refusal| refusal.status)
+    }
+
+    #[test]
+    fn trees_are_copied_with_modes_and_times_and_without_special_files() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir_all(root.join("a/b/c")).unwrap();
+        fs::write(root.join("a/b/file"), "text").unwrap();
+        fs::set_permissions(root.join("a/b"), PermissionsExt::from_mode(0o750)).unwrap();
+        fs::set_permissions(root.join("a/b/file"), PermissionsExt::from_mode(0o640)).unwrap();
+        symlink("/etc/passwd", root.join("a/link")).unwrap();
+        let old = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        File::open(root.join("a/b")).unwrap().set_modified(old).unwrap();
+        File::options().write(true).open(root.join("a/b/file")).unwrap().set_modified(old).unwrap();
+
+        assert_eq!(status(transfer(&task(root, "a/", "to/"))), 201);
+        assert_eq!(fs::read_to_string(root.join("to/b/file")).unwrap(), "text");
+        for path in ["b", "b/file"] {
+            let (from, to) = (root.join("a").join(path), root.join("to").join(path));
+            let [from, to] = [from, to].map(|path| fs::metadata(path).unwrap());
+            assert_eq!(
+                (from.mode(), from.modified().unwrap()),
+                (to.mode(), to.modified().unwrap()),
+                "{path}"
+            );
+        }
+        assert!(fs::symlink_metadata(root.join("to/link")).is_err());
+        assert_eq!(status(transfer(&Transfer { depth: Depth::Zero, ..task(root, "a/", "flat/") })), 201);
+        assert_eq!(fs::read_dir(root.join("flat")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_tree_is_not_copied_into_itself_even_by_a_link() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir(root.join("a")).unwrap();
+        fs::write(root.join("a/file"), "text").unwrap();
+        for (from, to) in [("a/", "a/b/"), ("a/", "a/"), ("a/", "a//"), ("a/b/", "a/"), ("a/file", "a//file")]
+        {
+            assert_eq!(status(transfer(&task(root, from, to))), 403, "{from} to {to}");
+        }
+        symlink("a", root.join("link")).unwrap();
+        assert_eq!(status(transfer(&task(root, "a/", "link/b/"))), 201);
+        assert!(root.join("a/b/file").exists() && !root.join("a/b/b").exists());
+    }
+
+    #[test]
+    fn links_are_removed_and_replaced_themselves() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir(root.join("kept")).unwrap();
+        fs::write(root.join("kept/file"), "text").unwrap();
+        symlink("kept", root.join("link")).unwrap();
+        assert_eq!(status(delete(&root.join("link"), false, None)), 204);
+        assert!(root.join("kept/file").exists());
+        symlink("kept/file", root.join("link")).unwrap();
+        fs::write(root.join("new"), "new").unwrap();
+        assert_eq!(status(transfer(&task(root, "new", "link"))), 204);
+        assert_eq!(fs::read_to_string(root.join("kept/file")).unwrap(), "text");
+        assert_eq!(fs::read_to_string(root.join("link")).unwrap(), "new");
+    }
+
+    #[test]
+    fn a_move_makes_the_directories_on_the_way_but_a_copy_does_not() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::write(root.join("file"), "text").unwrap();
+        assert_eq!(status(transfer(&task(root, "file", "x/y/file"))), 409);
+        let moved = Transfer { is_move: true, folder_mode: 0o755, ..task(root, "file", "x/y/file") };
+        assert_eq!(status(transfer(&moved)), 204);
+        assert_eq!(fs::metadata(root.join("x/y")).unwrap().mode() & 0o777, 0o755);
+        assert!(!root.join("file").exists());
+        assert_eq!(fs::read_dir(root.join("x/y")).unwrap().count(), 1, "no temporary file is left");
+    }
+}
