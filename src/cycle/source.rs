@@ -22,6 +22,7 @@ use crate::stream;
 use crate::sys::address::SockAddr;
 use crate::sys::lookup::Lookup;
 use crate::sys::names::{Answer, Names};
+use crate::sys::signal::Blocked;
 use crate::sys::{clock, terminal};
 use crate::upstream::Group;
 
@@ -105,8 +106,9 @@ fn open_early(word: &str, prefix: &Path) -> Result<Logger, OpenError> {
     if asked.is_empty() {
         return outcome;
     }
-    names
-        .learn(look_up(asked, clock::monotonic_ms() + NAMES_TIMEOUT_MS).map_or_else(Vec::from, Lookup::wait));
+    let _ends_the_wait = Blocked::ending();
+    let lookup = look_up(asked, clock::monotonic_ms() + NAMES_TIMEOUT_MS);
+    names.learn(lookup.map_or_else(Vec::from, Lookup::wait));
     log::early(word, prefix, &names)
 }
 
@@ -134,6 +136,8 @@ pub fn read_tree(source: &Source) -> (Tree, Diagnostics) {
 
 /// Reads and compiles, and waits for the names in it.
 pub fn read(source: &Source, test_only: bool) -> Loaded {
+    // A signal that arrives before the wait ends it at once, instead of being lost if the starter has it ignored.
+    let _ends_the_wait = Blocked::ending();
     let mut draft = Draft::read(source, test_only);
     loop {
         match draft.compile() {

@@ -15,13 +15,13 @@ use std::thread;
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::signal::{Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::sys::clock;
 use crate::sys::names::Answer;
 use crate::sys::process::{self, Forked};
-use crate::sys::signal::Blocked;
+use crate::sys::signal::{self, Blocked};
 
 /// Names looked up at the same time. Each takes a thread, and a name server drops queries that come faster.
 const AT_ONCE_MAX: usize = 64;
@@ -145,12 +145,12 @@ impl Lookup {
         names.into_iter().zip(answers.into_iter().map(|answer| answer.unwrap_or(without.clone()))).collect()
     }
 
-    /// Waits until all answers are in, for a process with nothing else to do. Signals can still end that
-    /// process.
+    /// Waits until all answers are in, for a process with nothing else to do. TERM, INT and QUIT end that process, also
+    /// one that came earlier while they were blocked ([`Blocked::ending`]).
     pub fn wait(mut self) -> Vec<(Box<str>, Answer)> {
         // Signals without a handler do not end the first process of a container, so we handle them.
-        let ending = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]);
-        let before = ending.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK);
+        let ending = signal::ending();
+        let blocked = Blocked::ending();
         let signals = SignalFd::with_flags(&ending, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
         let mut ended_by = None;
         while ended_by.is_none() && !self.hear() {
@@ -162,11 +162,10 @@ impl Lookup {
             let received = signals.as_ref().ok().and_then(|signals| signals.read_signal().ok().flatten());
             ended_by = received.and_then(|info| Signal::try_from(info.ssi_signo as i32).ok());
         }
-        if let Ok(before) = before {
-            let _ = before.thread_set_mask();
-        }
+        drop(blocked);
         if let Some(signal) = ended_by {
             drop(self);
+            let _ = ending.thread_unblock(); // the caller may have blocked it, too
             let _ = raise(signal);
             process::exit_at_once(128 + signal as i32); // reached by the first process of a container only
         }

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::origin::WithOrigin;
 
@@ -58,17 +58,35 @@ impl Signals {
     }
 }
 
-/// Blocks all signals in this thread until the guard is dropped. Used around a fork, so that no signal is
-/// lost or reaches the wrong process.
+/// The signals by which somebody wants a process to end.
+const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
+
+/// Blocks signals in this thread until the guard is dropped.
 #[derive(Debug)]
 pub struct Blocked(SigSet);
 
 impl Blocked {
+    /// Blocks all signals. Used around a fork, so that no signal is lost or reaches the wrong process.
     pub fn new() -> io::Result<Self> {
+        Self::set(SigmaskHow::SIG_SETMASK, &SigSet::all())
+    }
+
+    /// Blocks TERM, INT and QUIT. The kernel keeps one that arrives meanwhile even if it is ignored, as INT is in the
+    /// background jobs of a shell without job control.
+    pub fn ending() -> io::Result<Self> {
+        Self::set(SigmaskHow::SIG_BLOCK, &ending())
+    }
+
+    fn set(how: SigmaskHow, signals: &SigSet) -> io::Result<Self> {
         let mut before = SigSet::empty();
-        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+        pthread_sigmask(how, Some(signals), Some(&mut before))?;
         Ok(Self(before))
     }
+}
+
+/// TERM, INT and QUIT.
+pub fn ending() -> SigSet {
+    SigSet::from_iter(ENDING)
 }
 
 impl Drop for Blocked {
@@ -101,13 +119,13 @@ pub fn unblock_all() {
 
 /// Sends a signal to a process. Errors: no such process, not permitted.
 pub fn send(pid: i32, number: i32) -> io::Result<()> {
-    let signal = nix::sys::signal::Signal::try_from(number)?;
+    let signal = Signal::try_from(number)?;
     Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal)?)
 }
 
 /// The name of a signal: `SIGHUP` for 1.
 pub fn name(number: i32) -> &'static str {
-    nix::sys::signal::Signal::try_from(number).map_or("unknown signal", nix::sys::signal::Signal::as_str)
+    Signal::try_from(number).map_or("unknown signal", Signal::as_str)
 }
 
 #[cfg(test)]
