@@ -100,8 +100,12 @@ pub(super) struct Loop {
     /// Turns longer than this are reported to the hook: the longest so far, at most [`LONG_TURN_US`].
     notable_us: Cell<u64>,
     live: Cell<usize>,
+    /// The task of `block_on`, as a word.
+    main: Cell<u64>,
     /// The future of `block_on` has finished: wait for nothing more.
     is_done: Cell<bool>,
+    /// Sockets that are dropped stay open: see [`leave_sockets_open`].
+    leaves_open: Cell<bool>,
     last_event: Cell<u64>,
     remote: Arc<Remote>,
     /// Empty between two waits; kept for its capacity.
@@ -166,7 +170,9 @@ impl Runtime {
             budget: Cell::new(POLL_WORK),
             notable_us: Cell::new(0),
             live: Cell::new(0),
+            main: Cell::new(u64::MAX),
             is_done: Cell::new(false),
+            leaves_open: Cell::new(false),
             last_event: Cell::new(0),
             remote,
             woken: Cell::default(),
@@ -182,7 +188,8 @@ impl Runtime {
     }
 
     /// Runs the loop until `future` is ready. Unfinished tasks are kept for the next call, or dropped with
-    /// the runtime.
+    /// the runtime. Whenever `future` has been woken it is polled before all other tasks: a worker obeys at once, however
+    /// many connections have something to do.
     ///
     /// Panics when `future` panics, and when this thread already runs a loop.
     pub fn block_on<F: Future + 'static>(&mut self, future: F) -> F::Output
@@ -193,11 +200,12 @@ impl Runtime {
         let output = Rc::new(Cell::new(None));
         let sink = output.clone();
         self.inner.is_done.set(false);
-        self.inner.spawn(async move {
+        let main = self.inner.spawn(async move {
             let outcome = CatchPanic(Box::pin(future)).await;
             sink.set(Some(outcome));
             with(|current| current.is_done.set(true));
         });
+        self.inner.main.set(main.bits());
         self.inner.now_us.set(self.inner.clock_us()); // the first turn begins here
         CURRENT.set(&self.inner, || {
             while !self.inner.is_done.get() {
@@ -247,7 +255,7 @@ impl<F: Future> Future for CatchPanic<F> {
 }
 
 impl Loop {
-    fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+    fn spawn(&self, future: impl Future<Output = ()> + 'static) -> TaskId {
         let id = {
             let mut tasks = self.tasks.borrow_mut();
             let future: BoxedFuture = Box::pin(future);
@@ -271,6 +279,7 @@ impl Loop {
         };
         self.live.set(self.live.get() + 1);
         self.ready.borrow_mut().push_back(id);
+        id
     }
 
     fn wake(&self, id: TaskId) {
@@ -281,6 +290,8 @@ impl Loop {
             task.is_queued = true;
             if task.future.is_none() {
                 self.later.borrow_mut().push(id); // it woke itself: the other tasks and epoll come first
+            } else if id.bits() == self.main.get() {
+                self.ready.borrow_mut().push_front(id);
             } else {
                 self.ready.borrow_mut().push_back(id);
             }
@@ -453,6 +464,10 @@ impl Loop {
         self.now_ms.get()
     }
 
+    pub(super) fn leaves_open(&self) -> bool {
+        self.leaves_open.get()
+    }
+
     pub(super) fn epoll(&self) -> std::cell::Ref<'_, Epoll> {
         self.epoll.borrow()
     }
@@ -495,7 +510,9 @@ pub fn is_running() -> bool {
 
 /// Adds a task to this thread's loop.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
-    with(|current| current.spawn(future));
+    with(|current| {
+        current.spawn(future);
+    });
 }
 
 /// Number of tasks that have not ended.
@@ -515,6 +532,14 @@ pub fn wake_all() {
             current.wake(id);
         }
     });
+}
+
+/// Leaves sockets open when they are dropped from now on, in a process that is about to end.
+///
+/// Its end closes them all, which costs less than closing each, and which no signal can interrupt. What the tasks have told
+/// the log can be written before, so that a client that sees the end finds its connection there.
+pub fn leave_sockets_open() {
+    with(|current| current.leaves_open.set(true));
 }
 
 /// Milliseconds of the monotonic clock, read once per turn.
@@ -587,6 +612,33 @@ mod tests {
             assert!((1..=LOOP_ID_MAX).contains(&runtime.inner.id));
             assert_eq!(runtime.block_on(async { 7 }), 7);
         }
+    }
+
+    #[test]
+    fn the_main_future_comes_before_tasks_that_were_ready_earlier() {
+        let (polled, polled_tasks) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let main: Rc<RefCell<Option<std::task::Waker>>> = Rc::default();
+        let (count, waker, tasks) = (polled.clone(), main.clone(), polled_tasks.clone());
+        let mut runtime = Runtime::new().expect("epoll and eventfd");
+        let before = runtime.block_on(async move {
+            for _ in 0..1000 {
+                let (waker, tasks) = (waker.clone(), tasks.clone());
+                spawn(async move {
+                    tasks.set(tasks.get() + 1);
+                    // The first one wakes it, when all others are ready.
+                    let main = waker.take();
+                    main.into_iter().for_each(std::task::Waker::wake);
+                });
+            }
+            std::future::poll_fn(|cx| {
+                count.set(count.get() + 1);
+                *waker.borrow_mut() = Some(cx.waker().clone());
+                if count.get() == 2 { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+            })
+            .await;
+            tasks.get()
+        });
+        assert_eq!((polled.get(), before), (2, 1));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
@@ -442,15 +443,21 @@ impl Drop for Io {
         // For a socket that only we have, closing removes it from epoll and tells the peer. A shared one
         // needs both done by hand, since the other process may keep it open.
         if let Some(fd) = self.fd.take() {
+            let mut stays_open = false;
             try_with(|current| {
+                // Whoever shares it leaves as well: it was handed over by a worker of an earlier generation.
+                stays_open = current.leaves_open();
                 let mut reactor = current.reactor.borrow_mut();
-                if reactor.flags(self.index) & SHARED != 0 {
+                if reactor.flags(self.index) & SHARED != 0 && !stays_open {
                     let _ = current.epoll().remove(fd.as_fd()); // it was added by register
                     let _ = nix::sys::socket::shutdown(fd.as_raw_fd(), nix::sys::socket::Shutdown::Both);
                 }
                 reactor.remove(self.index);
             });
-            drop(fd);
+            match stays_open {
+                true => mem::forget(fd),
+                false => drop(fd),
+            }
         }
     }
 }

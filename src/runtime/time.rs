@@ -1,10 +1,12 @@
 //! Time for tasks: a reusable timer, sleeping, timeouts, and racing two futures.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use crate::runtime::executor::{now_ms, try_with, with};
+use crate::runtime::executor::{now_ms, spawn, try_with, with};
 use crate::runtime::waker::TaskId;
 use crate::sys::pair::Pair;
 
@@ -178,7 +180,47 @@ pub async fn yield_now() {
     .await;
 }
 
+/// Ready once every task that is ready now has been polled.
+pub async fn after_others() {
+    let was_reached = Rc::new(Cell::new(false));
+    let mut has_begun = false;
+    poll_fn(move |cx| {
+        if was_reached.get() {
+            return Poll::Ready(());
+        }
+        if !std::mem::replace(&mut has_begun, true) {
+            // It is the last in the queue of ready tasks.
+            let (was_reached, waker) = (Rc::clone(&was_reached), cx.waker().clone());
+            spawn(async move {
+                was_reached.set(true);
+                waker.wake();
+            });
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Number of timers in this loop's wheel.
 pub fn timer_count() -> usize {
     with(|current| current.wheel.borrow().len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Runtime;
+
+    #[test]
+    fn a_task_can_wait_until_all_that_are_ready_have_been_polled() {
+        Runtime::new().expect("a loop").block_on(async {
+            let polled = Rc::new(Cell::new(0));
+            for _ in 0..500 {
+                let polled = Rc::clone(&polled);
+                spawn(async move { polled.set(polled.get() + 1) });
+            }
+            after_others().await;
+            assert_eq!(polled.get(), 500, "more than one turn has room for");
+        });
+    }
 }

@@ -169,6 +169,15 @@ impl Leases {
         runtime::wake_all();
     }
 
+    /// Stops accepting connections because this process ends.
+    pub fn halt(&self) {
+        let active = self.active.borrow();
+        let is_stream = |index: u32| {
+            self.slots.get(index as usize).is_some_and(|slot| !datagram::is_datagram(slot.fd.as_fd()))
+        };
+        active.iter().filter(|(index, _)| is_stream(**index)).for_each(|(_, lease)| lease.stop.set(true));
+    }
+
     /// True once nothing is accepted any more.
     pub fn are_closed(&self) -> bool {
         let mut ending = self.ending.borrow_mut();

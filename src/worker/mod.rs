@@ -147,7 +147,13 @@ pub fn run(config: Config, seat: Seat) -> i32 {
         let children: &[i32] = if seat.duty == Duty::Alone { &[SIGCHLD] } else { &[] };
         let signals = Signals::new(&[&taken, children].concat())?;
         crate::sys::signal::unblock_all();
-        runtime.block_on(serve(config, seat, signals))
+        runtime.block_on(async move {
+            serve(config, seat, signals).await?;
+            runtime::leave_sockets_open();
+            // Tunnels count their bytes and write their lines in the log.
+            runtime::after_others().await;
+            Ok(())
+        })
     });
     log::flush_all();
     behind::flush();
@@ -453,6 +459,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
             Event::Signal(_) => {} // HUP, USR2 and PIPE mean nothing to a worker, and children are reaped
         }
     }
+    leases.halt();
     drain::begin(Mode::Now);
     Ok(())
 }

@@ -93,6 +93,42 @@ fn its_line_in_the_log_tells_of_its_whole_life() {
     assert!(regex::Regex::new(&expected).expect("valid").is_match(&line), "{line}");
 }
 
+/// However many there are: a worker that closes its sockets one by one is killed before the last one, on a slow machine.
+#[test]
+fn a_fast_stop_writes_all_lines_before_the_first_client_sees_the_end() {
+    const SESSIONS: usize = 1000;
+    let origin = Origin::echo();
+    let conf = "events { worker_connections 4096; }
+        stream {
+            log_format all '$status $bytes_sent';
+            access_log %%DIR%%/session.log all;
+            server { listen 127.0.0.1:%%PORT_0%%; proxy_pass %%ORIGIN%%; }
+        }";
+    let daemon = Setup::new(conf).set("ORIGIN", origin.address()).level("info").start();
+    let mut clients: Vec<Client> = (0..SESSIONS).map(|_| Client::connect(daemon.port(0))).collect();
+    clients.iter_mut().for_each(|client| ping(client, "one"));
+    let old = daemon.worker();
+    daemon.reload();
+    wait_gone(&[old]);
+    clients.iter_mut().for_each(|client| ping(client, "two"));
+    let mut written = 0;
+    let mut stop = || {
+        daemon.signal(Signal::SIGTERM);
+        clients[0].rest();
+        written = daemon.read("session.log").lines().filter(|line| *line == "200 6").count();
+        assert_eq!(daemon.wait_end().and_then(|status| status.code()), Some(0));
+    };
+    let calls = syscalls::counted(daemon.worker(), &daemon.path("strace"), &mut stop);
+    if calls.is_none() {
+        stop();
+    }
+    assert_eq!(written, SESSIONS);
+    assert_eq!(daemon.log_count("is killed"), 0);
+    let each = ["close", "shutdown", "epoll_ctl"].map(|name| calls.as_ref()?.get(name).copied());
+    let count: u64 = each.into_iter().flatten().sum();
+    assert!(count < SESSIONS as u64, "{count} calls for {SESSIONS} sessions: {calls:?}");
+}
+
 /// Each connection takes two descriptors: a worker that were given nearly all of them could lack some.
 #[test]
 fn sessions_are_shared_out_evenly_although_a_worker_is_slow() {
