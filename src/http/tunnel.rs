@@ -32,7 +32,7 @@ pub struct Tunnel {
     client: Transport,
     upstream: Switched,
     request: Parked,
-    tunneling: Box<Tunneling>,
+    tunneling: Tunneling,
     open: open::Guard,
 }
 
@@ -44,8 +44,9 @@ impl Tunnel {
         upstream: Switched,
         request: Parked,
     ) -> Self {
+        open.client().lasts();
         let idle_ms = request.location().map_or(0, |at| at.passes().read_timeout_ms());
-        Self { service, client, upstream, request, tunneling: Box::new(Tunneling::new(idle_ms)), open }
+        Self { service, client, upstream, request, tunneling: Tunneling::new(idle_ms), open }
     }
 
     /// Gives the tunnel to a worker of the new generation. Returns it if it cannot move now.
@@ -56,7 +57,7 @@ impl Tunnel {
             listen: request.listen().map_or(NO_LISTENER, |listen| service.listen_index(listen)),
             client,
             upstream: &upstream.transport,
-            group: &upstream.group,
+            group: upstream.group_name(),
             peer: upstream.used.as_ref().map_or("", |used| &used.peer().name),
         };
         let Some((tunnel, memory)) = leaving.pack(tunneling, |out| request.save(out)) else {
@@ -92,8 +93,8 @@ pub fn resume(service: Service, arrived: Arrived, listen: &'static Listen) -> Op
     limit_conn::admit_again(&mut request, limited);
     let request = Parked::new(request);
     let used = upstreams.resume(&group, &peer).and_then(|mut course| course.take_connection());
-    let upstream = Switched { transport: upstream, place, used, group: group.into() };
-    Some(Tunnel { service, client, upstream, request, tunneling, open })
+    let upstream = Switched { transport: upstream, place, used, group: state };
+    Some(Tunnel { service, client, upstream, request, tunneling: *tunneling, open })
 }
 
 /// Relays until both directions have ended, one was silent for `proxy_read_timeout`, or the worker must
@@ -155,4 +156,24 @@ fn count(request: &mut Request, sent: u64, received: u64) {
     attempt.received += received;
     attempt.length += received;
     request.bytes_sent += received;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::request::parked;
+    use crate::net::clients::Client;
+    use crate::upstream::trace::Attempt;
+
+    fn size_of_output<A, F>(_: fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_tunnel_fits_its_budget() {
+        // All that a worker keeps for a tunnel whose ends are silent, besides its descriptors, the heads of the request
+        // and the response, and about 200 bytes in the runtime's tables.
+        let sizes = [size_of_output(run), parked::SIZE, size_of::<Attempt>(), size_of::<Client>()];
+        assert!(sizes.iter().sum::<usize>() <= 688, "{sizes:?}");
+    }
 }

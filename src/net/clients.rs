@@ -33,14 +33,35 @@ pub struct Client {
     number: u64,
     protocol: Cell<Protocol>,
     probe: Option<Probe>,
-    /// Of a client without a connection of its own.
-    peer: Option<Box<SockAddr>>,
     opened_ms: u64,
     gauge: Cell<Total>,
     requests: Cell<u32>,
-    request: Cell<Option<Box<Beginning>>>,
+    known: Cell<Known>,
     /// Its index in the list.
-    index: Cell<usize>,
+    index: Cell<u32>,
+}
+
+/// The things that operators see besides the connection.
+#[derive(Default)]
+enum Known {
+    #[default]
+    Nothing,
+    /// The request that is being answered.
+    Request(Box<Beginning>),
+    /// The request of a tunnel, which may last for days: its text takes no more memory than it needs.
+    Lasting(Box<[u8]>),
+    /// The address of a client without a connection of its own.
+    Peer(Box<SockAddr>),
+}
+
+impl Known {
+    fn request(&self) -> Option<&[u8]> {
+        match self {
+            Self::Request(beginning) => Some(&beginning.bytes[..usize::from(beginning.length)]),
+            Self::Lasting(line) => Some(line),
+            Self::Nothing | Self::Peer(_) => None,
+        }
+    }
 }
 
 /// The beginning of a request line.
@@ -90,11 +111,10 @@ impl Client {
             number,
             protocol: Cell::new(protocol),
             probe,
-            peer: None,
             opened_ms: runtime::now_ms(),
             gauge: Cell::new(Total::Waiting),
             requests: Cell::new(0),
-            request: Cell::new(None),
+            known: Cell::default(),
             index: Cell::new(0),
         }
     }
@@ -106,25 +126,25 @@ impl Client {
 
     /// A client that sends datagrams.
     pub fn of_datagrams(number: u64, peer: SockAddr) -> Self {
-        Self { peer: Some(Box::new(peer)), ..Self::new(number, Protocol::Udp, None) }
+        Self { known: Cell::new(Known::Peer(Box::new(peer))), ..Self::new(number, Protocol::Udp, None) }
     }
 
     pub(super) fn enlist(self) -> Rc<Self> {
         let client = Rc::new(self);
         CLIENTS.with_borrow_mut(|all| {
-            client.index.set(all.len());
+            client.index.set(all.len() as u32);
             all.push(Rc::clone(&client));
         });
         client
     }
 
     pub(super) fn leave(&self) {
-        let index = self.index.get();
+        let index = self.index.get() as usize;
         let own = CLIENTS.try_with(|all| {
             let mut all = all.borrow_mut();
             let own = (index < all.len()).then(|| all.swap_remove(index));
             if let Some(moved) = all.get(index) {
-                moved.index.set(index);
+                moved.index.set(index as u32);
             }
             own
         });
@@ -155,12 +175,24 @@ impl Client {
     pub fn asks(&self, line: &[u8]) {
         self.requests.set(self.requests.get().wrapping_add(1));
         let fresh = || Box::new(Beginning { length: 0, bytes: [0; TEXT_BYTES_MAX] });
-        let kept = self.request.take().or_else(|| SPARE.with_borrow_mut(Vec::pop));
+        let kept = match self.known.take() {
+            Known::Request(kept) => Some(kept),
+            _ => SPARE.with_borrow_mut(Vec::pop),
+        };
         let mut beginning = kept.unwrap_or_else(fresh);
         let length = line.len().min(TEXT_BYTES_MAX);
         beginning.bytes[..length].copy_from_slice(&line[..length]);
         beginning.length = length as u8;
-        self.request.set(Some(beginning));
+        self.known.set(Known::Request(beginning));
+    }
+
+    /// The request becomes a tunnel.
+    pub fn lasts(&self) {
+        if let Known::Request(beginning) = self.known.take() {
+            let line = beginning.bytes[..usize::from(beginning.length)].into();
+            spare(beginning);
+            self.known.set(Known::Lasting(line));
+        }
     }
 
     /// Notes one more request of a connection that carries several at a time.
@@ -170,13 +202,10 @@ impl Client {
 
     #[inline]
     fn forget_request(&self) {
-        if let Some(request) = self.request.take() {
-            let _ = SPARE.try_with(|spare| {
-                let mut spare = spare.borrow_mut();
-                if spare.len() < SPARE_MAX {
-                    spare.push(request);
-                }
-            });
+        match self.known.take() {
+            Known::Nothing | Known::Lasting(_) => {}
+            Known::Request(beginning) => spare(beginning),
+            peer @ Known::Peer(_) => self.known.set(peer),
         }
     }
 
@@ -192,12 +221,14 @@ impl Client {
             let text = address.map(|address| address.to_string()).unwrap_or_default();
             text.as_bytes()[..text.len().min(TEXT_BYTES_MAX)].into()
         };
-        let request = self.request.take();
-        let shown = request.as_ref().map(|request| {
-            let line = &request.bytes[..usize::from(request.length)];
-            line.trim_ascii_start().into() // a client may send empty lines first (RFC 9112 §2.2)
-        });
-        self.request.set(request);
+        let known = self.known.take();
+        // A client may send empty lines first (RFC 9112 §2.2).
+        let request = known.request().map(|line| line.trim_ascii_start().into());
+        let peer = match &known {
+            Known::Peer(peer) => Some((**peer).clone()),
+            _ => self.probe.and_then(Probe::peer_addr),
+        };
+        self.known.set(known);
         let state = match self.gauge.get() {
             Total::Reading => 1,
             Total::Writing => 2,
@@ -209,11 +240,21 @@ impl Client {
             state,
             age_ms: runtime::now_ms().saturating_sub(self.opened_ms),
             requests: self.requests.get(),
-            peer: text(self.peer.as_deref().cloned().or_else(|| self.probe?.peer_addr())),
+            peer: text(peer),
             local: text(self.probe.and_then(Probe::local_addr)),
-            request: shown.unwrap_or_default(),
+            request: request.unwrap_or_default(),
         }
     }
+}
+
+/// Keeps the memory of a request for the next one.
+fn spare(beginning: Box<Beginning>) {
+    let _ = SPARE.try_with(|spare| {
+        let mut spare = spare.borrow_mut();
+        if spare.len() < SPARE_MAX {
+            spare.push(beginning);
+        }
+    });
 }
 
 /// The number of connections, and rows for those that matter most: requests that are being answered, the oldest first,
@@ -265,6 +306,8 @@ mod tests {
                 listed(),
                 [(2, 2, "GET /path".to_owned()), (1, 0, String::new()), (3, 0, String::new())]
             );
+            two.client().lasts();
+            assert_eq!(listed()[0].2, "GET /path", "as a tunnel it stays");
             drop(one);
             two.turn(Total::Waiting);
             assert_eq!(listed().len(), 2);

@@ -11,6 +11,7 @@ pub mod script;
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::num::NonZeroI32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -327,7 +328,7 @@ impl Transport {
 
     /// A handle to ask the kernel about the connection while it is open.
     pub fn probe(&self) -> Option<Probe> {
-        self.with_socket(|io| Probe(io.as_fd().as_raw_fd()))
+        self.with_socket(|io| Probe::of(io.as_fd().as_raw_fd()))?
     }
 
     /// The address that the peer connected to, if it can be had.
@@ -437,37 +438,42 @@ impl Raw<'_> {
 /// It does not keep the socket open, so its holder must not outlive the connection. If it did, the answers
 /// would be those of a later connection with the same descriptor number, and nothing worse.
 #[derive(Clone, Copy, Debug)]
-pub struct Probe(RawFd);
+pub struct Probe(NonZeroI32);
 
 impl Probe {
+    /// A descriptor is not negative: with one added, `None` takes no memory.
+    fn of(descriptor: RawFd) -> Option<Self> {
+        descriptor.checked_add(1).and_then(NonZeroI32::new).map(Self)
+    }
+
     /// The kernel's measurements of the connection; `None` if it is not TCP.
     pub fn tcp_info(self) -> Option<TcpInfo> {
-        socket::tcp_info(self.0)
+        socket::tcp_info(self.descriptor())
     }
 
     /// The address of the other end.
     pub fn peer_addr(self) -> Option<SockAddr> {
-        socket::with_number(self.0, |fd| socket::peer_addr(fd).ok())?
+        socket::with_number(self.descriptor(), |fd| socket::peer_addr(fd).ok())?
     }
 
     /// The address of this end.
     pub fn local_addr(self) -> Option<SockAddr> {
-        socket::with_number(self.0, |fd| socket::local_addr(fd).ok())?
+        socket::with_number(self.descriptor(), |fd| socket::local_addr(fd).ok())?
     }
 
     /// Shuts both directions down; whoever uses the connection meets its end. False: it has ended already.
     pub fn shut_down(self) -> bool {
-        nix::sys::socket::shutdown(self.0, nix::sys::socket::Shutdown::Both).is_ok()
+        nix::sys::socket::shutdown(self.descriptor(), nix::sys::socket::Shutdown::Both).is_ok()
     }
 
     /// The number of the socket.
     pub fn descriptor(self) -> i32 {
-        self.0
+        self.0.get() - 1
     }
 
     /// The process and the user of a client of a unix socket.
     pub fn peer_credentials(self) -> Option<(u32, u32)> {
-        socket::peer_credentials(self.0)
+        socket::peer_credentials(self.descriptor())
     }
 }
 

@@ -5,21 +5,30 @@
 //! piece, and the heads are parsed again when they are needed.
 
 pub mod moved;
+mod texts;
 
+use std::ffi::OsStr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
+
+use texts::Texts;
 
 use crate::http::Worker;
 use crate::http::config::location::Location;
-use crate::http::config::server::Server;
+use crate::http::config::server::{Listen, Server};
 use crate::http::modules::States;
 use crate::http::request::body::Body;
 use crate::http::request::route::Rewriting;
 use crate::http::request::{Connection, Request};
 use crate::http::response::headers::Headers;
 use crate::http::upstream::proxied::Head;
+use crate::net::tls;
+use crate::net::transport::Probe;
 use crate::proto::h1::{request, response};
 use crate::proto::head::{RequestHead, ResponseHead};
 use crate::proto::message::Method;
+use crate::proto::proxy_protocol;
 use crate::runtime::buffer::Buffer;
 use crate::script::Slots;
 use crate::script::captures::Captures;
@@ -39,17 +48,18 @@ const HOST: usize = 3;
 const SENT: usize = 4;
 const RECEIVED: usize = 5;
 const UPSTREAM_URI: usize = 6;
-const TEXTS: usize = 7;
+/// Of the connection; see [`address_bytes`].
+const PEER: usize = 7;
+const LOCAL: usize = 8;
+const TEXTS: usize = 9;
 
 #[derive(Debug)]
 struct Inner {
     worker: &'static Worker,
     server: &'static Server,
     location: &'static Location,
-    connection: Connection,
-    texts: Box<[u8]>,
-    /// The end of each text.
-    ends: [u32; TEXTS],
+    connection: Bare,
+    texts: Texts<TEXTS>,
     status: u16,
     error_status: Option<u16>,
     method: Method,
@@ -67,6 +77,23 @@ struct Inner {
     processing: Option<Held>,
     rare: Option<Box<Rare>>,
 }
+
+/// A [`Connection`] without its addresses, which are texts.
+#[derive(Clone, Debug)]
+struct Bare {
+    number: u64,
+    probe: Option<Probe>,
+    proxy: Option<Rc<proxy_protocol::Header>>,
+    tls: Option<Rc<tls::Info>>,
+    listen: &'static Listen,
+    requests: u64,
+    opened_ms: u64,
+    is_pipelined: bool,
+}
+
+/// The size of a parked request, without its texts.
+#[cfg(test)]
+pub const SIZE: usize = size_of::<Inner>();
 
 /// Rarely used parts.
 #[derive(Debug)]
@@ -88,7 +115,8 @@ impl Parked {
         let sent = request.response.headers.to_lines();
         let head = request.proxied.take_head();
         let received = head.as_ref().map_or(&b""[..], |head| head.buffer.data());
-        let parts = [
+        let Connection { peer, local, .. } = &request.connection;
+        let texts = Texts::new([
             request.input.data(),
             &request.uri,
             &request.args,
@@ -96,14 +124,9 @@ impl Parked {
             &sent,
             received,
             request.proxied.uri.as_deref().unwrap_or(b""),
-        ];
-        let mut ends = [0; TEXTS];
-        let mut end = 0;
-        for (part, place) in parts.iter().zip(&mut ends) {
-            end += part.len() as u32;
-            *place = end;
-        }
-        let texts = parts.concat().into();
+            &address_bytes(peer),
+            &address_bytes(local),
+        ]);
         let rare = Rare {
             captures: std::mem::take(&mut request.values.captures),
             slots: request.values.take_slots(),
@@ -118,9 +141,8 @@ impl Parked {
             worker: request.worker,
             server: request.server,
             location: request.location,
-            connection: request.connection.clone(),
+            connection: Bare::of(&request.connection),
             texts,
-            ends,
             status: request.response.status,
             error_status: request.error_page.status,
             method: request.method,
@@ -170,8 +192,14 @@ impl Rare {
 
 impl Inner {
     fn text(&self, index: usize) -> &[u8] {
-        let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        self.texts.get(start as usize..self.ends[index] as usize).unwrap_or(b"")
+        self.texts.get(index)
+    }
+
+    fn connection(&self) -> Connection {
+        let Bare { number, probe, proxy, tls, listen, requests, opened_ms, is_pipelined } =
+            self.connection.clone();
+        let (peer, local) = (address(self.text(PEER)), address(self.text(LOCAL)));
+        Connection { number, probe, peer, proxy, tls, local, listen, requests, opened_ms, is_pipelined }
     }
 
     fn restore(mut self: Box<Self>) -> Box<Request> {
@@ -181,8 +209,7 @@ impl Inner {
         let _ = request::parse(input.data(), &self.server.root.confs.http_core.head_limits(), &mut head);
         let mut body = Body::none();
         body.set_received(self.received);
-        let mut request =
-            Request::new(self.worker, self.server, self.connection.clone(), input, head, || body);
+        let mut request = Request::new(self.worker, self.server, self.connection(), input, head, || body);
         request.location = self.location;
         request.method = self.method;
         request.uri = self.text(URI).to_vec();
@@ -216,6 +243,48 @@ impl Inner {
     }
 }
 
+impl Bare {
+    fn of(connection: &Connection) -> Self {
+        let Connection { number, probe, proxy, tls, listen, requests, opened_ms, is_pipelined, .. } =
+            connection.clone();
+        Self { number, probe, proxy, tls, listen, requests, opened_ms, is_pipelined }
+    }
+}
+
+/// An address in few bytes: `4`, IP address and port; `6`, IP address, port and scope; or `u` and the path of a unix socket.
+fn address_bytes(address: &SockAddr) -> Vec<u8> {
+    match address {
+        SockAddr::Inet(SocketAddr::V4(v4)) => {
+            [b"4", &v4.ip().octets()[..], &v4.port().to_be_bytes()].concat()
+        }
+        SockAddr::Inet(SocketAddr::V6(v6)) => {
+            [b"6", &v6.ip().octets()[..], &v6.port().to_be_bytes(), &v6.scope_id().to_be_bytes()].concat()
+        }
+        SockAddr::Unix(path) => [b"u", path.as_os_str().as_bytes()].concat(),
+        SockAddr::Datagram(_) => Vec::new(), // HTTP has none
+    }
+}
+
+/// The address that [`address_bytes`] has written; a socket without a name if that is damaged.
+fn address(bytes: &[u8]) -> SockAddr {
+    let inet = || {
+        let (kind, rest) = bytes.split_first()?;
+        let (ip, rest) = match kind {
+            b'4' => rest.split_first_chunk::<4>().map(|(ip, rest)| (IpAddr::from(*ip), rest))?,
+            b'6' => rest.split_first_chunk::<16>().map(|(ip, rest)| (IpAddr::from(*ip), rest))?,
+            _ => return None,
+        };
+        let (port, rest) = rest.split_first_chunk::<2>()?;
+        let mut address = SocketAddr::new(ip, u16::from_be_bytes(*port));
+        if let (SocketAddr::V6(v6), Some((scope, _))) = (&mut address, rest.split_first_chunk::<4>()) {
+            v6.set_scope_id(u32::from_be_bytes(*scope));
+        }
+        Some(SockAddr::Inet(address))
+    };
+    let path = || bytes.strip_prefix(b"u").unwrap_or_default();
+    inet().unwrap_or_else(|| SockAddr::Unix(OsStr::from_bytes(path()).into()))
+}
+
 fn buffer(text: &[u8]) -> Buffer {
     let mut buffer = Buffer::take(text.len());
     buffer.extend(text);
@@ -232,4 +301,22 @@ fn headers(lines: &[u8]) -> Headers {
         }
     }
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_come_back_as_they_were() {
+        let unix = |path: &str| SockAddr::Unix(path.into());
+        let inet = |text: &str| SockAddr::Inet(text.parse().expect("an address"));
+        let addresses = ["192.0.2.1:80", "[2001:db8::1]:65535", "[fe80::1%7]:443"].map(inet);
+        for address in addresses.into_iter().chain([unix(""), unix("/run/a"), unix("/run/a/longer/path.s")]) {
+            assert_eq!(super::address(&address_bytes(&address)), address);
+        }
+        for damaged in [&b""[..], b"4", b"4abc", b"6abcdefgh", b"x"] {
+            assert_eq!(super::address(damaged), unix(""), "{damaged:?}");
+        }
+    }
 }

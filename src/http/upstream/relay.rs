@@ -222,7 +222,7 @@ impl<'c> Pass<'_, 'c> {
         request.upstream.last().received += early.len() as u64;
         shrink(request, head, head_length);
         if let Some((transport, place)) = carrier.into_tunnel() {
-            let group = self.goal.group.group.name.as_ref().into();
+            let group = Some(Rc::clone(&self.goal.group));
             let used = self.session.take_connection();
             request.proxied.set_tunnel(Switched { transport, place, used, group });
         }

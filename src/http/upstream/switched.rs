@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use crate::net::Transport;
 use crate::net::open::Place;
+use crate::upstream::GroupState;
 use crate::upstream::peer::InUse;
 
 #[derive(Debug)]
@@ -16,6 +17,12 @@ pub struct Switched {
     /// The connection among those of its peer, which counts until the end of the tunnel. `None`: the configuration has no
     /// such peer any more.
     pub used: Option<InUse>,
-    /// The name of the peer's group, for the next worker.
-    pub group: Rc<str>,
+    /// The peer's group, whose name the next worker needs. `None`: the configuration has it no more.
+    pub group: Option<Rc<GroupState>>,
+}
+
+impl Switched {
+    pub fn group_name(&self) -> &str {
+        self.group.as_ref().map_or("", |state| &state.group.name)
+    }
 }

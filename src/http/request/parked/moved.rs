@@ -6,13 +6,14 @@
 
 use std::rc::Rc;
 
-use super::{Inner, Parked, Rare, TEXTS};
+use super::texts::Texts;
+use super::{Bare, Inner, Parked, Rare};
 use crate::base::frame::{Fields, put_option, put_vector16, put_vector32};
 use crate::http::Worker;
 use crate::http::config::location::{Found, Kind, Location};
 use crate::http::config::server::{Listen, Server};
+use crate::http::request::Request;
 use crate::http::request::route::Rewriting;
-use crate::http::request::{Connection, Request};
 use crate::net::handover::{load_address, save_address};
 use crate::net::proxy_header;
 use crate::net::tls::Info;
@@ -22,7 +23,6 @@ use crate::runtime;
 use crate::script::Slots;
 use crate::script::captures::Captures;
 use crate::script::registry::{restore_slots, save_slots};
-use crate::sys::address::SockAddr;
 use crate::upstream::{GroupState, trace};
 
 impl Parked {
@@ -95,9 +95,8 @@ impl Inner {
     fn save(&self, out: &mut Vec<u8>) {
         let now_us = runtime::now_us();
         let ago_us = |at_us: u64| now_us.saturating_sub(at_us);
-        let Connection { requests, opened_ms, is_pipelined, .. } = &self.connection;
-        put_vector32(out, &self.texts);
-        self.ends.iter().for_each(|end| out.extend_from_slice(&end.to_le_bytes()));
+        let Bare { requests, opened_ms, is_pipelined, .. } = &self.connection;
+        put_vector32(out, self.texts.as_bytes());
         out.push(kind(self.location));
         put_vector16(out, self.location.name.as_bytes());
         put_vector16(out, self.method.name().unwrap_or_default().as_bytes());
@@ -121,8 +120,6 @@ impl Inner {
         put_option(out, self.answered_us.map(ago_us));
         let proxy = self.connection.proxy.as_deref().map(proxy_header::for_handover).unwrap_or_default();
         put_vector32(out, &proxy);
-        save_address(Some(&self.connection.peer), out);
-        save_address(Some(&self.connection.local), out);
         let rare = self.rare.as_deref();
         save_address(rare.and_then(|rare| rare.socket_peer.as_deref()), out);
         let id = rare.and_then(|rare| rare.id);
@@ -145,14 +142,7 @@ impl Inner {
         let Whereabouts { worker, listen, number, probe, tls } = at;
         let config = worker.config;
         let now_us = runtime::now_us();
-        let texts: Box<[u8]> = fields.vector32()?.into();
-        let mut ends = [0; TEXTS];
-        for end in &mut ends {
-            *end = fields.u32()?;
-        }
-        if !ends.is_sorted() || ends[TEXTS - 1] as usize != texts.len() {
-            return None;
-        }
+        let texts = Texts::from_bytes(fields.vector32()?)?;
         let location = (fields.u8()?, std::str::from_utf8(fields.vector16()?).ok()?);
         let method = Method::of(fields.vector16()?);
         let status = fields.u16().filter(|status| *status <= 999)?;
@@ -172,8 +162,6 @@ impl Inner {
         let (requests, opened_ago_ms) = (fields.count()?, fields.u64()?);
         let answered_us = fields.option()?.map(|ago_us| now_us.saturating_sub(ago_us));
         let proxy = proxy_header::of_handover(fields.vector32()?).ok()?.map(Rc::new);
-        let unix = || SockAddr::Unix(std::path::PathBuf::new());
-        let (peer, local) = (load_address(fields)?, load_address(fields)?);
         let socket_peer = load_address(fields)?.map(Box::new);
         let id = fields.option()?.zip(fields.option()?);
         let reason = fields.vector16()?.to_vec();
@@ -182,13 +170,11 @@ impl Inner {
         let limited = fields.u8()?;
         let slots = restore_slots(&config.variables, fields)?;
         let upstream = trace::Parked::restore(fields, group)?;
-        let connection = Connection {
+        let connection = Bare {
             number,
             probe,
-            peer: peer.unwrap_or_else(unix),
             proxy,
             tls,
-            local: local.unwrap_or_else(|| listen.address.clone()),
             listen,
             requests: requests.max(1),
             opened_ms: runtime::now_ms().saturating_sub(opened_ago_ms),
@@ -210,7 +196,6 @@ impl Inner {
             location: &config.servers[listen.default].root,
             connection,
             texts,
-            ends,
             status,
             error_status,
             method,
