@@ -47,9 +47,10 @@ enum Known {
     #[default]
     Nothing,
     /// The request that is being answered.
-    Request(Box<Beginning>),
-    /// The request of a tunnel, which may last for days: its text takes no more memory than it needs.
-    Lasting(Box<[u8]>),
+    Request(Box<Beginning<TEXT_BYTES_MAX>>),
+    /// The requests of tunnels, which may last for days, in as little memory as they need.
+    Short(Box<Beginning<31>>),
+    Longer(Box<Beginning<63>>),
     /// The address of a client without a connection of its own.
     Peer(Box<SockAddr>),
 }
@@ -57,18 +58,37 @@ enum Known {
 impl Known {
     fn request(&self) -> Option<&[u8]> {
         match self {
-            Self::Request(beginning) => Some(&beginning.bytes[..usize::from(beginning.length)]),
-            Self::Lasting(line) => Some(line),
+            Self::Request(beginning) => Some(beginning.line()),
+            Self::Short(beginning) => Some(beginning.line()),
+            Self::Longer(beginning) => Some(beginning.line()),
             Self::Nothing | Self::Peer(_) => None,
         }
     }
 }
 
 /// The beginning of a request line.
-struct Beginning {
+struct Beginning<const MAX: usize> {
     length: u8,
-    bytes: [u8; TEXT_BYTES_MAX],
+    bytes: [u8; MAX],
 }
+
+impl<const MAX: usize> Beginning<MAX> {
+    fn new() -> Box<Self> {
+        Box::new(Self { length: 0, bytes: [0; MAX] })
+    }
+
+    fn set(&mut self, line: &[u8]) {
+        let length = line.len().min(MAX);
+        self.bytes[..length].copy_from_slice(&line[..length]);
+        self.length = length as u8;
+    }
+
+    fn line(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+const _: () = assert!(TEXT_BYTES_MAX <= u8::MAX as usize);
 
 /// A connection as it is shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,7 +116,7 @@ pub const OF_STREAM: u64 = 1 << 63;
 thread_local! {
     static CLIENTS: RefCell<Vec<Rc<Client>>> = const { RefCell::new(Vec::new()) };
     #[allow(clippy::vec_box, reason = "each goes to a connection as it is")]
-    static SPARE: RefCell<Vec<Box<Beginning>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<Box<Beginning<TEXT_BYTES_MAX>>>> = const { RefCell::new(Vec::new()) };
 }
 
 impl std::fmt::Debug for Client {
@@ -174,25 +194,22 @@ impl Client {
     #[inline]
     pub fn asks(&self, line: &[u8]) {
         self.requests.set(self.requests.get().wrapping_add(1));
-        let fresh = || Box::new(Beginning { length: 0, bytes: [0; TEXT_BYTES_MAX] });
         let kept = match self.known.take() {
             Known::Request(kept) => Some(kept),
             _ => SPARE.with_borrow_mut(Vec::pop),
         };
-        let mut beginning = kept.unwrap_or_else(fresh);
-        let length = line.len().min(TEXT_BYTES_MAX);
-        beginning.bytes[..length].copy_from_slice(&line[..length]);
-        beginning.length = length as u8;
+        let mut beginning = kept.unwrap_or_else(Beginning::new);
+        beginning.set(line);
         self.known.set(Known::Request(beginning));
     }
 
     /// The request becomes a tunnel.
     pub fn lasts(&self) {
-        if let Known::Request(beginning) = self.known.take() {
-            let line = beginning.bytes[..usize::from(beginning.length)].into();
-            spare(beginning);
-            self.known.set(Known::Lasting(line));
-        }
+        self.known.set(match self.known.take() {
+            Known::Request(beginning) if beginning.length <= 31 => Known::Short(shorter(beginning)),
+            Known::Request(beginning) if beginning.length <= 63 => Known::Longer(shorter(beginning)),
+            other => other,
+        });
     }
 
     /// Notes one more request of a connection that carries several at a time.
@@ -203,7 +220,7 @@ impl Client {
     #[inline]
     fn forget_request(&self) {
         match self.known.take() {
-            Known::Nothing | Known::Lasting(_) => {}
+            Known::Nothing | Known::Short(_) | Known::Longer(_) => {}
             Known::Request(beginning) => spare(beginning),
             peer @ Known::Peer(_) => self.known.set(peer),
         }
@@ -247,8 +264,16 @@ impl Client {
     }
 }
 
+/// Copies a request to a smaller place, which has room for it.
+fn shorter<const MAX: usize>(beginning: Box<Beginning<TEXT_BYTES_MAX>>) -> Box<Beginning<MAX>> {
+    let mut copy = Beginning::new();
+    copy.set(beginning.line());
+    spare(beginning);
+    copy
+}
+
 /// Keeps the memory of a request for the next one.
-fn spare(beginning: Box<Beginning>) {
+fn spare(beginning: Box<Beginning<TEXT_BYTES_MAX>>) {
     let _ = SPARE.try_with(|spare| {
         let mut spare = spare.borrow_mut();
         if spare.len() < SPARE_MAX {
@@ -306,8 +331,11 @@ mod tests {
                 listed(),
                 [(2, 2, "GET /path".to_owned()), (1, 0, String::new()), (3, 0, String::new())]
             );
-            two.client().lasts();
-            assert_eq!(listed()[0].2, "GET /path", "as a tunnel it stays");
+            for length in [1, 31, 32, 63, 64, TEXT_BYTES_MAX] {
+                two.client().asks(&vec![b'x'; length]);
+                two.client().lasts();
+                assert_eq!(listed()[0].2, "x".repeat(length), "a tunnel's request stays as it is");
+            }
             drop(one);
             two.turn(Total::Waiting);
             assert_eq!(listed().len(), 2);

@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::config::{Diagnostic, Diagnostics, Span};
+use crate::config::{Diagnostic, Diagnostics, Node, Span};
 use crate::log::{self, Logger};
 use crate::net::address::Host;
 use crate::net::resolver::Settings;
@@ -16,7 +16,7 @@ use crate::shm::counter::Slot;
 use crate::shm::peers::{Health, SharedTurns};
 use crate::sys::clock;
 use crate::sys::names::Names;
-use crate::upstream::block::{Defined, look_up};
+use crate::upstream::block::{Block, Defined, look_up};
 use crate::upstream::check::{Checks, Rules};
 use crate::upstream::follow;
 use crate::upstream::group::{Group, Lookup};
@@ -94,6 +94,32 @@ impl Draft {
             });
         }
         index
+    }
+
+    /// Adds the group of an `upstream` block that has been read, and returns its index. `None`: it has no servers because
+    /// those that it names were refused, which has been reported since there were `errors_before`. Fails if it names none,
+    /// or if there is a group of this name.
+    pub fn add_block(
+        &mut self,
+        (block, part): (Block, &'static str),
+        node: &Node,
+        errors_before: usize,
+        diagnostics: &mut Diagnostics,
+    ) -> Result<Option<usize>, Diagnostic> {
+        let (name, span) = (node.arg(0), node.arg_span(0));
+        let Some(defined) = block.into_group(name, part) else {
+            self.define_refused(name, span);
+            if diagnostics.error_count() > errors_before {
+                return Ok(None);
+            }
+            return Err(Diagnostic::error(node.span, "no servers are inside upstream"));
+        };
+        let Group { servers, method, .. } = &defined.group;
+        if servers.iter().any(|server| server.slow_start_ms != 0) && !method.has_slow_start() {
+            let message = "\"slow_start\" has no effect with \"hash\", \"ip_hash\" and \"random\"";
+            diagnostics.push(Diagnostic::warning(span, message));
+        }
+        self.define(defined, span).map(Some)
     }
 
     /// Adds the group of an `upstream` block, and returns its index. Fails if there is one of this name.

@@ -190,6 +190,20 @@ impl Trace {
         &self.attempts
     }
 
+    /// Writes a value for each turn, separated by `, `, or by ` : ` where an internal redirect has begun a new pass. False:
+    /// there was no turn.
+    pub fn put_each(&self, out: &mut Vec<u8>, value: impl Fn(&Attempt, &mut Vec<u8>)) -> bool {
+        for (index, attempt) in self.attempts.iter().enumerate() {
+            match (index, attempt.is_new_pass) {
+                (0, _) => {}
+                (_, true) => out.extend_from_slice(b" : "),
+                (_, false) => out.extend_from_slice(b", "),
+            }
+            value(attempt, out);
+        }
+        !self.attempts.is_empty()
+    }
+
     /// The peer's name, for messages.
     pub fn peer_name(&self) -> Option<&str> {
         let attempt = self.attempts.last()?;
@@ -231,6 +245,21 @@ impl Trace {
     pub fn end_tunnel(&mut self) {
         self.last().ended_us = Some(runtime::now_us());
     }
+}
+
+/// Writes a time in seconds, with milliseconds; `-` if there is none.
+pub fn put_seconds(us: Option<u64>, out: &mut Vec<u8>) {
+    let Some(milliseconds) = us.map(|us| us / 1000) else { return out.push(b'-') };
+    let fraction = milliseconds % 1000;
+    put_count(milliseconds / 1000, out);
+    out.push(b'.');
+    for divisor in [100, 10, 1] {
+        out.push(b'0' + (fraction / divisor % 10) as u8);
+    }
+}
+
+pub fn put_count(count: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(count).as_bytes());
 }
 
 impl Parked {

@@ -22,7 +22,7 @@ use crate::shared::upstream_rows::{self as rows, Draft};
 use crate::shm::named::Used;
 use crate::upstream::balance::{Time, Times};
 use crate::upstream::sticky::Bindings;
-use crate::upstream::trace::Attempt;
+use crate::upstream::trace::{put_count, put_seconds};
 use crate::upstream::{Block, Group};
 
 /// The settings of one `upstream` block: the group's, and those that need a request.
@@ -142,28 +142,30 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("upstream_addr", |request, _, out| each(request, out, |attempt, out| out.extend_from_slice(attempt.name())),
+    variable("upstream_addr", |request, _, out| request.upstream.put_each(out, |attempt, out| out.extend_from_slice(attempt.name())),
         "The addresses of the servers asked: a comma separates tries, a colon an internal redirect."),
     variable("upstream_status", |request, _, out| {
-        each(request, out, |attempt, out| match attempt.status {
+        request.upstream.put_each(out, |attempt, out| match attempt.status {
             0 => out.push(b'-'),
             status => out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes()),
         })
     },
         "The status of each server's response; 502 or 504 if there was none."),
-    variable("upstream_connect_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.connect_us, out)),
+    variable("upstream_connect_time", |request, _, out| request.upstream.put_each(out, |attempt, out| put_seconds(attempt.connect_us, out)),
         "The time to connect to each server, in seconds; 0.000 for a kept connection."),
-    variable("upstream_send_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.sent_us, out)),
+    variable("upstream_send_time", |request, _, out| request.upstream.put_each(out, |attempt, out| put_seconds(attempt.sent_us, out)),
         "The time until the whole request was sent to each server, in seconds."),
-    variable("upstream_header_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.header_us, out)),
+    variable("upstream_header_time", |request, _, out| request.upstream.put_each(out, |attempt, out| put_seconds(attempt.header_us, out)),
         "The time until the response head of each server was received, in seconds."),
-    variable("upstream_response_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.ended_us.map(|_| attempt.response_us()), out)),
+    variable("upstream_response_time",
+        |request, _, out| request.upstream.put_each(out, |attempt, out| put_seconds(attempt.ended_us.map(|_| attempt.response_us()), out)),
         "The time until the response of each server was complete, in seconds."),
-    variable("upstream_response_length", |request, _, out| each(request, out, |attempt, out| count(attempt.length, out)),
+    variable("upstream_response_length", |request, _, out| request.upstream.put_each(out, |attempt, out| put_count(attempt.length, out)),
         "The bytes of each server's response body."),
-    variable("upstream_bytes_received", |request, _, out| each(request, out, |attempt, out| count(attempt.received, out)),
+    variable("upstream_bytes_received", |request, _, out| request.upstream.put_each(out, |attempt, out| put_count(attempt.received, out)),
         "The bytes received from each server."),
-    variable("upstream_bytes_sent", |request, _, out| each(request, out, |attempt, out| count(attempt.sent, out)), "The bytes sent to each server."),
+    variable("upstream_bytes_sent",
+        |request, _, out| request.upstream.put_each(out, |attempt, out| put_count(attempt.sent, out)), "The bytes sent to each server."),
     variable("upstream_last_addr", |request, _, out| put(request.upstream.peer_name(), out), "The address of the server that was chosen last."),
     variable("upstream_last_server_name", |request, _, out| put(request.upstream.server_name(), out),
         "The name of the server that was chosen last, as in its server line, without the port."),
@@ -185,35 +187,18 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let partial = cx.block(node, Context::UPSTREAM);
     let Conf { block, selection } = partial.upstream.map(|conf| *conf).unwrap_or_default();
     let health_check = partial.health_check.map(|conf| *conf).unwrap_or_default();
-    match block.into_group(node.arg(0), "") {
-        Some(defined) => {
-            let group = &defined.group;
-            if group.servers.iter().any(|server| server.slow_start_ms != 0) && !group.method.has_slow_start()
-            {
-                let message = "\"slow_start\" has no effect with \"hash\", \"ip_hash\" and \"random\"";
-                cx.diagnostics.push(Diagnostic::warning(node.arg_span(0), message));
-            }
-            let index = cx.upstreams.define(defined, node.arg_span(0))?;
-            health_check.add_to_group(index, cx);
-            if let Some((sticky, bindings)) =
-                selection.sticky.as_ref().and_then(|sticky| Some((sticky, sticky.bindings()?)))
-            {
-                cx.drafts.upstream.zones.claim(bindings, sticky.span, node.arg(0))?;
-            }
-            if !selection.is_empty() {
-                cx.drafts.upstream.groups.insert(index, selection);
-            }
-            Ok(())
-        }
-        None => {
-            cx.upstreams.define_refused(node.arg(0), node.arg_span(0));
-            // A refused server has been reported; do not also report an empty group.
-            if cx.diagnostics.error_count() > before {
-                return Ok(());
-            }
-            Err(Diagnostic::error(node.span, "no servers are inside upstream"))
-        }
+    let added = cx.upstreams.add_block((block, ""), node, before, &mut cx.diagnostics)?;
+    let Some(index) = added else { return Ok(()) };
+    health_check.add_to_group(index, cx);
+    if let Some((sticky, bindings)) =
+        selection.sticky.as_ref().and_then(|sticky| Some((sticky, sticky.bindings()?)))
+    {
+        cx.drafts.upstream.zones.claim(bindings, sticky.span, node.arg(0))?;
     }
+    if !selection.is_empty() {
+        cx.drafts.upstream.groups.insert(index, selection);
+    }
+    Ok(())
 }
 
 fn keepalive(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -229,33 +214,6 @@ fn sticky(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 fn unavailable(_: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let message = format!("the \"{}\" directive is not available yet", node.name.text);
     Err(Diagnostic::error(node.span, message).help("without it the group uses weighted round robin"))
-}
-
-/// Writes a value for each try, separated by `, `, or by ` : ` where an internal redirect started a new pass.
-fn each(request: &mut Request, out: &mut Vec<u8>, value: impl Fn(&Attempt, &mut Vec<u8>)) -> bool {
-    for (index, attempt) in request.upstream.attempts().iter().enumerate() {
-        match (index, attempt.is_new_pass) {
-            (0, _) => {}
-            (_, true) => out.extend_from_slice(b" : "),
-            (_, false) => out.extend_from_slice(b", "),
-        }
-        value(attempt, out);
-    }
-    !request.upstream.attempts().is_empty()
-}
-
-fn seconds(us: Option<u64>, out: &mut Vec<u8>) {
-    let Some(milliseconds) = us.map(|us| us / 1000) else { return out.push(b'-') };
-    let fraction = milliseconds % 1000;
-    out.extend_from_slice(itoa::Buffer::new().format(milliseconds / 1000).as_bytes());
-    out.push(b'.');
-    for divisor in [100, 10, 1] {
-        out.push(b'0' + (fraction / divisor % 10) as u8);
-    }
-}
-
-fn count(count: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(itoa::Buffer::new().format(count).as_bytes());
 }
 
 /// `$upstream_http_name`: all fields of this name, joined.

@@ -191,19 +191,19 @@ impl Rare {
 }
 
 impl Inner {
-    fn text(&self, index: usize) -> &[u8] {
+    fn text(&self, index: usize) -> Vec<u8> {
         self.texts.get(index)
     }
 
     fn connection(&self) -> Connection {
         let Bare { number, probe, proxy, tls, listen, requests, opened_ms, is_pipelined } =
             self.connection.clone();
-        let (peer, local) = (address(self.text(PEER)), address(self.text(LOCAL)));
+        let (peer, local) = (address(&self.text(PEER)), address(&self.text(LOCAL)));
         Connection { number, probe, peer, proxy, tls, local, listen, requests, opened_ms, is_pipelined }
     }
 
     fn restore(mut self: Box<Self>) -> Box<Request> {
-        let input = buffer(self.text(INPUT));
+        let input = buffer(&self.text(INPUT));
         let mut head = Box::<RequestHead>::default();
         // It was parsed before; if it cannot be parsed now, its fields are unknown.
         let _ = request::parse(input.data(), &self.server.root.confs.http_core.head_limits(), &mut head);
@@ -212,21 +212,22 @@ impl Inner {
         let mut request = Request::new(self.worker, self.server, self.connection(), input, head, || body);
         request.location = self.location;
         request.method = self.method;
-        request.uri = self.text(URI).to_vec();
-        request.args = self.text(ARGS).to_vec();
-        request.host = self.text(HOST).to_vec();
+        request.uri = self.text(URI);
+        request.args = self.text(ARGS);
+        request.host = self.text(HOST);
         request.route.rewriting = self.rewriting;
         request.route.is_internal = self.is_internal;
         request.error_page.status = self.error_status;
         request.response.status = self.status;
-        request.response.headers = headers(self.text(SENT));
+        request.response.headers = headers(&self.text(SENT));
         (request.bytes_sent, request.head_bytes_sent) = (self.bytes_sent, self.head_bytes_sent);
         (request.started_us, request.headed_us) = (self.started_us, self.headed_us);
         request.answered_us = self.answered_us;
         request.upstream.unpark(std::mem::take(&mut self.upstream));
         request.upstream.action = self.action;
-        request.proxied.uri = Some(self.text(UPSTREAM_URI)).filter(|uri| !uri.is_empty()).map(Box::from);
-        let received = buffer(self.text(RECEIVED));
+        request.proxied.uri =
+            Some(self.text(UPSTREAM_URI)).filter(|uri| !uri.is_empty()).map(Vec::into_boxed_slice);
+        let received = buffer(&self.text(RECEIVED));
         let mut head = ResponseHead::default();
         if response::parse(received.data(), usize::MAX, &mut head).is_ok() {
             request.proxied.set_head(Rc::new(Head { buffer: received, head }));

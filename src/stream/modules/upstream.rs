@@ -18,7 +18,7 @@ use crate::stream::scope::Variable;
 use crate::stream::session::Session;
 use crate::upstream::balance::{Time, Times};
 use crate::upstream::sticky::Bindings;
-use crate::upstream::trace::Attempt;
+use crate::upstream::trace::{put_count, put_seconds};
 use crate::upstream::{Block, Group};
 
 /// The settings of one `upstream` block: the group's, and those that need a session.
@@ -137,19 +137,20 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("upstream_addr", |s, _, out| each(s, out, |attempt, out| out.extend_from_slice(attempt.name())),
+    variable("upstream_addr", |s, _, out| s.upstream.put_each(out, |attempt, out| out.extend_from_slice(attempt.name())),
         "The addresses of the servers tried, with commas between."),
     variable("upstream_last_addr", |s, _, out| put(s.upstream.peer_name(), out), "The address of the server that was chosen last."),
     variable("upstream_last_server_name", |s, _, out| put(s.upstream.server_name(), out),
         "The name of the server that was chosen last, as in its server line, without the port."),
-    variable("upstream_connect_time", |s, _, out| each(s, out, |attempt, out| seconds(attempt.connect_us, out)),
+    variable("upstream_connect_time", |s, _, out| s.upstream.put_each(out, |attempt, out| put_seconds(attempt.connect_us, out)),
         "The time to connect to each server, in seconds."),
-    variable("upstream_first_byte_time", |s, _, out| each(s, out, |attempt, out| seconds(attempt.header_us, out)),
+    variable("upstream_first_byte_time", |s, _, out| s.upstream.put_each(out, |attempt, out| put_seconds(attempt.header_us, out)),
         "The time to the first byte of each server, in seconds."),
-    variable("upstream_session_time", |s, _, out| each(s, out, |attempt, out| seconds(attempt.ended_us.map(|_| attempt.response_us()), out)),
+    variable("upstream_session_time", |s, _, out| s.upstream.put_each(out, |attempt, out| put_seconds(attempt.ended_us.map(|_| attempt.response_us()), out)),
         "The duration of the session with each server, in seconds."),
-    variable("upstream_bytes_received", |s, _, out| each(s, out, |attempt, out| count(attempt.received, out)), "The bytes received from each server."),
-    variable("upstream_bytes_sent", |s, _, out| each(s, out, |attempt, out| count(attempt.sent, out)), "The bytes sent to each server."),
+    variable("upstream_bytes_received",
+        |s, _, out| s.upstream.put_each(out, |attempt, out| put_count(attempt.received, out)), "The bytes received from each server."),
+    variable("upstream_bytes_sent", |s, _, out| s.upstream.put_each(out, |attempt, out| put_count(attempt.sent, out)), "The bytes sent to each server."),
 ];
 
 fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -161,25 +162,14 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         let words = [&*child.name.text, child.arg(0), child.arg(1)];
         matches!(words, ["least_time", "connect", _] | ["random", _, "least_time=connect"])
     });
-    match block.into_group(node.arg(0), "stream") {
-        Some(defined) => {
-            let index = cx.upstreams.define(defined, node.arg_span(0))?;
-            health_check.add_to_group(index, cx);
-            if let Some(sticky) = &selection.sticky {
-                cx.drafts.upstream.zones.claim(&sticky.source.bindings, sticky.span, node.arg(0))?;
-            }
-            cx.drafts.upstream.groups.insert(index, selection);
-            Ok(())
-        }
-        None => {
-            cx.upstreams.define_refused(node.arg(0), node.arg_span(0));
-            // A refused server has been reported; do not also report an empty group.
-            if cx.diagnostics.error_count() > before {
-                return Ok(());
-            }
-            Err(Diagnostic::error(node.span, "no servers are inside upstream"))
-        }
+    let added = cx.upstreams.add_block((block, "stream"), node, before, &mut cx.diagnostics)?;
+    let Some(index) = added else { return Ok(()) };
+    health_check.add_to_group(index, cx);
+    if let Some(sticky) = &selection.sticky {
+        cx.drafts.upstream.zones.claim(&sticky.source.bindings, sticky.span, node.arg(0))?;
     }
+    cx.drafts.upstream.groups.insert(index, selection);
+    Ok(())
 }
 
 fn sticky(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -191,29 +181,4 @@ fn sticky(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     conf.block.set_sticky(node)?;
     conf.selection.sticky = Some(Sticky { source: Source::read("stream ", node)?, span: node.span });
     Ok(())
-}
-
-/// Writes a value for each try; false: there was none.
-fn each(session: &Session, out: &mut Vec<u8>, write: impl Fn(&Attempt, &mut Vec<u8>)) -> bool {
-    for (index, attempt) in session.upstream.attempts().iter().enumerate() {
-        if index > 0 {
-            out.extend_from_slice(b", ");
-        }
-        write(attempt, out);
-    }
-    !session.upstream.attempts().is_empty()
-}
-
-fn seconds(us: Option<u64>, out: &mut Vec<u8>) {
-    match us {
-        Some(us) => {
-            let ms = us / 1000;
-            out.extend_from_slice(format!("{}.{:03}", ms / 1000, ms % 1000).as_bytes());
-        }
-        None => out.push(b'-'),
-    }
-}
-
-fn count(number: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }

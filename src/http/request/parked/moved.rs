@@ -14,7 +14,7 @@ use crate::http::config::location::{Found, Kind, Location};
 use crate::http::config::server::{Listen, Server};
 use crate::http::request::Request;
 use crate::http::request::route::Rewriting;
-use crate::net::handover::{load_address, save_address};
+use crate::net::handover::{STATE_BYTES_MAX, load_address, save_address};
 use crate::net::proxy_header;
 use crate::net::tls::Info;
 use crate::net::transport::Probe;
@@ -142,7 +142,7 @@ impl Inner {
         let Whereabouts { worker, listen, number, probe, tls } = at;
         let config = worker.config;
         let now_us = runtime::now_us();
-        let texts = Texts::from_bytes(fields.vector32()?)?;
+        let texts = Texts::from_bytes(fields.vector32()?, STATE_BYTES_MAX)?;
         let location = (fields.u8()?, std::str::from_utf8(fields.vector16()?).ok()?);
         let method = Method::of(fields.vector16()?);
         let status = fields.u16().filter(|status| *status <= 999)?;
@@ -212,10 +212,10 @@ impl Inner {
             processing: None,
             rare: (!rare.is_empty()).then(|| Box::new(rare)),
         });
-        let index = listen.server_for(inner.text(super::HOST)).map_or(listen.default, |(index, _)| index);
+        let index = listen.server_for(&inner.text(super::HOST)).map_or(listen.default, |(index, _)| index);
         inner.server = &config.servers[index];
         inner.processing = Request::zone_of(inner.server);
-        inner.location = place(inner.server, location, inner.text(super::URI));
+        inner.location = place(inner.server, location, &inner.text(super::URI));
         Some((inner, limited))
     }
 }
