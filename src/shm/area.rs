@@ -178,6 +178,12 @@ impl Area {
         self.block(Self::slot_at(slot))
     }
 
+    /// Any word; `None`: there are not so many.
+    #[inline]
+    pub(super) fn word(&self, at: usize) -> Option<&'static AtomicU64> {
+        self.zone.words().get(at)
+    }
+
     /// A word of a slot, a detail or a histogram; `None`: it is none of these.
     #[inline]
     pub(super) fn counter(&self, at: usize) -> Option<&'static AtomicU64> {

@@ -133,15 +133,10 @@ fn snapshot(area: &Area, index: usize) -> Snapshot {
 /// The bucket of a value: the value itself below 32, then 32 to an octave.
 #[inline]
 pub(super) fn bucket(us: u64) -> usize {
-    if us < SUB_COUNT {
-        return us as usize;
-    }
-    let octave = us.ilog2();
-    if octave >= VALUE_BITS {
-        return BUCKETS - 1;
-    }
-    let shift = octave - SUB_BITS;
-    (((shift as usize) + 1) << SUB_BITS) + ((us >> shift) - SUB_COUNT) as usize
+    let us = us.min((1 << VALUE_BITS) - 1);
+    // Below 64 there is no shift. Above, the highest bit that is left counts as one row more.
+    let shift = (us | SUB_COUNT).ilog2() - SUB_BITS;
+    ((shift as usize) << SUB_BITS) + (us >> shift) as usize
 }
 
 /// The lowest value of a bucket, and one past the highest.

@@ -83,12 +83,13 @@ struct State {
     items_done: usize,
 }
 
+/// One more item done, in the word of a [`State`].
+const ITEM_DONE: u64 = 1 << 48;
+
 impl State {
-    fn store(self, words: &Words) {
+    fn word(self) -> u64 {
         let Self { facts_done, facts, items, items_done } = self;
-        let word =
-            facts_done as u64 | (facts as u64) << 16 | (items as u64) << 32 | (items_done as u64) << 48;
-        words[0].store(word, Release);
+        facts_done as u64 | (facts as u64) << 16 | (items as u64) << 32 | (items_done as u64) << 48
     }
 
     fn load(words: &Words) -> Self {
@@ -135,14 +136,23 @@ pub(super) fn flush(words: &Words, count: usize, lookup: &mut Lookup, lane: Lane
     let mut state = State { facts_done: 0, facts: count, items: 0, items_done: 0 };
     while state.facts_done < count {
         state = journal(words, state, lookup, lane);
-        state.store(words);
-        while state.items_done < state.items {
-            let [key, sum, before] = item(words, state.items_done);
+        let mut word = state.word();
+        words[0].store(word, Release);
+        for [key, sum, before] in items(words).iter().take(state.items) {
             let (key, sum) = (key.load(Relaxed), sum.load(Relaxed));
-            before.store(value(area, key), Release);
-            apply(area, key, sum);
-            state.items_done += 1;
-            state.store(words);
+            // The keys are our own, so a word of the area needs no look at which part it belongs to.
+            match area.word(key as usize).filter(|_| key & STATUS_KEY == 0) {
+                Some(counter) => {
+                    before.store(counter.load(Relaxed), Release);
+                    counter.fetch_add(sum, AcqRel);
+                }
+                None => {
+                    before.store(value(area, key), Release);
+                    apply(area, key, sum);
+                }
+            }
+            word += ITEM_DONE;
+            words[0].store(word, Release);
         }
     }
     words[0].store(0, Release);
@@ -151,20 +161,21 @@ pub(super) fn flush(words: &Words, count: usize, lookup: &mut Lookup, lane: Lane
 /// Adds up as many facts in the journal as it has room for. Returns the state to commit.
 fn journal(words: &Words, state: State, lookup: &mut Lookup, lane: Lane) -> State {
     lookup.items.fill(0);
+    let items = items(words);
     let mut state = State { items: 0, items_done: 0, ..state };
     while state.facts_done < state.facts && state.items + ITEMS_OF_ENTRY <= ITEMS {
         each_sum(entry(words, state.facts_done), lane, |key, sum| {
-            let place = lookup.place(key, |index| item(words, index)[0].load(Relaxed));
+            let place = lookup.place(key, |index| items[index % ITEMS][0].load(Relaxed));
             match *place {
                 0 => {
                     *place = state.items as u16 + 1;
-                    let [at, total, before] = item(words, state.items);
+                    let [at, total, before] = &items[state.items % ITEMS];
                     at.store(key, Relaxed);
                     total.store(sum, Relaxed);
                     before.store(UNTRIED, Relaxed);
                     state.items += 1;
                 }
-                known => add(&item(words, usize::from(known) - 1)[1], sum),
+                known => add(&items[(usize::from(known) - 1) % ITEMS][1], sum),
             }
         });
         state.facts_done += 1;
@@ -177,7 +188,7 @@ pub(super) fn settle(lane: Lane) {
     let (area, words) = (area(), area().pending(lane.number()));
     let state = State::load(words);
     for index in state.items_done..state.items {
-        let [key, total, before] = item(words, index).each_ref().map(|word| word.load(Relaxed));
+        let [key, total, before] = items(words)[index % ITEMS].each_ref().map(|word| word.load(Relaxed));
         let was_tried = index == state.items_done && before != UNTRIED;
         if was_tried && value(area, key).wrapping_sub(before) >= total {
             continue;
@@ -190,9 +201,10 @@ pub(super) fn settle(lane: Lane) {
     words[0].store(0, Release);
 }
 
-fn item(words: &Words, index: usize) -> &[AtomicU64; ITEM_WORDS] {
-    let at = JOURNAL_AT + index % ITEMS * ITEM_WORDS;
-    words[at..at + ITEM_WORDS].try_into().expect("a range of an item's words")
+/// The items of the journal: a word's key, what to add to it, and its value before.
+#[inline]
+fn items(words: &Words) -> &[[AtomicU64; ITEM_WORDS]; ITEMS] {
+    words[JOURNAL_AT..].as_chunks().0.try_into().expect("the words behind the facts are the items")
 }
 
 /// Adds to a word that no other process writes.
@@ -259,35 +271,45 @@ fn each_sum(entry: &Entry, lane: Lane, mut out: impl FnMut(u64, u64)) {
     }
 }
 
+/// Plain loops and conditions: this runs in every turn, and chains of iterators took twice as many instructions.
 fn each_of_requests(entry: &Entry, lane: Lane, out: &mut impl FnMut(u64, u64)) {
     let word = |index: usize| entry[index].load(Relaxed);
     let half = |index: usize| (word(1 + index / 2) >> (32 * (index % 2))) as u32;
     let third = |index: usize, number: usize| word(index) >> (16 * number) & 0xffff;
     let (facts, count) = (Facts::of_word(half(3)), word(4));
-    let bytes = [(Word::BytesIn, word(5)), (Word::BytesOut, word(6))];
-    let response = [(Word::ResponseUs, word(9))];
-    let sums: [&[(Word, u64)]; 3] = [&bytes, &bytes, &response];
-    for (number, sums) in sums.into_iter().enumerate().filter(|(number, _)| half(*number) != u32::MAX) {
+    let (bytes_in, bytes_out, response_us) = (word(5), word(6), word(9));
+    for number in 0..3 {
         let slot = half(number);
+        if slot == u32::MAX {
+            continue;
+        }
         each_of_slot(slot, facts.status(), count, out);
-        sums.iter()
-            .filter(|(_, sum)| *sum != 0)
-            .for_each(|(id, sum)| out(slot_word(slot, *id as usize), *sum));
+        if number == 2 {
+            out(slot_word(slot, Word::ResponseUs as usize), response_us);
+        } else {
+            out(slot_word(slot, Word::BytesIn as usize), bytes_in);
+            out(slot_word(slot, Word::BytesOut as usize), bytes_out);
+        }
         each_of_facts(third(10, number), facts, count, out);
     }
     let buckets = [half(4) & 0xffff, half(5) >> 16, half(5) & 0xffff];
-    let of_detail = |number: usize, time: usize| Some(Detail::of_index(third(10, number))?.histogram(time));
-    let places = [
-        [of_detail(0, REQUEST_TIME), of_detail(1, REQUEST_TIME)],
-        [of_detail(2, HEADER_TIME), None],
-        [of_detail(2, RESPONSE_TIME), None],
-    ];
-    for (number, bucket) in buckets.into_iter().enumerate().filter(|(_, bucket)| u64::from(*bucket) != NONE) {
+    let details = [(0, REQUEST_TIME), (2, HEADER_TIME), (2, RESPONSE_TIME)];
+    for (number, (bucket, (owner, time))) in buckets.into_iter().zip(details).enumerate() {
+        if u64::from(bucket) == NONE {
+            continue;
+        }
         let sums = (u64::from(bucket), count, word(7 + number));
-        let named = Some(third(11, number)).filter(|named| *named != NONE);
-        let named = named.map(|named| Histogram::of_index(named as u32));
-        for histogram in places[number].into_iter().chain([named]).flatten() {
-            each_of_times(histogram, lane, sums, out);
+        let named = third(11, number);
+        if named != NONE {
+            each_of_times(Histogram::of_index(named as u32), lane, sums, out);
+        }
+        if let Some(detail) = Detail::of_index(third(10, owner)) {
+            each_of_times(detail.histogram(time), lane, sums, out);
+        }
+        if number == 0
+            && let Some(location) = Detail::of_index(third(10, 1))
+        {
+            each_of_times(location.histogram(REQUEST_TIME), lane, sums, out);
         }
     }
 }
@@ -298,7 +320,7 @@ fn slot_word(slot: u32, word: usize) -> u64 {
 }
 
 /// Requests of a slot that had this status.
-#[inline]
+#[inline(always)]
 fn each_of_slot(slot: u32, status: u16, count: u64, out: &mut impl FnMut(u64, u64)) {
     if count != 0 {
         out(slot_word(slot, Word::Requests as usize), count);
@@ -308,6 +330,7 @@ fn each_of_slot(slot: u32, status: u16, count: u64, out: &mut impl FnMut(u64, u6
     }
 }
 
+#[inline(always)]
 fn each_of_facts(detail: u64, facts: Facts, count: u64, out: &mut impl FnMut(u64, u64)) {
     if let Some(detail) = Detail::of_index(detail) {
         let at = Area::detail_at(detail.index() as usize);
@@ -315,7 +338,7 @@ fn each_of_facts(detail: u64, facts: Facts, count: u64, out: &mut impl FnMut(u64
     }
 }
 
-#[inline]
+#[inline(always)]
 fn each_of_times(
     histogram: Histogram,
     lane: Lane,
@@ -413,14 +436,14 @@ mod tests {
         let (case, (lane, words)) = (Case::new("any step"), lane(416));
         let area = area();
         let mut times = 0;
-        let items = journal(words, case.write(words), &mut Lookup::new(), lane).items;
-        assert!(items > 10);
-        for done in 0..=items {
+        let count = journal(words, case.write(words), &mut Lookup::new(), lane).items;
+        assert!(count > 10);
+        for done in 0..=count {
             for step in 0..3 {
                 let mut state = journal(words, case.write(words), &mut Lookup::new(), lane);
-                state.store(words);
-                for index in 0..(done + 1).min(items) {
-                    let [key, sum, before] = item(words, index);
+                words[0].store(state.word(), Release);
+                for index in 0..(done + 1).min(count) {
+                    let [key, sum, before] = &items(words)[index];
                     if index < done || step > 0 {
                         before.store(value(area, key.load(Relaxed)), Relaxed);
                     }
@@ -429,7 +452,7 @@ mod tests {
                     }
                 }
                 state.items_done = done;
-                state.store(words);
+                words[0].store(state.word(), Release);
                 settle(lane);
                 times += 1;
                 case.assert_times(times);
@@ -470,7 +493,7 @@ mod tests {
                 (0..ENTRIES).for_each(|index| {
                     entry(words, index)[2..10].iter().for_each(|word| word.store(0, Relaxed))
                 });
-                (0..ITEMS).for_each(|index| item(words, index)[1].store(0, Relaxed));
+                (0..ITEMS).for_each(|index| items(words)[index][1].store(0, Relaxed));
                 words[0].store(u64::MAX >> index, Relaxed);
                 settle(lane);
                 assert_eq!(words[0].load(Relaxed), 0);
