@@ -44,7 +44,7 @@ pub fn request(
     let listen = connection.listen;
     let data = input.data();
     let target = uri::parse(head.method, data.get(head.target.clone()).unwrap_or(b""));
-    let host = uri::host(&head, data, target.as_ref().ok());
+    let host = service.worker().last_host.borrow_mut().host(&head, data, target.as_ref().ok());
     let found = match &host {
         Ok(host) => listen.server_for(host.as_deref().unwrap_or_default()),
         Err(_) => Ok((listen.default, None)),

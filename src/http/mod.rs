@@ -23,7 +23,7 @@ pub mod tunnel;
 pub mod upstream;
 pub mod verdict;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -38,6 +38,7 @@ use crate::net::resolver::Resolvers;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::stapling::Ignored;
 use crate::net::tls::watch::{Pair, Trusted};
+use crate::proto::uri::LastHost;
 use crate::script::keyval::Declared;
 use crate::script::registry::Variables;
 pub use crate::shared::CompileOptions;
@@ -163,6 +164,8 @@ pub struct Worker {
     pub desk: Desk,
     /// The things that the control interface shows besides this worker; set once, if there is anything.
     pub shown: OnceCell<Shown>,
+    /// The host that the last request has named.
+    pub last_host: RefCell<LastHost>,
 }
 
 /// The things that the control interface shows and changes.
@@ -196,7 +199,14 @@ impl Worker {
     pub fn new(config: &'static Config) -> Self {
         let resolvers = Rc::<Resolvers>::default();
         let upstreams = Upstreams::new(&config.upstreams);
-        Self { config, upstreams, resolvers, desk: Desk::default(), shown: OnceCell::new() }
+        Self {
+            config,
+            upstreams,
+            resolvers,
+            desk: Desk::default(),
+            shown: OnceCell::new(),
+            last_host: RefCell::default(),
+        }
     }
 }
 
