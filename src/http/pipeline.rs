@@ -464,7 +464,7 @@ mod tests {
         with_request("http { access_log off; server { listen 127.0.0.1:1; } }", "/", |request| {
             let mut client = Client::nobody();
             let size = size_of_val(&handle(request, &mut client, Entry::Client));
-            assert!(size <= 1456, "{size}");
+            assert!(size <= 1464, "{size}");
         });
     }
 

@@ -105,7 +105,8 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
         outgoing.give_back(&mut request.body);
         return Ok(Some(Reply::Status(500)));
     }
-    let (session, binding) = selection::session(request, &goal.group);
+    let mut binding = None;
+    let session = selection::session(request, &goal.group, &mut binding);
     if let Some(rule) = goal.group.group.retries {
         goal.group.retries.earn(rule);
     }

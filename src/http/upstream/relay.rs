@@ -57,7 +57,8 @@ impl<'c> Pass<'_, 'c> {
             if let Some(fill) = self.take_fill() {
                 Box::pin(self.store_whole(fill, &data)).await;
             }
-            return self.write(&data, 0).await;
+            // Pinned where it is made: the future of a whole response is not copied.
+            return pin!(self.write(&data, 0)).await;
         };
         if let Some(mut fill) = self.take_fill() {
             fill.append(self.request, &joined(data, &pieces)).await;

@@ -23,12 +23,15 @@ impl Selection {
     }
 }
 
-/// Begins a request's course through a group; for a sticky one, with what binds the request to a peer.
-pub fn session(request: &mut Request, group: &GroupState) -> (Session, Option<Box<Binding>>) {
-    let session = Session::new(group, request.passes().next_tries());
+/// Begins a request's course through a group; for a sticky one, with what binds the request to a peer. That is returned
+/// in `binding`, since a session in a pair would be copied twice more.
+pub fn session(request: &mut Request, group: &GroupState, binding: &mut Option<Box<Binding>>) -> Session {
+    let tries = request.passes().next_tries();
     let config: &'static Config = request.config;
-    let Some(selection) = config.tables.upstream.selection(&group.group) else { return (session, None) };
-    begin(request, selection, session)
+    if let Some(selection) = config.tables.upstream.selection(&group.group) {
+        return begin(request, selection, Session::new(group, tries), binding);
+    }
+    Session::new(group, tries)
 }
 
 #[cold]
@@ -36,13 +39,11 @@ fn begin(
     request: &mut Request,
     selection: &'static Selection,
     session: Session,
-) -> (Session, Option<Box<Binding>>) {
+    binding: &mut Option<Box<Binding>>,
+) -> Session {
     let session = selection.key.give(request, session);
-    match &selection.sticky {
-        None => (session, None),
-        Some(sticky) => {
-            let (session, binding) = sticky.begin(request, session);
-            (session, Some(binding))
-        }
-    }
+    let Some(sticky) = &selection.sticky else { return session };
+    let (session, bound) = sticky.begin(request, session);
+    *binding = Some(bound);
+    session
 }

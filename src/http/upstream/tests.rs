@@ -461,5 +461,5 @@ fn returned_bytes<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
 fn the_future_of_a_proxied_request_stays_small() {
     let pass = |request: &'static mut Request, client: &'static mut Client<'static>| proxy(request, client);
     let bytes = returned_bytes(pass);
-    assert!(bytes <= 1368, "each request under way holds one: {bytes} bytes");
+    assert!(bytes <= 1376, "each request under way holds one: {bytes} bytes");
 }
