@@ -9,6 +9,7 @@ pub mod frame;
 pub mod gzip;
 pub mod http_date;
 pub mod in_place;
+pub mod json;
 pub mod network;
 pub mod number;
 pub mod path;

@@ -258,6 +258,11 @@ fn operator(request: &Request) -> Operator {
 fn document(status: u16, value: &impl Serialize) -> Verdict {
     let mut text = serde_json::to_vec(value).unwrap_or_default();
     text.push(b'\n');
+    written(status, text)
+}
+
+/// The same with the text of a document.
+fn written(status: u16, text: Vec<u8>) -> Verdict {
     reply(status, b"application/json", text)
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::plus::{
     self, BAD_ID, Failure, JSON_ERROR, NO_SERVER, NO_UPSTREAM, TOO_LONG, failure, failure_because,
 };
-use super::{Verdict, body, document, operator, ordered, upstreams};
+use super::{Verdict, body, operator, ordered, upstreams, written};
 use crate::base::number;
 use crate::http::request::Request;
 use crate::http::verdict::Pause;
@@ -92,7 +92,7 @@ pub(super) fn remove(request: &mut Request, (part, name): (Part, &str), id: &str
     let name: Box<str> = name.into();
     give(request, (part, name.clone()), Edit::Remove { id }, move |request, _| {
         match group(request, (part, &name)) {
-            Some(group) => document(200, &plus::servers(&group)),
+            Some(group) => written(200, plus::servers(&group)),
             None => failure(request, &NO_UPSTREAM),
         }
     })
@@ -133,7 +133,7 @@ fn shown(request: &mut Request, upstream: (Part, &str), id: u32, status: u16) ->
     let group = group(request, upstream);
     let server = group.as_ref().and_then(|group| group.servers.get(group.position(id)?));
     match server {
-        Some(server) => document(status, &plus::server(server)),
+        Some(server) => written(status, plus::server(server)),
         None => failure(request, &NO_SERVER),
     }
 }

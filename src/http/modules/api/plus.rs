@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::{Source, Verdict, change, document, keyvals, made, made_of, made_of_one, ordered};
+use super::{Source, Verdict, change, document, keyvals, made, made_of, made_of_one, ordered, written};
+use crate::base::json::Json;
 use crate::cache::status::{Status, Sum};
 use crate::cache::zone::Zone;
 use crate::http::Counted;
@@ -211,13 +211,13 @@ fn get(request: &mut Request, path: &[&str]) -> Verdict {
             })
         }
         [part @ ("http" | "stream"), "upstreams", name, "servers"] => {
-            made_of_one(request, (part_of(part), name), |_, group| document(200, &servers(group)))
+            made_of_one(request, (part_of(part), name), |_, group| written(200, servers(group)))
         }
         [part @ ("http" | "stream"), "upstreams", name, "servers", id] => {
             let Ok(id) = id.parse::<u32>() else { return failure(request, &BAD_ID) };
             made_of_one(request, (part_of(part), name), move |_, group| {
                 match group.position(id).and_then(|position| group.servers.get(position)) {
-                    Some(found) => document(200, &server(found)),
+                    Some(found) => written(200, server(found)),
                     None => missing(&NO_SERVER),
                 }
             })
@@ -607,56 +607,48 @@ fn peer(peer: &Peer, part: Part) -> Value {
     value
 }
 
-/// A server of an upstream as it is configured now; the fields in the order of their names. Written without a [`Value`],
-/// because a removal is answered with all servers that are left.
-#[derive(Serialize)]
-pub(super) struct Configured<'a> {
-    backup: bool,
-    down: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    drain: Option<bool>,
-    fail_timeout: Time,
-    id: u32,
-    max_conns: i64,
-    max_fails: u64,
-    route: &'a str,
-    server: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    service: Option<&'a str>,
-    slow_start: Time,
-    weight: i64,
-}
-
 /// The servers of an upstream, as they are configured now.
-pub(super) fn servers(group: &Group) -> Vec<Configured<'_>> {
-    group.present().map(|(_, found)| server(found)).collect()
+pub(super) fn servers(group: &Group) -> Vec<u8> {
+    let mut out = Json::with_capacity(SERVER_BYTES * (group.servers.len() + 1));
+    out.open('[');
+    for (_, server) in group.present() {
+        write_server(out.item(), server);
+    }
+    out.close(']');
+    out.finish()
 }
 
-pub(super) fn server(server: &Server) -> Configured<'_> {
-    Configured {
-        backup: server.priority != 0,
-        down: server.down,
-        drain: server.drain.then_some(true),
-        fail_timeout: Time(server.fail_timeout_ms),
-        id: server.id,
-        max_conns: server.conns_max,
-        max_fails: server.fails_max,
-        route: server.route.as_deref().unwrap_or_default(),
-        server: &server.name,
-        service: server.service.as_deref(),
-        slow_start: Time(server.slow_start_ms),
-        weight: server.weight,
-    }
+/// One of them.
+pub(super) fn server(server: &Server) -> Vec<u8> {
+    let mut out = Json::with_capacity(SERVER_BYTES);
+    write_server(&mut out, server);
+    out.finish()
 }
 
-/// Milliseconds, written as a time in a configuration.
-struct Time(u64);
+/// The usual length of a server's object.
+const SERVER_BYTES: usize = 192;
 
-impl Serialize for Time {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            ms if ms.is_multiple_of(1000) => serializer.collect_str(&format_args!("{}s", ms / 1000)),
-            ms => serializer.collect_str(&format_args!("{ms}ms")),
-        }
+/// The fields are in the order of their names. There is no [`Value`] in between, since a removal is answered with all
+/// servers that are left.
+fn write_server(out: &mut Json, server: &Server) {
+    out.open('{').key("backup").boolean(server.priority != 0).key("down").boolean(server.down);
+    if server.drain {
+        out.key("drain").boolean(true);
     }
+    write_time(out.key("fail_timeout"), server.fail_timeout_ms);
+    out.key("id").number(server.id);
+    out.key("max_conns").number(server.conns_max).key("max_fails").number(server.fails_max);
+    out.key("route").string(server.route.as_deref().unwrap_or_default()).key("server").string(&server.name);
+    if let Some(service) = &server.service {
+        out.key("service").string(service);
+    }
+    write_time(out.key("slow_start"), server.slow_start_ms);
+    out.key("weight").number(server.weight);
+    out.close('}');
+}
+
+/// Writes milliseconds as a time in a configuration.
+fn write_time(out: &mut Json, ms: u64) {
+    let (count, unit) = if ms.is_multiple_of(1000) { (ms / 1000, "s") } else { (ms, "ms") };
+    out.joined(&[itoa::Buffer::new().format(count), unit]);
 }
