@@ -2,7 +2,8 @@
 //!
 //! Touches the file system, on the blocking pool if a request waits for it. The master makes the directories
 //! when it opens a configuration, for the user of the workers; a directory that disappears later is made
-//! again.
+//! again. A file has no name before it is complete, so a worker that is killed leaves none; where the file
+//! system cannot do that, it has a temporary one.
 //! Behaviour: nginx.org, `client_body_temp_path`, `client_body_in_file_only`.
 
 use std::cell::Cell;
@@ -17,6 +18,7 @@ use std::time::SystemTime;
 use crate::config::{Diagnostic, Node};
 use crate::log::Cause;
 use crate::runtime::blocking::{self, Lane};
+use crate::sys::nameless;
 
 /// How many names in use to skip before giving up: something else is filling the directory.
 const NAMES_TRIED_MAX: u64 = 1000;
@@ -60,7 +62,9 @@ pub enum Keep {
 pub struct TempFile {
     /// `None` only while it is being dropped.
     file: Option<Arc<File>>,
+    /// Its temporary name, whether it has it or not.
     path: PathBuf,
+    has_name: bool,
     length: u64,
     keep: Keep,
     is_complete: bool,
@@ -104,17 +108,15 @@ impl TempFile {
     pub async fn create(place: &'static TempPath, keep: Keep) -> Result<Self, String> {
         let first = next_number();
         // The whole value is built there, so that it is dropped properly if the request has ended meanwhile.
-        let create = move || {
-            let (file, path) = open(first, |number| place.name(number))?;
-            if keep == Keep::Unnamed {
-                let _ = std::fs::remove_file(&path); // the file has just been created under this name
-            }
-            Ok(Self { file: Some(Arc::new(file)), path, length: 0, keep, is_complete: false })
+        let work = move || match keep {
+            Keep::Unnamed => Self::nameless(keep, first, |number| place.name(number)),
+            Keep::Removed | Keep::Kept => Self::named(keep, first, |number| place.name(number)),
         };
-        blocking::run(Lane::Files, create).await
+        blocking::run(Lane::Files, work).await
     }
 
-    /// Creates an empty file that is to be kept. Errors: as for [`TempFile::create`].
+    /// Creates an empty file that is kept once it has been given its final name. Before that nothing remains of it, even
+    /// after a crash, where the file system can have files without names. Errors: as for [`TempFile::create`].
     pub async fn create_at(place: Place) -> Result<Self, String> {
         let first = next_number();
         blocking::run(Lane::Files, move || Self::kept(&place, first)).await
@@ -150,11 +152,26 @@ impl TempFile {
     }
 
     fn kept(place: &Place, first: u64) -> Result<Self, String> {
-        let (file, path) = match place {
-            Place::In(place) => open(first, |number| place.name(number)),
-            Place::Beside(target) => open(first, |number| beside(target, number)),
-        }?;
-        Ok(Self { file: Some(Arc::new(file)), path, length: 0, keep: Keep::Kept, is_complete: false })
+        match place {
+            Place::In(place) => Self::nameless(Keep::Kept, first, |number| place.name(number)),
+            Place::Beside(target) => Self::nameless(Keep::Kept, first, |number| beside(target, number)),
+        }
+    }
+
+    fn named(keep: Keep, first: u64, name: impl Fn(u64) -> PathBuf) -> Result<Self, String> {
+        let (file, path) = open(first, name)?;
+        Ok(Self { file: Some(Arc::new(file)), path, has_name: true, length: 0, keep, is_complete: false })
+    }
+
+    /// A file without a name, or, where the file system has no such files, with one.
+    fn nameless(keep: Keep, first: u64, name: impl Fn(u64) -> PathBuf) -> Result<Self, String> {
+        let path = name(first);
+        let Some(file) = open_nameless(&path) else {
+            let mut file = Self::named(keep, first, name)?;
+            file.has_name = !(keep == Keep::Unnamed && std::fs::remove_file(&file.path).is_ok());
+            return Ok(file);
+        };
+        Ok(Self { file: Some(Arc::new(file)), path, has_name: false, length: 0, keep, is_complete: false })
     }
 
     /// Appends data; returns the vector, empty. Errors: a message with the file's name.
@@ -241,13 +258,13 @@ impl TempFile {
         if self.keep == Keep::Unnamed {
             return self.copy_to(target);
         }
-        let mut moved = std::fs::rename(&self.path, target);
+        let mut moved = self.move_to(target);
         if moved.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
             && let (Some(mode), Some(folder)) = (folder_mode, target.parent())
         {
             let made = DirBuilder::new().mode(mode).recursive(true).create(folder);
             made.map_err(|error| ("mkdir()", error))?;
-            moved = std::fs::rename(&self.path, target);
+            moved = self.move_to(target);
         }
         self.is_complete = moved.is_ok();
         match moved {
@@ -270,7 +287,41 @@ impl TempFile {
     /// The same file without its name, which stays with its owner.
     pub fn unnamed(&self) -> Self {
         let (file, path) = (self.file.clone(), self.path.clone());
-        Self { file, path, length: self.length, keep: Keep::Unnamed, is_complete: true }
+        Self { file, path, length: self.length, keep: Keep::Unnamed, is_complete: true, has_name: false }
+    }
+
+    fn move_to(&mut self, target: &Path) -> io::Result<()> {
+        if !self.has_name {
+            match nameless::link(self.file(), target) {
+                // The name has a file that is to be replaced, or is in another file system.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.appear()?,
+                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => self.appear()?,
+                linked => return linked,
+            }
+        }
+        std::fs::rename(&self.path, target)
+    }
+
+    /// Gives a file without a name its temporary one, or another if that is taken.
+    fn appear(&mut self) -> io::Result<()> {
+        let first = self.path.clone();
+        for number in 0..NAMES_TRIED_MAX {
+            let mut linked = nameless::link(self.file(), &self.path);
+            if linked.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                make_parent(&self.path);
+                linked = nameless::link(self.file(), &self.path);
+            }
+            match linked {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    self.path = beside(&first, number);
+                }
+                linked => {
+                    self.has_name = linked.is_ok();
+                    return linked;
+                }
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
     }
 
     pub fn len(&self) -> u64 {
@@ -297,7 +348,7 @@ impl TempFile {
 
 impl Drop for TempFile {
     fn drop(&mut self) {
-        if self.keep == Keep::Removed || (self.keep == Keep::Kept && !self.is_complete) {
+        if self.has_name && (self.keep != Keep::Kept || !self.is_complete) {
             // it may have been taken away: that is the purpose of the name
             let _ = std::fs::remove_file(&self.path);
         }
@@ -331,6 +382,21 @@ fn beside(target: &Path, number: u64) -> PathBuf {
     path.into()
 }
 
+fn make_parent(path: &Path) -> bool {
+    path.parent().is_some_and(|folder| DirBuilder::new().mode(0o700).recursive(true).create(folder).is_ok())
+}
+
+/// Creates a file that could get this name later. `None`: that fails, or the file system cannot do it.
+fn open_nameless(path: &Path) -> Option<File> {
+    let folder = path.parent()?;
+    match nameless::create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && make_parent(path) => {
+            nameless::create(folder).ok()
+        }
+        created => created.ok(),
+    }
+}
+
 /// Puts a new file at a path, in the place of what is there: it is written beside it first, so that nothing sees half of
 /// it. Errors: those of `write`, or of the file system; nothing has changed then.
 pub fn replace(target: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
@@ -351,8 +417,7 @@ fn open(first: u64, name: impl Fn(u64) -> PathBuf) -> Result<(File, PathBuf), St
     let mut created = create(first, &name);
     if let Err((path, error)) = &created
         && error.kind() == io::ErrorKind::NotFound
-        && let Some(folder) = path.parent()
-        && DirBuilder::new().mode(0o700).recursive(true).create(folder).is_ok()
+        && make_parent(path)
     {
         created = create(first, &name);
     }
@@ -409,6 +474,31 @@ mod tests {
         assert_ne!(first, second);
         let why = open(1, |number| TempPath::plain("/proc/none".into()).name(number)).unwrap_err();
         assert!(why.starts_with("open() \"/proc/none/"), "{why}");
+    }
+
+    #[test]
+    fn a_file_gets_its_name_when_it_is_complete_whatever_had_it_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = TempPath { path: folder.path().join("temp"), levels: vec![1] };
+        let target = folder.path().join("deep/target");
+        let count = || std::fs::read_dir(folder.path().join("temp/7")).map_or(0, Iterator::count);
+        for (round, text) in ["first", "second", "third"].into_iter().enumerate() {
+            let mut file = TempFile::nameless(Keep::Kept, 17, |number| place.name(number)).unwrap();
+            let mut opened: &File = file.file();
+            opened.write_all(text.as_bytes()).unwrap();
+            assert_eq!((count(), file.has_name), (usize::from(round == 2), false));
+            file.give_name(&target).unwrap();
+            drop(file);
+            assert_eq!(std::fs::read(&target).unwrap(), text.as_bytes());
+            if round == 1 {
+                // The temporary name of the third is taken.
+                std::fs::write(place.name(17), "").unwrap();
+            }
+        }
+        assert_eq!(count(), 1);
+        let path = place.name(17);
+        drop(TempFile::nameless(Keep::Kept, 17, |_| path.clone()).unwrap());
+        assert_eq!(count(), 1, "a file that was never complete takes no other with it");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod lookup;
 pub mod memory;
 pub mod mmap;
 pub mod msg;
+pub mod nameless;
 pub mod names;
 pub mod nature;
 pub mod pair;

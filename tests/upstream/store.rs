@@ -3,6 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, UNIX_EPOCH};
 
+use nix::sys::signal::Signal;
+
+use crate::support::daemon::{is_stand_in, send};
 use crate::support::{Client, Daemon, Origin, Setup, get, wait_for};
 
 const CONF: &str = r#"
@@ -104,6 +107,27 @@ fn others_leave_nothing() {
     for name in ["404", "head", "cut", "stuck"] {
         assert!(!daemon.path("kept").join(name).exists(), "{name}");
     }
+}
+
+#[test]
+fn a_killed_worker_leaves_nothing() {
+    let (_origin, daemon) = start();
+    let mut client = Client::connect(daemon.port(0));
+    client.send("GET /stuck HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.response_head();
+    assert_eq!(client.exactly(4), b"half");
+    let worker = daemon.worker();
+    send(worker, Signal::SIGKILL);
+    client.rest();
+    wait_for("another worker", || {
+        let now = daemon.workers_now();
+        (!now.is_empty() && !now.contains(&worker)).then_some(())
+    });
+    if !is_stand_in() {
+        // nginx leaves its temporary file there.
+        wait_idle(&daemon);
+    }
+    assert!(!daemon.path("kept/stuck").exists());
 }
 
 #[test]

@@ -154,7 +154,7 @@ pub struct Body {
     is_refused: bool,
     /// The request goes on without what is not kept ([`Body::make_optional`]).
     is_optional: bool,
-    /// It is read into a file with a name, whatever its length.
+    /// It is read into a file that can be named, whatever its length.
     wants_file: bool,
     timeout_ms: u64,
     buffer_size: usize,
@@ -418,7 +418,7 @@ impl Body {
         self.file = Some(Rc::new(file));
     }
 
-    /// Asks for the whole body, even an empty one, as a file with a name, to be taken by [`Body::take_file`].
+    /// Asks for the whole body, even an empty one, as a file that can be named, to be taken by [`Body::take_file`].
     pub fn want_file(&mut self) {
         self.wants_file = true;
     }

@@ -13,7 +13,7 @@ use crate::http::modules::request_body;
 use crate::http::request::Request;
 use crate::http::request::body::Body;
 use crate::http::request::error::Error;
-use crate::http::temp_file::{Keep, TempFile, TempPath};
+use crate::http::temp_file::{Keep, Place, TempFile, TempPath};
 use crate::log;
 
 /// Size of a write to a file; a wake from the blocking pool costs about as much as copying it.
@@ -54,7 +54,7 @@ async fn read(
 ) -> Result<Result<(), String>, Error> {
     let conf = &request.location.confs.request_body;
     let (folder, wants_file) = (request_body::folder(request), request.body.wants_file());
-    let keep = if wants_file { Keep::Removed } else { conf.keep() };
+    let keep = if wants_file { None } else { Some(conf.keep()) };
     let in_file_only = wants_file || conf.in_file_only();
     let buffer_bytes = request.location.confs.http_core.client_body_buffer_size();
     let memory_max = if in_file_only { 0 } else { buffer_bytes };
@@ -63,13 +63,13 @@ async fn read(
         if !body.data_ready(client).await? {
             return match in_file_only && kept.is_empty() {
                 // nginx creates the file even for an empty body, since an application is told its name
-                true => attach(body, TempFile::create(folder, keep).await).map(Ok),
+                true => attach(body, create(folder, keep).await).map(Ok),
                 false => Ok(Ok(())),
             };
         }
         take(body, kept);
     }
-    let mut file = match TempFile::create(folder, keep).await {
+    let mut file = match create(folder, keep).await {
         Ok(file) => file,
         Err(why) => return Ok(Err(why)),
     };
@@ -124,9 +124,19 @@ fn take(body: &mut Body, kept: &mut Vec<u8>) {
     body.consume(count);
 }
 
+/// `None`: the file gets its name later.
+async fn create(folder: &'static TempPath, keep: Option<Keep>) -> Result<TempFile, String> {
+    match keep {
+        Some(keep) => TempFile::create(folder, keep).await,
+        None => TempFile::create_at(Place::In(folder)).await,
+    }
+}
+
 fn attach(body: &mut Body, file: Result<TempFile, String>) -> Result<(), Error> {
     let mut file = file.map_err(failed)?;
-    file.complete();
+    if !body.wants_file() {
+        file.complete();
+    }
     body.attach(file);
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::http::config::compile::Cx;
 use crate::http::modules::static_file;
 use crate::http::request::Request;
 use crate::http::scope::Script;
-use crate::http::temp_file::{Keep, TempFile};
+use crate::http::temp_file::{self, TempFile};
 use crate::log;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
@@ -97,7 +97,7 @@ impl Store {
             .headers
             .get(Id::LastModified)
             .and_then(|value| httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok());
-        match TempFile::create(folder, Keep::Kept).await {
+        match TempFile::create_at(temp_file::Place::In(folder)).await {
             Ok(file) => Some(Self { file: Some(file), target, mode: conf.store_mode(), modified }),
             Err(why) => {
                 log::error!(request.error_log(), &*request, "{why}: this response is not stored");
