@@ -102,8 +102,10 @@ impl Master {
         let addresses = self.listeners().iter().map(|listen| listen.address.clone()).collect();
         let servers = self.cycle.config.followed_servers();
         let index = |index| u32::try_from(index).unwrap_or(u32::MAX);
-        let name =
-            |it: Followed| ((index(it.group), index(it.server)), Name { key: it.key, placed: it.placed });
+        let name = |it: Followed| {
+            let name = Name { key: it.key, group: it.group_name, is_placed: it.is_placed };
+            ((index(it.group), index(it.server)), name)
+        };
         let names = servers.map(name).collect();
         let is_dual_stack =
             |listen: &&Listener| socket::Make::wanted(&listen.address, &listen.options).is_dual_stack;

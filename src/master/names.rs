@@ -1,7 +1,7 @@
 //! The addresses of names that the prober has found: remembered for processes that are forked later, and passed on to
 //! those that are alive.
 //!
-//! Touches: places in shared memory, which only the master assigns; the control sockets of the workers.
+//! Touches: counters and places in shared memory, which only the master assigns; the control sockets of the workers.
 
 use std::collections::BTreeSet;
 
@@ -17,9 +17,7 @@ impl Master {
         let Some(name) = prober.roster.names.get(&(learned.group, learned.server)).cloned() else { return };
         let pid = prober.pid;
         let mut spots = learned.spots.clone();
-        if let Some(group) = &name.placed {
-            known::place(group, &mut spots);
-        }
+        known::place(&name.key, &name.group, name.is_placed, &mut spots);
         if !known::remember(&name.key, &spots, pid, self.supervisor.generation()) {
             return;
         }

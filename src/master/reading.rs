@@ -140,9 +140,9 @@ impl Master {
     pub(super) fn sweep_counters(&mut self) {
         let is_alone = self.elder.is_none() && self.successor.is_none();
         if is_alone && self.supervisor.is_settled() {
-            counter::sweep(&self.cycle.config.slots().collect());
-            let found = known::places(self.supervisor.generation());
-            peers::sweep(&self.cycle.config.peers().chain(found).collect());
+            let (slots, places) = known::in_use(self.supervisor.generation());
+            counter::sweep(&self.cycle.config.slots().chain(slots).collect());
+            peers::sweep(&self.cycle.config.peers().chain(places).collect());
             named::sweep(&self.cycle.config.zones().map(|zone| zone.name).collect());
             if self.cleared_generation != self.supervisor.generation() {
                 self.cleared_generation = self.supervisor.generation();

@@ -41,8 +41,10 @@ pub struct Roster {
 pub struct Name {
     /// Its key in `upstream/known.rs`.
     pub key: String,
-    /// The name of its group, if its addresses have places in shared memory.
-    pub placed: Option<Box<str>>,
+    /// The name of its group in shared memory.
+    pub group: Box<str>,
+    /// Its addresses have places there.
+    pub is_placed: bool,
 }
 
 impl Roster {

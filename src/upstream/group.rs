@@ -220,7 +220,10 @@ impl Group {
         *server = Arc::new(Server { addresses, ..Server::clone(server) });
         let shared = |spot: &Spot| {
             let configured = self.shared(position, &spot.address);
-            Shared { place: spot.place.and_then(Place::of_index).or(configured.place), ..configured }
+            Shared {
+                slot: spot.slot.and_then(Slot::of_index).or(configured.slot),
+                place: spot.place.and_then(Place::of_index).or(configured.place),
+            }
         };
         let shared: Arc<[Shared]> = spots.iter().map(shared).collect();
         let is_there = |place: &Place| {

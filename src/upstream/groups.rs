@@ -272,8 +272,10 @@ pub struct Followed {
     pub server: usize,
     /// Its key in [`crate::upstream::known`].
     pub key: String,
-    /// The name of its group, if the group's peers have places in shared memory that matter.
-    pub placed: Option<Box<str>>,
+    /// The name of its group in shared memory.
+    pub group_name: Box<str>,
+    /// The group's peers have places in shared memory that matter.
+    pub is_placed: bool,
 }
 
 /// The groups of a configuration, ready to serve. Plain data: state that changes while serving is in each
@@ -375,7 +377,8 @@ impl Groups {
                 group: index,
                 server,
                 key: follow::key(group, server),
-                placed: is_placed.then(|| group.full_name().into()),
+                group_name: group.full_name().into(),
+                is_placed,
             })
         })
     }

@@ -10,10 +10,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::net::Address;
+use crate::shm::counter::{self, Slot};
 use crate::shm::peers;
 
 /// Maximum number of addresses of one name: as many as fit into a message.
 pub const SPOTS_MAX: usize = 100;
+/// Maximum number of addresses with counters of their own, those included that names have had since the last reload: a
+/// quarter of the table, so that names whose addresses change all the time leave room for servers of configurations.
+const COUNTED_MAX: usize = 16_384;
 /// Maximum number of probers whose reports about one name are kept; the latest counts.
 const TELLERS_MAX: usize = 4;
 
@@ -25,13 +29,14 @@ pub struct Spot {
     pub weight: Option<u16>,
     /// Makes it a backup, as does `backup` on the server's line.
     pub is_backup: bool,
-    /// The number of its place in shared memory, which the master assigns.
+    /// The numbers of its counters and of its place in shared memory, which the master assigns.
+    pub slot: Option<u32>,
     pub place: Option<u32>,
 }
 
 impl From<Address> for Spot {
     fn from(address: Address) -> Self {
-        Self { address, weight: None, is_backup: false, place: None }
+        Self { address, weight: None, is_backup: false, slot: None, place: None }
     }
 }
 
@@ -39,8 +44,25 @@ impl From<Address> for Spot {
 struct Known {
     /// The reports of probers about each name, the latest last.
     tellings: HashMap<String, Vec<Telling>>,
-    /// The places in shared memory of addresses that were reported, by the generation that may still use them.
-    places: HashMap<u32, u64>,
+    /// The slots and places in shared memory of addresses that were reported.
+    slots: InUse,
+    places: InUse,
+}
+
+/// Numbers of slots or places, each with the last generation that may use it.
+#[derive(Debug, Default)]
+struct InUse(HashMap<u32, u64>);
+
+impl InUse {
+    fn note(&mut self, numbers: impl Iterator<Item = u32>, generation: u64) {
+        self.0.extend(numbers.map(|number| (number, generation)));
+    }
+
+    /// Those that this generation or later ones may use, or that are present. Others are forgotten.
+    fn keep(&mut self, present: &HashSet<u32>, generation: u64) -> Vec<u32> {
+        self.0.retain(|number, last| *last >= generation || present.contains(number));
+        self.0.keys().copied().collect()
+    }
 }
 
 #[derive(Debug)]
@@ -67,15 +89,28 @@ pub fn remember(key: &str, spots: &[Spot], teller: i32, generation: u64) -> bool
     known().get_or_insert_default().remember(key, spots, teller, generation)
 }
 
-/// The places of the addresses that workers of this generation may use, for `shm::peers::sweep`. Others are forgotten.
-pub fn places(generation: u64) -> Vec<u32> {
-    known().as_mut().map(|known| known.places(generation)).unwrap_or_default()
+/// The slots and places of the addresses that workers of this generation may use, for `shm::counter::sweep` and
+/// `shm::peers::sweep`. Others are forgotten.
+pub fn in_use(generation: u64) -> (Vec<u32>, Vec<u32>) {
+    known().as_mut().map(|known| known.in_use(generation)).unwrap_or_default()
 }
 
-/// Gives each address its place in shared memory, if there is room. For the process that assigns places.
-pub fn place(group: &str, spots: &mut [Spot]) {
+/// Gives each address of a name its counters, and, if its group needs that, its place in shared memory, as far as there is
+/// room. For the process that assigns them.
+pub fn place(key: &str, group: &str, is_placed: bool, spots: &mut [Spot]) {
+    let (before, count) = match &*known() {
+        Some(known) => (known.recall(key).unwrap_or_default(), known.slots.0.len()),
+        None => (Vec::new(), 0),
+    };
+    let mut room = COUNTED_MAX.saturating_sub(count);
     for spot in spots {
-        spot.place = peers::place(group, &spot.address.to_string()).map(|place| place.index());
+        let peer = spot.address.to_string();
+        spot.place = is_placed.then(|| peers::place(group, &peer)).flatten().map(|place| place.index());
+        let had = before.iter().find(|old| old.address == spot.address).and_then(|old| old.slot);
+        spot.slot = had.or_else(|| {
+            room = room.checked_sub(1)?;
+            counter::slot(counter::Kind::Peer, &format!("{group}/{peer}")).map(Slot::index)
+        });
     }
 }
 
@@ -98,18 +133,18 @@ impl Known {
         Some(self.tellings.get(key)?.last()?.spots.clone())
     }
 
-    fn places(&mut self, generation: u64) -> Vec<u32> {
+    fn in_use(&mut self, generation: u64) -> (Vec<u32>, Vec<u32>) {
         let latest = self.tellings.values().filter_map(|tellings| tellings.last());
-        let present: HashSet<u32> =
-            latest.flat_map(|telling| &telling.spots).filter_map(|spot| spot.place).collect();
-        self.places.retain(|place, last| *last >= generation || present.contains(place));
-        self.places.keys().copied().collect()
+        let spots = latest.flat_map(|telling| &telling.spots);
+        let slots = spots.clone().filter_map(|spot| spot.slot).collect();
+        let places = spots.filter_map(|spot| spot.place).collect();
+        (self.slots.keep(&slots, generation), self.places.keep(&places, generation))
     }
 
     fn remember(&mut self, key: &str, spots: &[Spot], teller: i32, generation: u64) -> bool {
         let spots = &spots[..spots.len().min(SPOTS_MAX)];
-        let placed = spots.iter().filter_map(|spot| spot.place);
-        self.places.extend(placed.map(|place| (place, generation)));
+        self.slots.note(spots.iter().filter_map(|spot| spot.slot), generation);
+        self.places.note(spots.iter().filter_map(|spot| spot.place), generation);
         let tellings = self.tellings.entry(key.to_owned()).or_default();
         let is_news = tellings.last().is_none_or(|latest| latest.spots != spots);
         tellings.retain(|telling| telling.teller != Some(teller));
@@ -183,17 +218,40 @@ mod tests {
     }
 
     #[test]
-    fn places_are_kept_while_somebody_may_use_them() {
-        let placed = |text: &str, place| vec![Spot { place: Some(place), ..spots(&[text]).remove(0) }];
+    fn slots_and_places_are_kept_while_somebody_may_use_them() {
+        let placed = |text: &str, number| {
+            vec![Spot { slot: Some(number + 100), place: Some(number), ..spots(&[text]).remove(0) }]
+        };
         let mut known = Known::default();
         known.remember("a", &placed("10.0.0.1:80", 5), 7, 1);
         known.remember("a", &placed("10.0.0.2:80", 6), 7, 1);
-        let sorted = |mut places: Vec<u32>| {
+        let mut kept = |generation| {
+            let (mut slots, mut places) = known.in_use(generation);
+            slots.sort_unstable();
             places.sort_unstable();
-            places
+            (slots, places)
         };
-        assert_eq!(sorted(known.places(1)), [5, 6], "requests of this generation may use the first one");
-        assert_eq!(sorted(known.places(2)), [6]);
-        assert_eq!(sorted(known.places(3)), [6], "it is in use");
+        let both = (vec![105, 106], vec![5, 6]);
+        assert_eq!(kept(1), both, "requests of this generation may use the first one");
+        assert_eq!(kept(2), (vec![106], vec![6]));
+        assert_eq!(kept(3), (vec![106], vec![6]), "it is in use");
+    }
+
+    #[test]
+    fn addresses_that_come_and_go_use_up_a_part_of_the_counters_only() {
+        let (key, group) = ("known.test a", "known.test");
+        let mut first = spots(&["10.9.0.1:80"]);
+        place(key, group, true, &mut first);
+        assert!(first[0].slot.is_some() && first[0].place.is_some());
+        remember(key, &first, 7, 1);
+        known().get_or_insert_default().slots.note(1_000_000..1_000_000 + COUNTED_MAX as u32, 1);
+        let mut next = spots(&["10.9.0.2:80", "10.9.0.1:80"]);
+        place(key, group, false, &mut next);
+        let slots: Vec<_> = next.iter().map(|spot| spot.slot).collect();
+        assert_eq!(slots, [None, first[0].slot], "it keeps the counters that it has");
+        assert!(next.iter().all(|spot| spot.place.is_none()));
+        known().get_or_insert_default().slots.0.clear();
+        place(key, group, false, &mut next);
+        assert!(next.iter().all(|spot| spot.slot.is_some()));
     }
 }

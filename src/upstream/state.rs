@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::net::address::Address;
 use crate::net::tls::client::Terms;
+use crate::shm::counter::Slot;
 use crate::shm::peers::Place;
 use crate::upstream::balance::Ring;
 use crate::upstream::budget::Budget;
@@ -209,6 +210,7 @@ impl GroupState {
             // An SRV record has a weight and a priority of its own.
             weight: server.service.as_ref().and_then(|_| u16::try_from(peer.weight() / scale).ok()),
             is_backup: rank > server.priority,
+            slot: peer.shared.slot.map(Slot::index),
             place: peer.shared.place.map(Place::index),
             ..Spot::from(peer.address.clone())
         })
@@ -339,8 +341,9 @@ impl GroupState {
 
     fn peer(&self, group: &Group, index: usize, server: &Server, spot: Spot) -> Peer {
         let configured = group.shared(index, &spot.address);
+        let slot = configured.slot.or_else(|| Slot::of_index(spot.slot?));
         let place = configured.place.or_else(|| Place::of_index(spot.place?));
-        let shared = Shared { place, ..configured };
+        let shared = Shared { slot, place };
         let peer = |server: &Server, spot: Spot| {
             let peer = Peer::new(server, index, spot.address, shared, self.group.is_shared);
             peer.with_checks(self.group.checks).with_agent(self.group.has_agent)
@@ -466,6 +469,7 @@ pub(super) mod tests {
             address: Address::Inet(([1, 1, 1, 1], port).into()),
             weight: Some(weight),
             is_backup,
+            slot: None,
             place: None,
         };
         assert!(group.learn(0, &[spot(1, 5, false), spot(1, 5, false), spot(2, 5, true)]));

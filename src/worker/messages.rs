@@ -136,7 +136,7 @@ pub struct AnswerPart {
 pub const PART_BYTES_MAX: usize = BYTES_MAX - frame::HEAD_BYTES - 8;
 
 /// The addresses of a server whose name is looked up, by the index of its group in the configuration and its own in
-/// the group. The master adds their places in shared memory.
+/// the group. The master adds their counters and places in shared memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Learned {
     pub group: u32,
@@ -151,8 +151,8 @@ pub const BYTES_MAX: usize = 16 * 1024;
 /// The most slots in one message.
 pub const SLOTS_MAX: usize = (BYTES_MAX - frame::HEAD_BYTES) / size_of::<SlotIndex>();
 
-/// Bytes of an address: family, backup, weight, port, IP, and one more than the number of its place.
-const SPOT_BYTES: usize = 26;
+/// Bytes of an address: family, backup, weight, port, IP, and one more than the numbers of its slot and its place.
+const SPOT_BYTES: usize = 30;
 const HANDOVER_BYTES: usize = 38;
 
 const _: () = assert!(frame::HEAD_BYTES + 5 + INLINE_BYTES_MAX <= BYTES_MAX);
@@ -365,7 +365,9 @@ fn write_learned(learned: &Learned, out: &mut Vec<u8>) {
         out.extend_from_slice(&spot.weight.unwrap_or(0).to_le_bytes());
         out.extend_from_slice(&address.port().to_le_bytes());
         out.extend_from_slice(&ip.to_le_bytes());
-        out.extend_from_slice(&spot.place.map_or(0, |place| place.saturating_add(1)).to_le_bytes());
+        for number in [spot.slot, spot.place] {
+            out.extend_from_slice(&number.map_or(0, |number| number.saturating_add(1)).to_le_bytes());
+        }
     }
 }
 
@@ -437,9 +439,9 @@ fn read_part(mut fields: Fields<'_>) -> Option<AnswerPart> {
 }
 
 impl Learned {
-    /// Only the master assigns places.
+    /// Only the master assigns slots and places.
     fn has_no_place(&self) -> bool {
-        self.spots.iter().all(|spot| spot.place.is_none())
+        self.spots.iter().all(|spot| spot.slot.is_none() && spot.place.is_none())
     }
 }
 
@@ -457,14 +459,14 @@ fn read_spot(mut fields: Fields<'_>) -> Option<Spot> {
     let (family, is_backup) = (fields.u8()?, fields.flag()?);
     let (weight, port) = (fields.u16()?, fields.u16()?);
     let bits = u128::from_le_bytes(fields.bytes()?);
-    let place = fields.u32()?.checked_sub(1);
+    let (slot, place) = (fields.u32()?.checked_sub(1), fields.u32()?.checked_sub(1));
     let ip = match family {
         4 => IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits).ok()?)),
         6 => IpAddr::V6(Ipv6Addr::from_bits(bits)),
         _ => return None,
     };
     let address = Address::Inet(SocketAddr::new(ip, port));
-    fields.end(Spot { address, weight: (weight > 0).then_some(weight), is_backup, place })
+    fields.end(Spot { address, weight: (weight > 0).then_some(weight), is_backup, slot, place })
 }
 
 /// Properties that hold for any bytes, for the fuzz target `control` and the test here.
@@ -511,7 +513,7 @@ mod tests {
         let address = |text: &str| Address::Inet(text.parse().expect("an address"));
         let spots = vec![
             Spot::from(address("10.0.0.1:80")),
-            Spot { address: address("[fe80::1]:8080"), weight: Some(5), is_backup: true, place: None },
+            Spot { weight: Some(5), is_backup: true, ..Spot::from(address("[fe80::1]:8080")) },
         ];
         vec![
             ToMaster::Ready,
@@ -566,6 +568,7 @@ mod tests {
                 group: 1,
                 server: 2,
                 spots: vec![Spot {
+                    slot: Some(7),
                     place: Some(9),
                     ..Address::Inet("10.0.0.1:80".parse().expect("an address")).into()
                 }],
@@ -639,6 +642,7 @@ mod tests {
             ),
             weight: Some(u16::MAX),
             is_backup: true,
+            slot: None,
             place: None,
         };
         let learned = Learned { group: u32::MAX, server: u32::MAX, spots: vec![widest; 1000] };

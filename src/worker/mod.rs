@@ -603,11 +603,11 @@ fn tell_remnant(config: &Config) {
     );
 }
 
-/// Without a master: gives the addresses of a name the places in shared memory that their group needs.
+/// Without a master: gives the addresses of a name their counters and places in shared memory.
 fn place(config: &Config, mut learned: Learned) -> Learned {
     let is_it = |it: &Followed| (it.group, it.server) == (learned.group as usize, learned.server as usize);
-    if let Some(group) = config.followed_servers().find(is_it).and_then(|it| it.placed) {
-        known::place(&group, &mut learned.spots);
+    if let Some(it) = config.followed_servers().find(is_it) {
+        known::place(&it.key, &it.group_name, it.is_placed, &mut learned.spots);
     }
     learned
 }

@@ -183,3 +183,57 @@ http {
     assert!(answer.ends_with("done"), "{answer}");
     is("127.0.0.2", 0);
 }
+
+#[test]
+fn the_addresses_of_a_name_have_counters_over_reloads_and_changes() {
+    if is_stand_in() {
+        return;
+    }
+    const CONF: &str = r#"
+        worker_processes 1;
+        control unix:%%DIR%%/ctl;
+        http {
+            resolver %%DNS%% ipv6=off valid=1s;
+            upstream zoned { zone zoned 64k; server www.test:%%ORIGIN_PORT%% resolve; }
+            upstream alone { server www.test:%%ORIGIN_PORT%% resolve; }
+            server { listen 127.0.0.1:%%PORT_0%%;
+                location /zoned { proxy_pass http://zoned; } location /alone { proxy_pass http://alone; } }
+        }
+    "#;
+    let origin = Origin::saying("hello");
+    let port = origin.port();
+    let now = Arc::new(Mutex::new("127.0.0.1"));
+    let theirs = Arc::clone(&now);
+    let dns = Dns::start(move |query| query.reply(&[query.a(1, *theirs.lock().expect("not poisoned"))]));
+    let lead_to = |address| *now.lock().expect("not poisoned") = address;
+    let daemon = Setup::new(CONF).set("DNS", dns.address()).set("ORIGIN_PORT", port).level("crit").start();
+    let served = |group: &str| {
+        let peers = plus(&daemon, &format!("http/upstreams/{group}"))["peers"].clone();
+        let peers = peers.as_array().cloned().unwrap_or_default();
+        let of = |peer: &Value| {
+            (peer["server"].clone(), peer["requests"].clone(), peer["responses"]["2xx"].clone())
+        };
+        peers.iter().map(of).collect::<Vec<_>>()
+    };
+    let ask = |group: &str| get(daemon.port(0), &format!("/{group}")).status;
+    let has = |group: &str, address: &str, count: u64| {
+        let peer = (json!(format!("{address}:{port}")), json!(count), json!(count));
+        wait_for(&format!("{count} requests to {address}"), || {
+            (served(group) == [peer.clone()]).then_some(())
+        });
+    };
+    for group in ["zoned", "alone"] {
+        wait_for("an address", || (ask(group) == 200).then_some(()));
+        has(group, "127.0.0.1", 1);
+        assert_eq!(ask(group), 200);
+        has(group, "127.0.0.1", 2);
+    }
+    lead_to("127.0.0.9");
+    ["zoned", "alone"].into_iter().for_each(|group| has(group, "127.0.0.9", 0));
+    lead_to("127.0.0.1");
+    ["zoned", "alone"].into_iter().for_each(|group| has(group, "127.0.0.1", 2));
+    assert_eq!(control(&daemon, "PATCH", "/1/control/config", "").status, 200);
+    ["zoned", "alone"].into_iter().for_each(|group| has(group, "127.0.0.1", 2));
+    assert_eq!(ask("alone"), 200);
+    has("alone", "127.0.0.1", 3);
+}
