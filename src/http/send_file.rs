@@ -2,11 +2,15 @@
 //!
 //! Never waits for a disk: data that is not in the page cache is first read on the blocking pool.
 
+use std::future::poll_fn;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use crate::http::client::Client;
+use crate::http::modules::counters;
 use crate::http::modules::ranges::{self, Parts, Plan};
 use crate::http::request::Request;
 use crate::http::request::error::{During, Error, Limit};
@@ -127,7 +131,9 @@ async fn send_file(
             }
             cached => cached,
         };
-        let sent = target.send_file(file.as_fd(), (at, part), request.bytes_sent, &limits).await;
+        let is_last = client.raw_room() == Some(part) && !request.is_subrequest() && !request.is_counted;
+        let sending = target.send_file(file.as_fd(), (at, part), request.bytes_sent, &limits);
+        let sent = count_ahead(request, is_last.then_some(part), sending).await;
         let moved = sent.as_ref().map_or_else(|error| error.moved, |moved| *moved);
         client.moved(request, moved);
         done += moved;
@@ -148,6 +154,25 @@ async fn send_file(
         file.note_warm(room, began_ms);
     }
     Ok(())
+}
+
+/// Counts a request in each step that may send its last bytes, `left` of them, before they are sent.
+async fn count_ahead<E>(
+    request: &mut Request,
+    left: Option<u64>,
+    sending: impl Future<Output = Result<u64, E>>,
+) -> Result<u64, E> {
+    let (mut sending, sent_before) = (pin!(sending), request.bytes_sent);
+    poll_fn(|cx| {
+        let Some(left) = left else { return sending.as_mut().poll(cx) };
+        counters::count_ahead(request, sent_before + left);
+        let sent = sending.as_mut().poll(cx);
+        if !matches!(&sent, Poll::Ready(Ok(count)) if *count == left) {
+            counters::take_back(request, sent_before + left);
+        }
+        sent
+    })
+    .await
 }
 
 /// Size of a read from a disk before sending.
