@@ -15,6 +15,7 @@ use crate::http::verdict::{Pause, Reply, Then, Verdict, Work, hangs_up};
 use crate::http::{satisfy, send_file, upstream};
 use crate::log;
 use crate::proto::header::Id;
+use crate::runtime::blocking::{self, Lane};
 use crate::runtime::{self, Either, race};
 use crate::script::regex;
 
@@ -324,6 +325,10 @@ async fn answer(request: &mut Request, client: &mut Client<'_>, reply: Reply) ->
                 return Ok(Some(Step::Answer(reply)));
             }
             send(request, client, *response, &body).await?;
+            if body.as_bytes().len() >= LARGE_BYTES {
+                // Giving so much memory back to the system takes as long as a dozen requests.
+                blocking::detach(Lane::Documents, move || drop(body));
+            }
             Ok(None)
         }
         Reply::Redirect(status, target) => {
@@ -396,8 +401,24 @@ pub async fn send(
         response.content_length = (response.status != 304).then_some(bytes.len() as u64);
     }
     client.start(request, response);
-    client.write(request, bytes).await
+    let mut rest = bytes;
+    loop {
+        let (step, later) = rest.split_at(rest.len().min(STEP_BYTES));
+        client.write(request, step).await?;
+        if later.is_empty() {
+            return Ok(());
+        }
+        rest = later;
+        // Others get their turn: the kernel would take megabytes in one call, which lasts for milliseconds.
+        runtime::yield_now().await;
+    }
 }
+
+/// A body of this length is freed on another thread.
+const LARGE_BYTES: usize = 1024 * 1024;
+
+/// The most of a body that is written at once: about 30 µs.
+const STEP_BYTES: usize = 128 * 1024;
 
 const REDIRECTING: &str = "internally redirecting to";
 

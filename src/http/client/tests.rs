@@ -178,3 +178,27 @@ fn no_body_follows_where_none_may() {
         }
     });
 }
+
+#[test]
+fn a_long_document_leaves_in_steps_between_which_others_are_served() {
+    const BYTES: usize = 1 << 20;
+    let long = "x".repeat(BYTES);
+    let directives = format!(
+        "server {{ listen 127.0.0.1:1; location / {{ return 200 {long}; }} location /short {{ return 200 short; }} }}"
+    );
+    run(directives.leak(), async |stage: Stage| {
+        let (long, short) = (stage.spawn(), stage.spawn());
+        long.sends(GET);
+        short.sends(b"GET /short HTTP/1.1\r\nHost: a\r\n\r\n");
+        while short.written().is_empty() {
+            runtime::yield_now().await;
+        }
+        assert!(
+            (1..BYTES).contains(&long.written().len()),
+            "the short response waits for a part of the other"
+        );
+        sleep(1).await;
+        let answers = answers(&long.written());
+        assert!(answers.len() == 1 && answers[0].is_whole && answers[0].body.len() == BYTES);
+    });
+}
