@@ -42,8 +42,12 @@ const TO_ELSEWHERE: &str = "only \"http\" and \"stream\" are supported: leave th
 const UNPROTECTED: &str = "this access control is not available: do not serve what this line protects";
 const FOREIGN: &str = "a third-party module that is not available: remove this line";
 
-pub static HTTP3: Feature =
-    own("HTTP/3", &["http3", "http3_*", "quic_*"], &[], "clients get HTTP/1.1 over TCP instead");
+pub static HTTP3: Feature = own(
+    "HTTP/0.9 over QUIC",
+    &["http3_hq"],
+    &[],
+    "a protocol for tests of interoperability: remove this line",
+);
 /// The first pattern that matches counts.
 static FEATURES: &[&Feature] = &[
     &foreign(
@@ -267,7 +271,7 @@ mod tests {
     #[test]
     fn names_and_families_are_found() {
         for (name, expected) in [
-            ("http3_hq", "HTTP/3"),
+            ("http3_hq", "HTTP/0.9 over QUIC"),
             ("ssl_certificate_by_lua_block", "Lua"),
             ("content_by_lua", "Lua"),
             ("auth_jwt", "JWT"),

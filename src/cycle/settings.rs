@@ -159,6 +159,7 @@ pub static MAIN: &[Row] = &[
     accepted("pcre_jit", Context::MAIN, Arity::exactly(1), Accepted::Flag,
         "Regular expressions are not run by PCRE; they are compiled when the configuration is read.").default("off"),
     accepted("thread_pool", Context::MAIN, Arity::between(2, 3), Accepted::Named("thread pool"), "Each worker has its own small thread pools."),
+    accepted("quic_bpf", Context::MAIN, Arity::exactly(1), Accepted::Flag, "Datagrams of QUIC find the worker that has their connection without it."),
     accepted("worker_aio_requests", Context::EVENTS, Arity::exactly(1), Accepted::Number,
         "Files are sent by sendfile(2) in the event loop of the worker.").default("32"),
     accepted("ssl_object_cache_inheritable", Context::MAIN, Arity::exactly(1), Accepted::Flag,

@@ -82,7 +82,7 @@ pub fn request(
         request.keep_alive = false;
         return Err((request, status));
     }
-    if request.is_http2() && request.method == Method::Connect {
+    if request.has_streams() && request.method == Method::Connect {
         log::info!(request.error_log(), &request, "client sent CONNECT method");
         return Err((request, 405));
     }

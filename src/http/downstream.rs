@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use crate::http::request::error::Error;
-use crate::http::{h1, h2};
+use crate::http::{h1, h2, h3, streams};
 use crate::net::Transport;
 use crate::net::transport::Raw;
 use crate::proto::field_text::Lines;
@@ -21,6 +21,8 @@ pub enum Downstream<'a> {
     H1(&'a Transport),
     /// A stream of an HTTP/2 connection, which serves many at a time.
     H2(&'a h2::Stream),
+    /// A stream of an HTTP/3 connection, the same.
+    H3(&'a h3::Stream),
     /// A request without a waiting client: a copy for a mirror, or a subrequest that runs ahead of its turn.
     /// It never leaves, and sends nothing.
     Nobody,
@@ -33,6 +35,7 @@ impl<'a> Downstream<'a> {
         match self {
             Self::H1(transport) => transport.poll_gone(cx),
             Self::H2(stream) => stream.poll_gone(cx),
+            Self::H3(stream) => stream.poll_gone(cx),
             Self::Nobody => Poll::Pending,
         }
     }
@@ -47,6 +50,7 @@ impl<'a> Downstream<'a> {
         match self {
             Self::H1(transport) => transport.is_gone(),
             Self::H2(stream) => stream.is_gone(),
+            Self::H3(stream) => stream.is_gone(),
             Self::Nobody => false,
         }
     }
@@ -58,7 +62,8 @@ impl<'a> Downstream<'a> {
     pub async fn hint(self, fields: &Lines, timeout_ms: u64) -> Result<(), Error> {
         match self {
             Self::H1(transport) => h1::writer::write_early_hints(transport, fields, timeout_ms).await,
-            Self::H2(stream) => h2::writer::send_early_hints(stream, fields),
+            Self::H2(stream) => streams::send_early_hints(stream, fields),
+            Self::H3(stream) => streams::send_early_hints(stream, fields),
             Self::Nobody => Ok(()),
         }
     }
@@ -68,7 +73,7 @@ impl<'a> Downstream<'a> {
     pub fn advance(self, before: u64, count: usize) -> u64 {
         match self {
             Self::H1(transport) => transport.advance(before, count),
-            Self::H2(_) | Self::Nobody => before + count as u64,
+            Self::H2(_) | Self::H3(_) | Self::Nobody => before + count as u64,
         }
     }
 
@@ -77,7 +82,7 @@ impl<'a> Downstream<'a> {
     pub fn is_flushed(self) -> bool {
         match self {
             Self::H1(transport) => transport.is_flushed(),
-            Self::H2(_) | Self::Nobody => true,
+            Self::H2(_) | Self::H3(_) | Self::Nobody => true,
         }
     }
 
@@ -86,7 +91,7 @@ impl<'a> Downstream<'a> {
     pub fn plain(self) -> Option<&'a Io> {
         match self {
             Self::H1(transport) => transport.plain(),
-            Self::H2(_) | Self::Nobody => None,
+            Self::H2(_) | Self::H3(_) | Self::Nobody => None,
         }
     }
 
@@ -95,7 +100,7 @@ impl<'a> Downstream<'a> {
     pub fn raw(self) -> Option<Raw<'a>> {
         match self {
             Self::H1(transport) => transport.raw(),
-            Self::H2(_) | Self::Nobody => None,
+            Self::H2(_) | Self::H3(_) | Self::Nobody => None,
         }
     }
 }

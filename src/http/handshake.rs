@@ -12,7 +12,7 @@ use crate::http::config::server::{Listen, Server};
 use crate::http::modules::https_redirect;
 use crate::http::request::body::Body;
 use crate::http::request::{Connection, Request};
-use crate::http::{Config, Worker};
+use crate::http::{Config, Worker, h3};
 use crate::log;
 use crate::net::handover::TlsState;
 use crate::net::newcomer::Newcomer;
@@ -55,18 +55,9 @@ pub async fn secure(
     let default = &config.servers[listen.default];
     let counted = Cell::new(default.slot);
     let choose = |hello: &ClientHello| {
-        let found = listen.server_for(hello.server_name.as_bytes());
-        let index = found.map_or(listen.default, |(index, _)| index);
-        let server = &config.servers[index];
-        if server.root.confs.ssl.rejects_handshakes() {
-            return None;
-        }
-        let (server, tls) = match &server.tls {
-            Some(tls) => (server, tls),
-            None => (default, default.tls.as_ref()?),
-        };
+        let (asked, server, tls) = server_of(hello, config, listen)?;
         counted.set(server.slot);
-        let takes_h2 = listen.takes_h2(&config.servers[index]);
+        let takes_h2 = listen.takes_h2(asked);
         let config = match server.root.confs.ssl.is_dynamic() {
             false => Arc::clone(tls.config(hello, takes_h2)),
             true => {
@@ -119,6 +110,75 @@ pub async fn secure(
             Outcome::Over
         }
     }
+}
+
+/// The server that a client asks for, and the one that makes the handshake for it. `None`: it is refused.
+fn server_of(
+    hello: &ClientHello,
+    config: &'static Config,
+    listen: &Listen,
+) -> Option<(&'static Server, &'static Server, &'static server::Server)> {
+    let found = listen.server_for(hello.server_name.as_bytes());
+    let asked = &config.servers[found.map_or(listen.default, |(index, _)| index)];
+    if asked.root.confs.ssl.rejects_handshakes() {
+        return None;
+    }
+    match &asked.tls {
+        Some(tls) => Some((asked, asked, tls)),
+        None => {
+            let default = &config.servers[listen.default];
+            Some((asked, default, default.tls.as_ref()?))
+        }
+    }
+}
+
+/// Chooses the settings of a handshake of QUIC, as [`secure`] does. `None`: the client is refused.
+pub fn quic_config(
+    hello: &ClientHello,
+    worker: &'static Worker,
+    listen: &'static Listen,
+    client: &Newcomer<'_>,
+) -> Option<Arc<rustls::ServerConfig>> {
+    let (_, server, tls) = server_of(hello, worker.config, listen)?;
+    stapling::refresh(tls.certificates(), || lookup(worker, server));
+    match server.root.confs.ssl.is_dynamic() {
+        false => tls.quic_config(hello, h3::ALPN).map(Arc::clone),
+        true => {
+            let loaded = load_for(hello, server, worker, (listen, client), None)?;
+            tls.quic_config_with(loaded, hello, h3::ALPN)
+        }
+    }
+}
+
+/// Judges the client of a handshake that is complete, or resumed. Returns the path that responders have to be asked about
+/// before its first request ([`ask_about`]).
+pub fn judge_first(info: &Info, config: &'static Config, listen: &Listen) -> Option<server::Path> {
+    let (server, tls) = resumed_by(info, config, listen)?;
+    let path = judge(info, tls);
+    if path.is_none() {
+        handshakes::count_verdict(info, server.root.confs.ssl.client_mode(), server.slot);
+    }
+    path
+}
+
+/// Asks the responders about a client's certificate.
+pub async fn ask_about(
+    info: &Info,
+    path: &server::Path,
+    worker: &'static Worker,
+    listen: &Listen,
+    client: &Newcomer<'_>,
+) {
+    let Some((server, tls)) = resumed_by(info, worker.config, listen) else { return };
+    let core = &server.root.confs.http_core;
+    let (lookup, limit_ms) = (lookup(worker, server), core.client_header_timeout_ms());
+    ask_status(info, tls, path, (&lookup, core.log()), client, limit_ms).await;
+    handshakes::count_verdict(info, server.root.confs.ssl.client_mode(), server.slot);
+}
+
+/// Counts a handshake of QUIC that is complete.
+pub fn count_made(info: &Info, config: &'static Config, listen: &Listen) {
+    handshakes::count_made(info, resumed_by(info, config, listen).and_then(|(server, _)| server.slot));
 }
 
 /// How names are looked up for this server.

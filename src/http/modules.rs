@@ -44,6 +44,7 @@ pub mod headers;
 pub mod headers_more;
 pub mod health_check;
 pub mod http2;
+pub mod http3;
 pub mod http_core;
 pub mod https_redirect;
 pub mod index;
@@ -308,6 +309,7 @@ macro_rules! modules {
 modules! {
     http_core   => [];
     http2       => [];
+    http3       => [];
     resolver    => [];
     realip      => [PostRead find, Preaccess find];
     map         => [];

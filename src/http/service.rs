@@ -2,13 +2,16 @@
 //!
 //! Touches: sockets that were accepted elsewhere. One per worker, for its whole life.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::rc::Rc;
 
-use crate::http::{Config, Listen, Shown, Worker, h1, tunnel};
+use crate::http::{Config, Listen, Shown, Worker, h1, h3, tunnel};
 use crate::log;
+use crate::net::datagram::{self, Turn};
 use crate::net::handover::{Handover, MovedTunnel};
 use crate::net::transport::Probe;
 use crate::net::tunnel::moved::Arrived;
@@ -35,6 +38,8 @@ struct Inner {
     worker: Worker,
     hooks: Hooks,
     next_number: Cell<u64>,
+    /// Those of QUIC, by their indexes.
+    listeners: RefCell<HashMap<usize, Rc<h3::Listener>>>,
 }
 
 /// The HTTP service of one worker.
@@ -61,7 +66,12 @@ impl Service {
     pub fn with_orders(config: &'static Config, hooks: Hooks, desk: Desk) -> Self {
         let worker = Worker { desk, ..Worker::new(config) };
         worker.upstreams.recall();
-        Self(Box::leak(Box::new(Inner { worker, hooks, next_number: Cell::new(1) })))
+        Self(Box::leak(Box::new(Inner {
+            worker,
+            hooks,
+            next_number: Cell::new(1),
+            listeners: RefCell::default(),
+        })))
     }
 
     pub fn config(self) -> &'static Config {
@@ -93,6 +103,15 @@ impl Service {
         let number = self.next_number();
         let conn = h1::Conn::new(transport, self, &self.config().listens[listen], peer, number);
         runtime::spawn(h1::serve(conn.with_ahead(ahead)));
+    }
+
+    /// Serves the QUIC clients whose datagrams a socket of `config.listens[listen]` receives, as long as `turn` says so.
+    pub fn receive(self, fd: OwnedFd, listen: usize, turn: impl Fn() -> Turn + 'static) {
+        let Some(socket) = datagram::register(fd) else { return };
+        let mut listeners = self.0.listeners.borrow_mut();
+        let make = || h3::Listener::new(self, &self.config().listens[listen], Rc::clone(&socket));
+        let listener = Rc::clone(listeners.entry(listen).or_insert_with(make));
+        runtime::spawn(listener.receive(socket, turn));
     }
 
     /// The number of the next connection.

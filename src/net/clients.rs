@@ -26,6 +26,7 @@ pub enum Protocol {
     Http2 = 1,
     Tcp = 2,
     Udp = 3,
+    Http3 = 4,
 }
 
 /// The record of a connection.
@@ -228,7 +229,7 @@ impl Client {
 
     fn id(&self) -> u64 {
         match self.protocol.get() {
-            Protocol::Http1 | Protocol::Http2 => self.number & !OF_STREAM,
+            Protocol::Http1 | Protocol::Http2 | Protocol::Http3 => self.number & !OF_STREAM,
             Protocol::Tcp | Protocol::Udp => self.number | OF_STREAM,
         }
     }

@@ -103,17 +103,8 @@ pub fn parse(data: &[u8]) -> Result<Option<ClientHello>, Error> {
     let mut joined = Vec::new();
     let mut message = first;
     loop {
-        if let Some(head) = message.get(..4) {
-            if head[0] != CLIENT_HELLO {
-                return Err(Error::Malformed);
-            }
-            let length = usize::from(head[1]) << 16 | usize::from(head[2]) << 8 | usize::from(head[3]);
-            if length > MESSAGE_BYTES_MAX {
-                return Err(Error::TooLarge);
-            }
-            if let Some(body) = message.get(4..4 + length) {
-                return read(body).ok_or(Error::Malformed).map(Some);
-            }
+        if let Some(hello) = parse_message(message)? {
+            return Ok(Some(hello));
         }
         let Some(more) = records.next()? else { return Ok(None) };
         if joined.is_empty() {
@@ -121,6 +112,22 @@ pub fn parse(data: &[u8]) -> Result<Option<ClientHello>, Error> {
         }
         joined.extend_from_slice(more);
         message = &joined;
+    }
+}
+
+/// Reads the message itself, as QUIC carries it without records. `None`: more bytes are needed.
+pub fn parse_message(message: &[u8]) -> Result<Option<ClientHello>, Error> {
+    let Some(head) = message.get(..4) else { return Ok(None) };
+    if head[0] != CLIENT_HELLO {
+        return Err(Error::Malformed);
+    }
+    let length = usize::from(head[1]) << 16 | usize::from(head[2]) << 8 | usize::from(head[3]);
+    if length > MESSAGE_BYTES_MAX {
+        return Err(Error::TooLarge);
+    }
+    match message.get(4..4 + length) {
+        Some(body) => read(body).ok_or(Error::Malformed).map(Some),
+        None => Ok(None),
     }
 }
 

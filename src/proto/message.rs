@@ -80,6 +80,7 @@ pub enum Version {
     #[default]
     Http11,
     Http2,
+    Http3,
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ pub mod fastcgi;
 pub mod field_text;
 pub mod h1;
 pub mod h2;
+pub mod h3;
 pub mod head;
 pub mod header;
 pub mod memcached;

@@ -34,18 +34,20 @@ pub enum Protocol {
     Http10,
     Http11,
     Http2,
+    Http3,
     Tcp,
     Udp,
 }
 
 impl Protocol {
-    pub const ALL: [Self; 5] = [Self::Http10, Self::Http11, Self::Http2, Self::Tcp, Self::Udp];
+    pub const ALL: [Self; 6] = [Self::Http10, Self::Http11, Self::Http2, Self::Http3, Self::Tcp, Self::Udp];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Http10 => "HTTP/1.0",
             Self::Http11 => "HTTP/1.1",
             Self::Http2 => "HTTP/2.0",
+            Self::Http3 => "HTTP/3.0",
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
         }

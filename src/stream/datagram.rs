@@ -3,7 +3,6 @@
 //! A session is found by the client's address and the address that it sent to. Touches: the listening socket, with which
 //! answers are sent too. Behaviour: nginx.org, `listen … udp`, `proxy_requests`, `proxy_responses`.
 
-mod answers;
 pub mod inbox;
 
 use std::cell::{Cell, RefCell};
@@ -16,6 +15,7 @@ use std::task::{Poll, ready};
 
 use crate::base::frame::{Fields, put_option, put_vector16};
 use crate::log::{self, access};
+use crate::net::datagram::{Answers, Turn, with_receiver};
 use crate::net::handover::{MovedSession, TunnelState};
 use crate::net::{clients, drain, open, room};
 use crate::runtime::buffer::Buffer;
@@ -24,7 +24,6 @@ use crate::runtime::{self, Io, race};
 use crate::script::Scope;
 use crate::shm::counter::{self, Total};
 use crate::stream::config::server::Content;
-use crate::stream::datagram::answers::Answers;
 use crate::stream::datagram::inbox::{Full, Inbox};
 use crate::stream::modules::Phase;
 use crate::stream::pipeline::{self, Plain};
@@ -34,7 +33,7 @@ use crate::stream::session::Session;
 use crate::stream::verdict::Verdict;
 use crate::stream::{Listen, modules};
 use crate::sys::address::SockAddr;
-use crate::sys::datagrams::{MESSAGES_MAX, Receiver};
+use crate::sys::datagrams::MESSAGES_MAX;
 
 /// The pause of receiving from a socket that was shut down.
 const SHUT_MS: u64 = 500;
@@ -42,31 +41,12 @@ const SHUT_MS: u64 = 500;
 /// Messages that are received before other tasks get their turn.
 const TURN_MAX: usize = 2 * MESSAGES_MAX;
 
-thread_local! {
-    /// One for all sockets of a worker: what it holds is used before the next call.
-    static RECEIVER: RefCell<Option<Box<Receiver>>> = const { RefCell::new(None) };
-}
-
-/// Calls `f` with the worker's space for messages.
-pub fn with_receiver<T>(f: impl FnOnce(&mut Receiver) -> T) -> T {
-    RECEIVER.with_borrow_mut(|receiver| f(receiver.get_or_insert_default()))
-}
-
 /// A client, as datagrams name it: its address, and the one it sent to.
 type Key = (SocketAddr, Option<IpAddr>);
 
 /// How long a leaving worker waits for the next of its sessions to be handed over before it says that it receives no more:
 /// the rest cannot move now. Thousands may take longer than this.
 const HANDOVER_MS: u64 = 500;
-
-/// Whether a socket's datagrams are this worker's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// Workers of an earlier generation receive them still.
-    Later,
-    Now,
-    Over,
-}
 
 /// The sessions of one listener: a client's datagrams arrive at one of its sockets, and answers may leave from any.
 pub struct Table {
@@ -160,14 +140,6 @@ impl Drop for Client {
             table.emptied.notify();
         }
     }
-}
-
-/// Watches a socket. `None`: that failed, and the log says so.
-pub fn register(fd: OwnedFd) -> Option<Rc<Answers>> {
-    let report = |error: &std::io::Error| {
-        log::alert!(log::process(), &(), "epoll_ctl() failed for a listening socket {}", log::Cause(error));
-    };
-    Answers::new(fd).inspect_err(report).ok()
 }
 
 /// Receives from a socket as long as `turn` says so, or until it is shut down.

@@ -9,13 +9,15 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use crate::log;
+use crate::net::datagram::{self as socket, Turn};
 use crate::net::handover::{self, MovedSession, MovedTunnel};
 use crate::net::tunnel::moved::Arrived;
 use crate::net::{Transport, clients, open, room};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Io};
 use crate::shm::counter::{self, Total};
-use crate::stream::datagram::{self, Table, Turn};
+
+use crate::stream::datagram::{self, Table};
 use crate::stream::moved;
 use crate::stream::pipeline;
 use crate::stream::proxy::relay;
@@ -139,7 +141,7 @@ impl Service {
 
     /// Serves the datagrams that a socket of `config.listens[listen]` receives, as long as `turn` says so.
     pub fn receive(self, fd: OwnedFd, listen: usize, turn: impl Fn() -> Turn + 'static) {
-        let Some(socket) = datagram::register(fd) else { return };
+        let Some(socket) = socket::register(fd) else { return };
         let make = || Table::new(Rc::clone(&socket));
         let table = Rc::clone(self.0.tables.borrow_mut().entry(listen).or_insert_with(make));
         let listen: &'static Listen = &self.config().listens[listen];

@@ -19,7 +19,7 @@ use crate::log;
 use crate::net::{open, room};
 use crate::runtime::{self, Acceptor, race, sleep};
 use crate::shm::heartbeat;
-use crate::stream::datagram::Turn;
+use crate::net::datagram::Turn;
 use crate::sys::{datagram, retire, socket};
 use crate::worker::messages::SlotIndex;
 use crate::worker::services::Services;

@@ -20,7 +20,7 @@ use crate::shared::keyvals::{News, What};
 use crate::shared::status_zone::Zones;
 use crate::shm::counter::Slot;
 use crate::shm::peers::Place;
-use crate::stream::datagram::Turn;
+use crate::net::datagram::Turn;
 use crate::stream::{self, Passed};
 use crate::sys::address::SockAddr;
 use crate::sys::clock;
@@ -306,8 +306,10 @@ impl Services {
 
     /// Serves the datagrams that this socket receives, as long as `turn` says so.
     pub fn receive(self, fd: OwnedFd, listener: usize, turn: impl Fn() -> Turn + 'static) {
-        if let (Serves::Stream(listen), Some(stream)) = (self.listeners[listener].serves, self.stream) {
-            stream.receive(fd, listen, turn);
+        match (self.listeners[listener].serves, self.http, self.stream) {
+            (Serves::Http(listen), Some(http), _) => http.receive(fd, listen, turn),
+            (Serves::Stream(listen), _, Some(stream)) => stream.receive(fd, listen, turn),
+            _ => {}
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::config::{Diagnostic, Node, Span, absent, params};
+use crate::config::{Diagnostic, Node, Span, params};
 use crate::http::config::compile::Cx;
 use crate::http::config::server::Listen;
 use crate::net::address::parse_listen;
@@ -25,7 +25,7 @@ pub struct Draft {
     proxy_protocol: bool,
     ssl: bool,
     http2: bool,
-    /// A QUIC port: UDP, so not an address for this server.
+    /// A port of QUIC, which is one of UDP.
     is_datagram: bool,
     span: Span,
     /// The default of a server without `listen`.
@@ -62,13 +62,29 @@ pub fn listen(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let listens = cx
         .listens()
         .ok_or_else(|| Diagnostic::error(node.span, "\"listen\" directive is not allowed here"))?;
-    let is_same =
-        |new: &&SockAddr, old: &Draft| old.addresses.contains(new) && old.is_datagram == draft.is_datagram;
+    check_quic(&draft, node)?;
+    let is_same = |new: &&SockAddr, old: &Draft| old.addresses.contains(new);
     let repeated = draft.addresses.iter().find(|new| listens.iter().any(|old| is_same(new, old)));
     if let Some(address) = repeated {
         return Err(Diagnostic::error(node.span, format!("a duplicate listen {address}")));
     }
     listens.push(draft);
+    Ok(())
+}
+
+/// nginx's messages for parameters that TCP alone has.
+fn check_quic(draft: &Draft, node: &Node) -> Result<(), Diagnostic> {
+    if !draft.is_datagram {
+        return Ok(());
+    }
+    for (name, is_set) in
+        [("ssl", draft.ssl), ("http2", draft.http2), ("proxy_protocol", draft.proxy_protocol)]
+    {
+        if is_set {
+            let message = format!("\"{name}\" parameter is incompatible with \"quic\"");
+            return Err(Diagnostic::error(node.span, message));
+        }
+    }
     Ok(())
 }
 
@@ -89,6 +105,7 @@ const NAMES: &[&str] = &[
     "proxy_protocol",
     "ssl",
     "http2",
+    "quic",
 ];
 
 fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Result<(), Diagnostic> {
@@ -115,11 +132,18 @@ fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Resul
             cx.diagnostics
                 .push(Diagnostic::warning(span, message).help("write \"http2 on\" into the server"));
         }
-        // The address is kept for later checks, so that one mistake is not reported as several.
-        ("quic" | "http3", None) => {
-            let message = format!("the \"{name}\" parameter of \"listen\" is not available yet");
-            cx.diagnostics.1.line(&absent::HTTP3, span, message);
-            draft.is_datagram |= name == "quic";
+        ("quic", None) => {
+            draft.is_datagram = true;
+            for address in &mut draft.addresses {
+                let Some(inet) = address.inet().copied() else {
+                    return Err(Diagnostic::error(span, "\"quic\" needs an address with a port, not a path"));
+                };
+                *address = SockAddr::Datagram(Box::new(inet));
+            }
+        }
+        ("http3", None) => {
+            let message = "the \"listen ... http3\" directive is deprecated, use the \"quic\" parameter instead";
+            return Err(Diagnostic::error(span, message));
         }
         _ => {
             let (addresses, options) = (&draft.addresses, &mut draft.options);
@@ -157,7 +181,7 @@ impl Places {
             let addresses = parse_listen("*:80", 80, &cx.options.names).unwrap_or_default();
             drafts.push(Draft { is_implied: true, ..Draft::new(addresses, span) });
         }
-        for draft in drafts.into_iter().filter(|draft| !draft.is_datagram) {
+        for draft in drafts {
             for address in &draft.addresses {
                 let index = self.place(address, &draft, server);
                 if draft.has_options && self.options_from.insert(index, draft.span).is_some() {
@@ -192,7 +216,7 @@ impl Places {
             listen.default = server;
         }
         listen.proxy_protocol |= draft.proxy_protocol;
-        listen.ssl |= draft.ssl;
+        listen.ssl |= draft.ssl || draft.is_datagram;
         listen.http2 |= draft.http2;
         listen.span = listen.span.or((!draft.is_implied).then_some(draft.span));
         index

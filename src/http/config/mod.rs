@@ -24,6 +24,7 @@ impl Keyword for Version {
             Self::Http10 => "1.0",
             Self::Http11 => "1.1",
             Self::Http2 => "2",
+            Self::Http3 => "3", // no value of the directive
         }
     }
 }

@@ -16,12 +16,12 @@ use crate::http::begin::{self, Arrived};
 use crate::http::client::Client;
 use crate::http::config::server::{Listen, Server};
 use crate::http::downstream::Downstream;
-use crate::http::h2::Reader;
 use crate::http::h2::stream::{Shared, Stream};
 use crate::http::h2::tunnel;
 use crate::http::modules::http_core;
 use crate::http::pipeline::{self, Entry};
 use crate::http::request::{self, body};
+use crate::http::streams::Reader;
 use crate::log::{self, access};
 use crate::net::linger::linger;
 use crate::net::newcomer::Newcomer;
@@ -428,7 +428,7 @@ async fn answer(stream: Stream, facts: Rc<Facts>, event: Event, number: u64) {
     let begun = begin::request(head, |_, expects, _| match ends {
         true => body::Reader::Nothing,
         false if protocol.is_some() => body::Reader::Nothing,
-        false => body::Reader::H2(Box::new(Reader::new(expects))),
+        false => body::Reader::Stream(Box::new(Reader::new(expects))),
     });
     let (mut request, entry) = match begun {
         // nginx's outcome: the connection was made for another server, which speaks HTTP/2

@@ -2,19 +2,15 @@
 //!
 //! The task of the connection ([`serve`]) owns the transport. It shares the protocol's state
 //! (`proto/h2/connection.rs`) with the tasks of the streams, each of which answers one request as if it had a connection
-//! to itself: it reads the body ([`Reader`]) and writes the response ([`Writer`]) through its [`Stream`]. What they add
+//! to itself: it reads the body and writes the response (`http/streams/`) through its [`Stream`]. What they add
 //! to the output in a turn of the loop leaves in one write.
 
 pub mod connection;
-pub mod reader;
 pub mod stream;
 mod tunnel;
-pub mod writer;
 
 pub use connection::{Begun, Conn, serve};
-pub use reader::Reader;
 pub use stream::Stream;
-pub use writer::Writer;
 
 pub use crate::proto::h2::frame::PREFACE;
 

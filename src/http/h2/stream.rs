@@ -7,6 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use crate::http::request::error::{Error, Kind};
+use crate::http::streams::{Carrier, Compression, Gone, Sent, Sheet};
 use crate::proto::h2::{Code, Connection};
 
 /// The part of a connection that its tasks share.
@@ -94,6 +96,67 @@ impl Stream {
     /// The same for what sends nothing.
     pub fn ask<T>(&self, act: impl FnOnce(&mut Connection, u32) -> T) -> T {
         act(&mut self.shared.proto.borrow_mut(), self.id)
+    }
+}
+
+/// A stream with the state of its connection.
+pub struct Side<'s> {
+    proto: &'s mut Connection,
+    id: u32,
+}
+
+impl Sheet for Side<'_> {
+    fn send_block(&mut self, block: &[u8], ends: bool) -> Result<(), Gone> {
+        self.proto.send_block(self.id, block, ends)
+    }
+
+    fn send_data(
+        &mut self,
+        data: &[u8],
+        ends: bool,
+        frame_bytes: usize,
+        waker: &Waker,
+    ) -> Result<Sent, Gone> {
+        self.proto.send_data(self.id, data, ends, frame_bytes, waker)
+    }
+}
+
+impl Carrier for Stream {
+    type Streams<'s> = Side<'s>;
+
+    const COMPRESSION: Compression = Compression::Hpack;
+
+    fn write<T>(&self, act: impl FnOnce(&mut Side<'_>) -> T) -> T {
+        self.with(|proto, id| act(&mut Side { proto, id }))
+    }
+
+    fn poll_take(
+        &self,
+        (used, opens): (usize, bool),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Vec<u8>, bool), Error>> {
+        if used > 0 || opens {
+            self.with(|proto, id| {
+                proto.release(id, used);
+                if opens {
+                    proto.open_window(id);
+                }
+            });
+        }
+        self.ask(|proto, id| {
+            let Some(state) = proto.stream(id).filter(|state| state.reset().is_none()) else {
+                return Poll::Ready(Err(Error::left()));
+            };
+            if let Some(fault) = state.fault() {
+                return Poll::Ready(Err(Error::client(Kind::BadBody(fault))));
+            }
+            if !state.has_data() && !state.is_remote_closed() {
+                state.wake_later(cx.waker());
+                return Poll::Pending;
+            }
+            let is_last = state.is_remote_closed();
+            Poll::Ready(Ok((proto.take_data(id), is_last)))
+        })
     }
 }
 

@@ -139,5 +139,6 @@ fn protocol(request: &Request) -> Protocol {
         Version::Http10 => Protocol::Http10,
         Version::Http11 => Protocol::Http11,
         Version::Http2 => Protocol::Http2,
+        Version::Http3 => Protocol::Http3,
     }
 }

@@ -27,7 +27,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = ssl_rows!(Conf, (Context::HTTP, Cont
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("http3", empty, "The negotiated HTTP/3 protocol; always empty, since HTTP/3 is not available."),
     variable("ssl_early_data", early_data,
         "1 while the request's TLS handshake is not complete: the request may be a copy of one that was sent earlier. Otherwise no value."),
     variable("ssl_ech_outer_server_name", none, "The public name of Encrypted Client Hello, which is not available: no value."),
@@ -46,11 +45,6 @@ fn switch(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 /// No value: `-` in the access log.
 fn none(_: &mut Request, _: &Argument, _: &mut Vec<u8>) -> bool {
     false
-}
-
-/// An empty value.
-fn empty(_: &mut Request, _: &Argument, _: &mut Vec<u8>) -> bool {
-    true
 }
 
 fn early_data(request: &mut Request, _: &Argument, out: &mut Vec<u8>) -> bool {

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use crate::http::downstream::Downstream;
 use crate::http::request::error::{During, Error, Kind, Limit};
 use crate::http::temp_file::TempFile;
-use crate::http::{h1, h2};
+use crate::http::{h1, streams};
 use crate::proto::message::BodyLength;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Timer};
@@ -26,7 +26,7 @@ pub enum Reader {
     /// No more bytes: there is no body, or all of it is in memory.
     Nothing,
     H1(h1::Reader),
-    H2(Box<h2::Reader>),
+    Stream(Box<streams::Reader>),
 }
 
 impl Reader {
@@ -35,7 +35,7 @@ impl Reader {
         match self {
             Self::Nothing => true,
             Self::H1(reader) => reader.is_read(),
-            Self::H2(reader) => reader.is_read(),
+            Self::Stream(reader) => reader.is_read(),
         }
     }
 
@@ -44,7 +44,7 @@ impl Reader {
         match self {
             Self::Nothing => b"",
             Self::H1(reader) => reader.data(),
-            Self::H2(reader) => reader.data(),
+            Self::Stream(reader) => reader.data(),
         }
     }
 
@@ -53,7 +53,7 @@ impl Reader {
         match self {
             Self::Nothing => false,
             Self::H1(reader) => reader.has_data(),
-            Self::H2(reader) => reader.has_data(),
+            Self::Stream(reader) => reader.has_data(),
         }
     }
 
@@ -61,7 +61,7 @@ impl Reader {
         match self {
             Self::Nothing => debug_assert!(count == 0),
             Self::H1(reader) => reader.consume(count),
-            Self::H2(reader) => reader.consume(count),
+            Self::Stream(reader) => reader.consume(count),
         }
     }
 
@@ -70,7 +70,7 @@ impl Reader {
         match self {
             Self::Nothing => Ok(false),
             Self::H1(reader) => reader.decode(),
-            Self::H2(reader) => Ok(reader.decode()),
+            Self::Stream(reader) => Ok(reader.decode()),
         }
     }
 
@@ -83,7 +83,8 @@ impl Reader {
     ) -> Poll<Result<usize, Error>> {
         match (self, client) {
             (Self::H1(reader), Downstream::H1(transport)) => reader.poll_fill(transport, cx, buffer_size),
-            (Self::H2(reader), Downstream::H2(stream)) => reader.poll_fill(stream, cx),
+            (Self::Stream(reader), Downstream::H2(stream)) => reader.poll_fill(stream, cx),
+            (Self::Stream(reader), Downstream::H3(stream)) => reader.poll_fill(stream, cx),
             _ => {
                 Poll::Ready(Err(Error::client(Kind::Cut))) // there is nothing to read from
             }
@@ -93,7 +94,8 @@ impl Reader {
     fn send_continue(&mut self, client: Downstream<'_>) {
         match (self, client) {
             (Self::H1(reader), Downstream::H1(transport)) => reader.send_continue(transport),
-            (Self::H2(reader), Downstream::H2(stream)) => reader.send_continue(stream),
+            (Self::Stream(reader), Downstream::H2(stream)) => reader.send_continue(stream),
+            (Self::Stream(reader), Downstream::H3(stream)) => reader.send_continue(stream),
             _ => {}
         }
     }
@@ -102,13 +104,13 @@ impl Reader {
         match self {
             Self::Nothing => {}
             Self::H1(reader) => reader.forget_continue(),
-            Self::H2(reader) => reader.forget_continue(),
+            Self::Stream(reader) => reader.forget_continue(),
         }
     }
 
     fn movable(&self) -> u64 {
         match self {
-            Self::Nothing | Self::H2(_) => 0,
+            Self::Nothing | Self::Stream(_) => 0,
             Self::H1(reader) => reader.movable(),
         }
     }
@@ -127,7 +129,7 @@ impl Reader {
 
     fn take_rest(&mut self) -> Option<Buffer> {
         match self {
-            Self::Nothing | Self::H2(_) => None,
+            Self::Nothing | Self::Stream(_) => None,
             Self::H1(reader) => reader.take_rest(),
         }
     }

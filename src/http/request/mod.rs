@@ -405,6 +405,15 @@ impl Request {
         self.head.version == Version::Http2
     }
 
+    pub fn is_http3(&self) -> bool {
+        self.head.version == Version::Http3
+    }
+
+    /// True if its connection carries several requests at a time.
+    pub fn has_streams(&self) -> bool {
+        self.head.version >= Version::Http2
+    }
+
     pub fn is_head(&self) -> bool {
         self.method == Method::Head
     }

@@ -13,7 +13,7 @@ use crate::http::request::error::{Error, Limit};
 use crate::http::response::Response;
 use crate::http::response::coded::Coding;
 use crate::http::response::filter::Signal;
-use crate::http::{h1, h2};
+use crate::http::{h1, streams};
 use crate::net::budget::Share;
 use crate::net::pace::Pace;
 use crate::proto::field_text::Lines;
@@ -31,7 +31,7 @@ enum Writer {
     #[default]
     Nobody,
     H1(h1::Writer),
-    H2(Box<h2::Writer>),
+    Stream(Box<streams::Writer>),
     /// Keeps the body in memory.
     Memory(Box<Memory>),
     /// Passes the body to the task whose response it becomes part of.
@@ -74,7 +74,8 @@ impl Output {
     pub fn new(client: Downstream<'_>) -> Self {
         Self::with(match client {
             Downstream::H1(_) => Writer::H1(h1::Writer::default()),
-            Downstream::H2(_) => Writer::H2(Box::default()),
+            Downstream::H2(_) => Writer::Stream(Box::new(streams::Writer::new(streams::Compression::Hpack))),
+            Downstream::H3(_) => Writer::Stream(Box::new(streams::Writer::new(streams::Compression::Qpack))),
             Downstream::Nobody => Writer::Nobody,
         })
     }
@@ -104,7 +105,7 @@ impl Output {
     pub fn start(&mut self, response: &mut Response, terms: Terms) -> Started {
         match &mut self.writer {
             Writer::H1(writer) => writer.start(response, terms),
-            Writer::H2(writer) => writer.start(response, &terms),
+            Writer::Stream(writer) => writer.start(response, &terms),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => Self::headless(&terms),
         }
     }
@@ -113,7 +114,7 @@ impl Output {
     pub fn start_tunnel(&mut self, response: &Response, terms: &Terms) -> Started {
         match &mut self.writer {
             Writer::H1(writer) => writer.start_tunnel(response, terms),
-            Writer::H2(writer) => writer.start_tunnel(response, terms),
+            Writer::Stream(writer) => writer.start_tunnel(response, terms),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => Self::headless(terms),
         }
     }
@@ -200,7 +201,7 @@ impl Output {
     pub fn pending_bytes(&self) -> usize {
         match &self.writer {
             Writer::H1(writer) => writer.pending_count(),
-            Writer::H2(writer) => writer.pending_bytes(),
+            Writer::Stream(writer) => writer.pending_bytes(),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => 0,
         }
     }
@@ -209,7 +210,7 @@ impl Output {
     pub fn pending_count(&self) -> usize {
         match &self.writer {
             Writer::H1(writer) => writer.pending_count(),
-            Writer::H2(writer) => writer.pending_count(),
+            Writer::Stream(writer) => writer.pending_count(),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => 0,
         }
     }
@@ -219,7 +220,7 @@ impl Output {
     pub fn is_last(&self) -> bool {
         match &self.writer {
             Writer::H1(writer) => writer.is_last(),
-            Writer::H2(writer) => writer.is_last(),
+            Writer::Stream(writer) => writer.is_last(),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
         }
     }
@@ -227,7 +228,7 @@ impl Output {
     pub fn abandon(&mut self) {
         match &mut self.writer {
             Writer::H1(writer) => writer.abandon(),
-            Writer::H2(writer) => writer.abandon(),
+            Writer::Stream(writer) => writer.abandon(),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => {}
         }
     }
@@ -236,7 +237,7 @@ impl Output {
     pub fn takes_trailers(&self) -> bool {
         match &self.writer {
             Writer::H1(writer) => writer.takes_trailers(),
-            Writer::H2(writer) => writer.takes_trailers(),
+            Writer::Stream(writer) => writer.takes_trailers(),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
         }
     }
@@ -270,7 +271,7 @@ impl Output {
     pub fn wants_body(&self) -> bool {
         match &self.writer {
             Writer::H1(writer) => self.special.is_some() || writer.wants_body(),
-            Writer::H2(writer) => self.special.is_some() || writer.wants_body(),
+            Writer::Stream(writer) => self.special.is_some() || writer.wants_body(),
             Writer::Memory(_) | Writer::Ahead(_) => true,
             Writer::Nobody => false,
         }
@@ -304,7 +305,7 @@ impl Output {
     pub fn frame<'b>(&mut self, data: &'b [u8]) -> (&'b [u8], &'static [u8]) {
         match &mut self.writer {
             Writer::H1(writer) => writer.frame(data),
-            Writer::H2(writer) => (writer.frame(data), b""),
+            Writer::Stream(writer) => (writer.frame(data), b""),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => (&data[..0], b""),
         }
     }
@@ -314,7 +315,7 @@ impl Output {
     pub fn end(&mut self, trailers: &Lines) -> bool {
         match &mut self.writer {
             Writer::H1(writer) => writer.end(trailers),
-            Writer::H2(writer) => writer.end(trailers),
+            Writer::Stream(writer) => writer.end(trailers),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
         }
     }
@@ -324,7 +325,7 @@ impl Output {
     pub fn join(&mut self, data: &[u8], tail: &[u8]) -> bool {
         match &mut self.writer {
             Writer::H1(writer) => writer.join(data, tail),
-            Writer::H2(writer) => writer.join(data),
+            Writer::Stream(writer) => writer.join(data),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
         }
     }
@@ -344,7 +345,12 @@ impl Output {
             (Writer::H1(writer), Downstream::H1(transport)) => {
                 writer.poll_send(transport, cx, body, ahead, done)
             }
-            (Writer::H2(writer), Downstream::H2(stream)) => writer.poll_send(stream, cx, body.0, ahead, done),
+            (Writer::Stream(writer), Downstream::H2(stream)) => {
+                writer.poll_send(stream, cx, body.0, ahead, done)
+            }
+            (Writer::Stream(writer), Downstream::H3(stream)) => {
+                writer.poll_send(stream, cx, body.0, ahead, done)
+            }
             _ => Poll::Ready(Ok(())),
         }
     }
@@ -353,7 +359,7 @@ impl Output {
     fn hold_last(&mut self, data: &[u8], tail: &[u8]) -> bool {
         match &mut self.writer {
             Writer::H1(writer) => writer.hold_last(data, tail),
-            Writer::H2(writer) => writer.hold_last(data),
+            Writer::Stream(writer) => writer.hold_last(data),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
         }
     }
@@ -363,7 +369,7 @@ impl Output {
     pub fn settle(&mut self, done: usize, data: &[u8], tail: &[u8]) {
         match &mut self.writer {
             Writer::H1(writer) => writer.settle(done, data, tail),
-            Writer::H2(writer) => writer.settle(done, data),
+            Writer::Stream(writer) => writer.settle(done, data),
             Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => {}
         }
     }
@@ -392,7 +398,7 @@ impl Output {
         sent: &mut u64,
     ) -> Result<(), Error> {
         match &mut self.writer {
-            Writer::H1(_) | Writer::H2(_) => {}
+            Writer::H1(_) | Writer::Stream(_) => {}
             Writer::Nobody => return Ok(()),
             Writer::Memory(memory) => return memory.keep(data).await,
             Writer::Ahead(sink) => return sink.write(data).await,

@@ -230,7 +230,7 @@ fn response(
         }
         let ends_here = match field.id {
             // an offer, or for a 426 a demand (RFC 9110 §15.5.22); HTTP/2 has no such field
-            Some(Id::Upgrade) => request.is_http2(),
+            Some(Id::Upgrade) => request.has_streams(),
             Some(id) if id.is_own() => true,
             _ => head.connection.ends(field, data),
         };
@@ -257,7 +257,7 @@ fn response(
     // in HTTP/2 they may follow a body of known length too
     let may_follow = match length {
         BodyLength::Chunked => true,
-        BodyLength::Length(_) => has_more && request.is_http2(),
+        BodyLength::Length(_) => has_more && request.has_streams(),
         BodyLength::None | BodyLength::UntilClose => false,
     };
     response.has_trailers = may_follow && conf.pass_trailers();

@@ -145,6 +145,11 @@ pub fn note_signature(scheme: u16) {
     SIGNED.set(Some(scheme));
 }
 
+/// Takes the scheme that the server has signed with since the last call.
+pub fn take_signature() -> Option<u16> {
+    SIGNED.take()
+}
+
 /// Makes the server's side of a handshake. `first`: bytes that have been read already.
 ///
 /// `choose` selects the settings by the ClientHello; `None` refuses the client with the alert

@@ -16,7 +16,7 @@ use rustls::server::{
 };
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{
-    CipherSuite, KeyLog, ServerConfig, SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion,
+    CipherSuite, KeyLog, NoKeyLog, ProtocolVersion, ServerConfig, SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion,
     compress,
 };
 use smallvec::SmallVec;
@@ -114,6 +114,11 @@ pub struct Server {
     order: Order,
     /// The same offering HTTP/2 first, going by the client's order of suites, and both.
     variants: [OnceLock<Arc<ServerConfig>>; 3],
+    /// The same for QUIC, and going by the client's order of suites.
+    quic: [OnceLock<Arc<ServerConfig>>; 2],
+    speaks_tls13: bool,
+    /// `ssl_key_log`.
+    key_log: Option<Arc<dyn KeyLog>>,
     certificates: Arc<Certificates>,
     record_bytes: usize,
     trust: Option<Arc<Trust>>,
@@ -150,7 +155,7 @@ impl Server {
         config.alpn_protocols = settings.protocols;
         config.max_early_data_size = if settings.takes_early_data { EARLY_BYTES_MAX } else { 0 };
         config.send_half_rtt_data = settings.takes_early_data; // its answer does not wait for the client's Finished
-        config.key_log = Arc::new(Catcher { log: settings.key_log });
+        config.key_log = Arc::new(Catcher { log: settings.key_log.clone() });
         config.enable_secret_extraction = true;
         config.cert_compressors = settings.compressors;
         config.cert_decompressors = Vec::new();
@@ -158,6 +163,9 @@ impl Server {
             config: Arc::new(config),
             order: settings.order,
             variants: Default::default(),
+            quic: Default::default(),
+            speaks_tls13: settings.versions.iter().any(|it| it.version == ProtocolVersion::TLSv1_3),
+            key_log: settings.key_log,
             certificates,
             record_bytes: settings.record_bytes,
             trust,
@@ -184,6 +192,47 @@ impl Server {
             }
             Arc::new(config)
         })
+    }
+
+    /// True if TLS 1.3 is switched on, which QUIC demands.
+    pub fn speaks_tls13(&self) -> bool {
+        self.speaks_tls13
+    }
+
+    /// What rustls makes a handshake of QUIC with (RFC 9001), for one protocol of ALPN. `None`: TLS 1.3 is switched off.
+    pub fn quic_config(&self, hello: &ClientHello, protocol: &[u8]) -> Option<&Arc<ServerConfig>> {
+        if !self.speaks_tls13 {
+            return None;
+        }
+        let is_client_order = self.order.is_of_client(&hello.cipher_suites);
+        let variant = &self.quic[usize::from(is_client_order)];
+        let config = variant.get_or_init(|| {
+            let mut config = ServerConfig::clone(&self.config);
+            config.ignore_client_order = !is_client_order;
+            config.alpn_protocols = vec![protocol.to_vec()];
+            // The secrets stay with rustls, and packets carry what records would.
+            config.key_log = match &self.key_log {
+                Some(log) => Arc::clone(log),
+                None => Arc::new(NoKeyLog {}),
+            };
+            if config.max_early_data_size > 0 {
+                config.max_early_data_size = u32::MAX; // §4.6.1: flow control is what limits it
+            }
+            Arc::new(config)
+        });
+        Some(config)
+    }
+
+    /// The same with other certificates, as [`Server::config_with`].
+    pub fn quic_config_with(
+        &self,
+        certificates: Vec<Certificate>,
+        hello: &ClientHello,
+        protocol: &[u8],
+    ) -> Option<Arc<ServerConfig>> {
+        let mut config = ServerConfig::clone(self.quic_config(hello, protocol)?);
+        config.cert_resolver = Arc::new(Certificates::new(certificates, None));
+        Some(Arc::new(config))
     }
 
     /// `ssl_buffer_size`.

@@ -57,7 +57,7 @@ impl fmt::Display for Malformed {
             Self::NoHost => "neither \":authority\" nor \"host\" header",
             Self::OtherHost => "different \":authority\" and \"host\" headers",
             Self::UpperCase => "header name with upper-case letters",
-            Self::ConnectionField => "header that is not allowed in HTTP/2",
+            Self::ConnectionField => "header that is not allowed in this version of HTTP",
             Self::Te => "invalid \"te\" header",
             Self::TooManyFields => "too many headers",
             Self::LengthWithoutBody => "\"content-length\" header without a body",
@@ -183,8 +183,13 @@ pub struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     pub fn new(limits: &'a Limits, takes_connect: bool) -> Self {
+        Self::of_version(Version::Http2, limits, takes_connect)
+    }
+
+    /// The same for HTTP/3, whose rules are the same (RFC 9114 §4.2 and §4.3).
+    pub fn of_version(version: Version, limits: &'a Limits, takes_connect: bool) -> Self {
         let mut head = Box::<RequestHead>::default();
-        head.version = Version::Http2;
+        head.version = version;
         Self {
             limits,
             room: Room::of(limits),
@@ -282,7 +287,9 @@ impl<'a> Builder<'a> {
         self.head.method_range = 0..method.len();
         self.head.target = text.len()..text.len() + target.len();
         text.extend_from_slice(target);
-        text.extend_from_slice(b" HTTP/2.0\r\n");
+        let version: &[u8] =
+            if self.head.version == Version::Http3 { b" HTTP/3.0\r\n" } else { b" HTTP/2.0\r\n" };
+        text.extend_from_slice(version);
         if let Some(authority) = self.pseudo.authority.take() {
             fields::check_value(&authority)?;
             self.push(Some(Id::Host), Id::Host.name().as_bytes(), &authority, false);

@@ -89,20 +89,11 @@ pub fn count<C>(outcome: &Result<Accepted<C>, Error>, server: Option<Slot>) {
     let failure = match outcome {
         Ok(Accepted::Plain(_)) => return,
         Ok(Accepted::Session(session, _)) => {
-            counter::add(Total::Handshakes, 1);
-            counter::add(Total::Resumed, u64::from(session.info.is_resumed));
-            if let Some(slot) = server {
-                slot.add(Word::HANDSHAKES, 1);
-                slot.add(Word::RESUMED, u64::from(session.info.is_resumed));
-            }
-            return;
+            return count_made(&session.info, server);
         }
         Err(failure) => failure,
     };
-    counter::add(Total::HandshakesFailed, 1);
-    if let Some(slot) = server {
-        slot.add(Word::HANDSHAKES_FAILED, 1);
-    }
+    count_failed(server);
     let reason = match failure {
         Error::Version
         | Error::Tls(Tls::PeerIncompatible(
@@ -123,6 +114,24 @@ pub fn count<C>(outcome: &Result<Accepted<C>, Error>, server: Option<Slot>) {
         _ => return,
     };
     counter::add(reason, 1);
+}
+
+/// Counts a handshake that is complete.
+pub fn count_made(info: &Info, server: Option<Slot>) {
+    counter::add(Total::Handshakes, 1);
+    counter::add(Total::Resumed, u64::from(info.is_resumed));
+    if let Some(slot) = server {
+        slot.add(Word::HANDSHAKES, 1);
+        slot.add(Word::RESUMED, u64::from(info.is_resumed));
+    }
+}
+
+/// Counts a handshake that has failed.
+pub fn count_failed(server: Option<Slot>) {
+    counter::add(Total::HandshakesFailed, 1);
+    if let Some(slot) = server {
+        slot.add(Word::HANDSHAKES_FAILED, 1);
+    }
 }
 
 /// Counts a client's certificate that is refused, once it is judged, also for its server. `mode`: whether the server asks

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use crate::base::frame::{Fields, put_vector16};
 use crate::log;
+use crate::net::datagram::with_receiver;
 use crate::net::drain;
 use crate::net::handover::INLINE_BYTES_MAX;
 use crate::net::open::Place;
@@ -19,7 +20,7 @@ use crate::runtime::{self, Io, Timer};
 use crate::script::Scope;
 use crate::stream::Listen;
 use crate::stream::datagram::inbox::Inbox;
-use crate::stream::datagram::{Client, with_receiver};
+use crate::stream::datagram::Client;
 use crate::stream::modules::proxy::Conf;
 use crate::stream::moved::{self, ClientSide};
 use crate::stream::pipeline::Plain;

@@ -1,19 +1,19 @@
 //! Writes a response to a stream: interim responses, the head, data, trailers.
 //!
 //! Touches: the state that the streams of a connection share. Callers bound the pending bytes; `send_timeout` runs while
-//! nothing of them is taken: the client's windows are closed, or its connection takes nothing. RFC 9113 §8.1, §8.3.2.
+//! nothing of them is taken: the client's windows are closed, or its connection takes nothing. RFC 9113 §8.1, §8.3.2; RFC 9114 §4.1, §4.3.2.
 
 use std::cell::RefCell;
 use std::task::{Context, Poll, ready};
 
 use crate::http::h1::writer::{Started, Terms};
-use crate::http::h2::Stream;
 use crate::http::request::error::{During, Error, Limit};
 use crate::http::response::Response;
+use crate::http::streams::{Carrier, Gone, Sheet};
 use crate::log;
 use crate::proto::field_text::Lines;
-use crate::proto::h2::connection::Gone;
 use crate::proto::h2::hpack;
+use crate::proto::h3::qpack;
 use crate::proto::header::Id;
 use crate::runtime::{self, Timer};
 use crate::sys::clock;
@@ -42,9 +42,46 @@ enum Framing {
     Abandoned,
 }
 
+/// How heads are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// RFC 7541.
+    Hpack,
+    /// RFC 9204.
+    Qpack,
+}
+
+impl Compression {
+    fn put_status(self, status: u16, out: &mut Vec<u8>) {
+        match self {
+            Self::Hpack => hpack::put_status(status, out),
+            Self::Qpack => {
+                out.extend_from_slice(&qpack::PREFIX);
+                qpack::put_status(status, out);
+            }
+        }
+    }
+
+    fn put_field(self, id: Option<Id>, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Self::Hpack => hpack::put_field(id, name, value, out),
+            Self::Qpack => qpack::put_field(id, name, value, out),
+        }
+    }
+
+    /// Begins a section without a status.
+    fn begin(self, out: &mut Vec<u8>) {
+        match self {
+            Self::Hpack => {}
+            Self::Qpack => out.extend_from_slice(&qpack::PREFIX),
+        }
+    }
+}
+
 /// A response on its way to a stream; used as that of HTTP/1 (`http/h1/writer.rs`).
 #[derive(Debug)]
 pub struct Writer {
+    compression: Compression,
     framing: Framing,
     /// The head, then data that the stream has not taken yet.
     pending: Vec<u8>,
@@ -62,9 +99,10 @@ pub struct Writer {
     frame_bytes: usize,
 }
 
-impl Default for Writer {
-    fn default() -> Self {
+impl Writer {
+    pub fn new(compression: Compression) -> Self {
         Self {
+            compression,
             framing: Framing::Idle,
             pending: Vec::new(),
             head_bytes: 0,
@@ -91,7 +129,7 @@ impl Writer {
         };
         self.is_last = self.framing == Framing::Bodiless
             || self.framing == (Framing::Length { left: 0 }) && !self.has_trailers;
-        render_head(response, terms, &mut self.pending);
+        render_head(self.compression, response, terms, &mut self.pending);
         self.head_bytes = self.pending.len();
         Started { keep_alive: terms.keep_alive, head_bytes: self.head_bytes as u64 }
     }
@@ -102,7 +140,7 @@ impl Writer {
         self.framing = Framing::Tunnel;
         let mut opened = Response { status: 200, content_length: None, ..response.clone() };
         opened.headers.remove_name(b"sec-websocket-accept");
-        render_head(&opened, terms, &mut self.pending);
+        render_head(self.compression, &opened, terms, &mut self.pending);
         self.head_bytes = self.pending.len();
         Started { keep_alive: terms.keep_alive, head_bytes: self.head_bytes as u64 }
     }
@@ -161,7 +199,8 @@ impl Writer {
             _ => {}
         }
         if !self.is_last && !trailers.is_empty() {
-            put_lines(trailers, &mut self.trailers);
+            self.compression.begin(&mut self.trailers);
+            put_lines(self.compression, trailers, &mut self.trailers);
         }
         self.is_last = true;
         true
@@ -189,7 +228,7 @@ impl Writer {
     /// bytes are left.
     pub fn poll_send(
         &mut self,
-        stream: &Stream,
+        stream: &impl Carrier,
         cx: &mut Context<'_>,
         data: &[u8],
         ahead: usize,
@@ -224,7 +263,7 @@ impl Writer {
     /// True if everything was taken, the end included.
     fn hand_on(
         &mut self,
-        stream: &Stream,
+        stream: &impl Carrier,
         cx: &mut Context<'_>,
         data: &[u8],
         done: &mut usize,
@@ -232,16 +271,16 @@ impl Writer {
         let (head_bytes, held) = (self.head_bytes, self.pending.len());
         let total = held + data.len();
         let ends = self.is_last && self.trailers.is_empty();
-        stream.with(|proto, id| {
+        stream.write(|sheet| {
             if *done < head_bytes {
                 let is_whole = ends && total == head_bytes;
-                proto.send_block(id, &self.pending[..head_bytes], is_whole)?;
+                sheet.send_block(&self.pending[..head_bytes], is_whole)?;
                 self.has_ended |= is_whole;
                 *done = head_bytes;
             }
             if *done < held {
                 let ends = ends && data.is_empty();
-                let sent = proto.send_data(id, &self.pending[*done..], ends, self.frame_bytes, cx.waker())?;
+                let sent = sheet.send_data(&self.pending[*done..], ends, self.frame_bytes, cx.waker())?;
                 *done += sent.count;
                 if !sent.is_done {
                     return Ok(false);
@@ -249,7 +288,7 @@ impl Writer {
                 self.has_ended |= ends;
             }
             if *done < total {
-                let sent = proto.send_data(id, &data[*done - held..], ends, self.frame_bytes, cx.waker())?;
+                let sent = sheet.send_data(&data[*done - held..], ends, self.frame_bytes, cx.waker())?;
                 *done += sent.count;
                 if !sent.is_done {
                     return Ok(false);
@@ -258,9 +297,9 @@ impl Writer {
             }
             if self.is_last && !self.has_ended {
                 if self.trailers.is_empty() {
-                    proto.send_data(id, b"", true, self.frame_bytes, cx.waker())?;
+                    sheet.send_data(b"", true, self.frame_bytes, cx.waker())?;
                 } else {
-                    proto.send_block(id, &self.trailers, true)?;
+                    sheet.send_block(&self.trailers, true)?;
                 }
                 self.has_ended = true;
             }
@@ -282,42 +321,46 @@ impl Writer {
 }
 
 /// Asks a client that waits for it to send its body.
-pub fn send_continue(stream: &Stream) {
+pub fn send_continue<C: Carrier>(stream: &C) {
     send_interim(stream, 100, |_| {}).unwrap_or(());
 }
 
 /// Sends `103 Early Hints` (RFC 8297) with these fields. Errors: 499 if the client has gone.
-pub fn send_early_hints(stream: &Stream, fields: &Lines) -> Result<(), Error> {
-    send_interim(stream, 103, |block| put_lines(fields, block)).map_err(|Gone| Error::left())
+pub fn send_early_hints<C: Carrier>(stream: &C, fields: &Lines) -> Result<(), Error> {
+    send_interim(stream, 103, |block| put_lines(C::COMPRESSION, fields, block)).map_err(|Gone| Error::left())
 }
 
-fn send_interim(stream: &Stream, status: u16, fields: impl FnOnce(&mut Vec<u8>)) -> Result<(), Gone> {
+fn send_interim<C: Carrier>(
+    stream: &C,
+    status: u16,
+    fields: impl FnOnce(&mut Vec<u8>),
+) -> Result<(), Gone> {
     let mut block = Vec::new();
-    hpack::put_status(status, &mut block);
+    C::COMPRESSION.put_status(status, &mut block);
     fields(&mut block);
-    stream.with(|proto, id| proto.send_block(id, &block, false))
+    stream.write(|sheet| sheet.send_block(&block, false))
 }
 
-fn render_head(response: &Response, terms: &Terms, out: &mut Vec<u8>) {
+fn render_head(compression: Compression, response: &Response, terms: &Terms, out: &mut Vec<u8>) {
     out.reserve(HEAD_BYTES);
-    hpack::put_status(response.status, out);
+    compression.put_status(response.status, out);
     let headers = &response.headers;
     // Fields of an upstream that `proxy_pass_header` passes on replace ours, even if it sent none.
     if !response.omits.server && headers.get(Id::Server).is_none() {
         let name = if terms.tells_version { SERVER_FULL } else { SERVER_SHORT };
-        hpack::put_field(Some(Id::Server), b"server", name.as_bytes(), out);
+        compression.put_field(Some(Id::Server), b"server", name.as_bytes(), out);
     }
     if !response.omits.date && headers.get(Id::Date).is_none() {
-        put_date(out);
+        put_date(compression, out);
     }
     if let Some(length) = response.content_length.filter(|_| response.status >= 200 && response.status != 204)
     {
         let mut digits = itoa::Buffer::new();
-        hpack::put_field(Some(Id::ContentLength), b"content-length", digits.format(length).as_bytes(), out);
+        compression.put_field(Some(Id::ContentLength), b"content-length", digits.format(length).as_bytes(), out);
     }
     for (id, name, value) in headers.iter() {
         if !is_of_connection(id) {
-            hpack::put_field(id, name, value, out);
+            compression.put_field(id, name, value, out);
         }
     }
 }
@@ -327,25 +370,27 @@ const SERVER_FULL: &str = concat!("pronghorn/", env!("CARGO_PKG_VERSION"));
 const SERVER_SHORT: &str = "pronghorn";
 
 thread_local! {
-    /// The field `date` of this second.
-    static DATE: RefCell<(i64, Vec<u8>)> = const { RefCell::new((i64::MIN, Vec::new())) };
+    /// The field `date` of this second, in each coding.
+    static DATE: RefCell<[(i64, Vec<u8>); 2]> =
+        const { RefCell::new([(i64::MIN, Vec::new()), (i64::MIN, Vec::new())]) };
 }
 
-fn put_date(out: &mut Vec<u8>) {
+fn put_date(compression: Compression, out: &mut Vec<u8>) {
     let seconds = clock::wall_seconds();
-    DATE.with_borrow_mut(|(made, field)| {
+    DATE.with_borrow_mut(|fields| {
+        let (made, field) = &mut fields[compression as usize];
         if *made != seconds {
             let mut date = Vec::new();
             log::format::http_date(seconds, &mut date);
             field.clear();
-            hpack::put_field(Some(Id::Date), b"date", &date, field);
+            compression.put_field(Some(Id::Date), b"date", &date, field);
             *made = seconds;
         }
         out.extend_from_slice(field);
     });
 }
 
-/// True for fields that HTTP/2 does not have (RFC 9113 §8.2.2).
+/// True for fields that streams do not have (RFC 9113 §8.2.2, RFC 9114 §4.2).
 fn is_of_connection(id: Option<Id>) -> bool {
     matches!(
         id,
@@ -354,12 +399,12 @@ fn is_of_connection(id: Option<Id>) -> bool {
 }
 
 /// Writes the fields of whole lines.
-fn put_lines(lines: &Lines, out: &mut Vec<u8>) {
+fn put_lines(compression: Compression, lines: &Lines, out: &mut Vec<u8>) {
     for line in lines.as_bytes().split(|byte| *byte == b'\n') {
         let Some(colon) = memchr::memchr(b':', line) else { continue };
         let id = Id::of(&line[..colon]);
         if !is_of_connection(id) {
-            hpack::put_field(id, &line[..colon], line[colon + 1..].trim_ascii(), out);
+            compression.put_field(id, &line[..colon], line[colon + 1..].trim_ascii(), out);
         }
     }
 }

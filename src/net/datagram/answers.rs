@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
 use crate::log;
 use crate::runtime::{self, Io};
@@ -31,6 +32,8 @@ pub struct Answers {
     is_blocked: Cell<bool>,
     /// Answers were lost since then, and the log says so.
     has_lost: Cell<bool>,
+    /// Tasks that wait for room instead of losing answers.
+    for_space: RefCell<Vec<Waker>>,
 }
 
 thread_local! {
@@ -63,6 +66,7 @@ impl Answers {
             is_due: Cell::new(false),
             is_blocked: Cell::new(false),
             has_lost: Cell::new(false),
+            for_space: RefCell::default(),
         }))
     }
 
@@ -87,6 +91,23 @@ impl Answers {
         if !self.is_due.replace(true) {
             DUE.with_borrow_mut(|due| due.push(Rc::clone(self)));
         }
+    }
+
+    /// Lets equal datagrams leave in bursts, or not.
+    pub fn set_bursts(&self, may_be_sent: bool) {
+        self.burst_max.set(if may_be_sent { BYTES_MAX } else { 0 });
+    }
+
+    /// Ready while the socket takes answers.
+    pub fn poll_space(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_blocked.get() {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.for_space.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
     fn has_room(&self, bytes: usize) -> bool {
@@ -130,6 +151,10 @@ impl Answers {
         self.is_blocked.set(false);
         self.has_lost.set(false);
         self.send();
+        if !self.is_blocked.get() {
+            let waiting = self.for_space.take();
+            waiting.into_iter().for_each(Waker::wake);
+        }
     }
 }
 

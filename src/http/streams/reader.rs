@@ -2,12 +2,12 @@
 //!
 //! Touches: the state that the streams of a connection share. Waits for bytes only: timeouts are up to the body
 //! (`http/request/body.rs`). Bounded by the stream's window: the client gets room for further data when what has arrived
-//! was used. RFC 9113 §6.1, §6.9; RFC 9110 §10.1.1.
+//! was used. RFC 9113 §6.1, §6.9; RFC 9114 §4.1; RFC 9110 §10.1.1.
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use crate::http::h2::{Stream, writer};
-use crate::http::request::error::{Error, Kind};
+use crate::http::request::error::Error;
+use crate::http::streams::{Carrier, writer};
 
 /// The data of one request as it arrives.
 #[derive(Debug, Default)]
@@ -58,45 +58,17 @@ impl Reader {
     }
 
     /// Takes what has arrived, to be decoded next. Ready with the number of bytes, 0 at the end of the body.
-    pub fn poll_fill(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
+    pub fn poll_fill(&mut self, stream: &impl Carrier, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
         self.send_continue(stream);
         let used = std::mem::take(&mut self.bytes).len();
         (self.start, self.end) = (0, 0);
         let opens = !std::mem::replace(&mut self.is_open, true);
-        if used > 0 || opens {
-            stream.with(|proto, id| {
-                proto.release(id, used);
-                if opens {
-                    proto.open_window(id);
-                }
-            });
-        }
-        let taken = stream.ask(|proto, id| {
-            let Some(state) = proto.stream(id).filter(|state| state.reset().is_none()) else {
-                return Err(Error::left());
-            };
-            if let Some(fault) = state.fault() {
-                return Err(Error::client(Kind::BadBody(fault)));
-            }
-            if !state.has_data() && !state.is_remote_closed() {
-                state.wake_later(cx.waker());
-                return Ok(None);
-            }
-            let is_last = state.is_remote_closed();
-            Ok(Some((proto.take_data(id), is_last)))
-        });
-        match taken {
-            Err(error) => Poll::Ready(Err(error)),
-            Ok(None) => Poll::Pending,
-            Ok(Some((bytes, is_last))) => {
-                (self.bytes, self.is_last) = (bytes, is_last);
-                Poll::Ready(Ok(self.bytes.len()))
-            }
-        }
+        (self.bytes, self.is_last) = ready!(stream.poll_take((used, opens), cx))?;
+        Poll::Ready(Ok(self.bytes.len()))
     }
 
     /// Sends the interim response that the client expects before it sends the body, once.
-    pub fn send_continue(&mut self, stream: &Stream) {
+    pub fn send_continue(&mut self, stream: &impl Carrier) {
         if std::mem::take(&mut self.expects_continue) {
             writer::send_continue(stream);
         }

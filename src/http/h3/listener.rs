@@ -1,0 +1,221 @@
+//! A listener of QUIC in one worker: clients come in, and their connections begin.
+//!
+//! Touches: the listening sockets. Bounded: connections by `worker_connections`, handshakes by `ssl_handshakes_max`; at half
+//! of them clients have to prove their addresses first. Behaviour: nginx.org, `listen … quic`, `quic_retry`.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+use std::task::{Poll, ready};
+use std::time::Instant;
+
+use quinn_proto::Incoming;
+
+use crate::http::config::server::{Listen, Server};
+use crate::http::h3::connection::{Conn, serve};
+use crate::http::{Service, handshake};
+use crate::log;
+use crate::net::datagram::{Answers, Turn, with_receiver};
+use crate::net::newcomer::Newcomer;
+use crate::net::quic::endpoint::Arrival;
+use crate::net::quic::session::Choose;
+use crate::net::quic::{Endpoint, Settings};
+use crate::net::{clients, drain, open, room};
+use crate::runtime;
+use crate::shm::counter::{self, Total};
+use crate::shm::lanes;
+use crate::sys::address::SockAddr;
+use crate::sys::datagrams::MESSAGES_MAX;
+
+/// The pause of receiving from a socket that was shut down.
+const SHUT_MS: u64 = 500;
+/// Messages that are received before other tasks get their turn.
+const TURN_MAX: usize = 2 * MESSAGES_MAX;
+/// Minimum time between two log lines about too many handshakes.
+const TELL_MS: u64 = 1000;
+
+/// The connections of a listener in this worker.
+#[derive(Debug)]
+pub struct Listener {
+    service: Service,
+    listen: &'static Listen,
+    endpoint: Rc<Endpoint>,
+    /// There was no room for a client, and the log says so.
+    is_full: Cell<bool>,
+    tell_again_ms: Cell<u64>,
+}
+
+impl Listener {
+    /// `socket`: one of the listener's.
+    pub fn new(service: Service, listen: &'static Listen, socket: Rc<Answers>) -> Rc<Self> {
+        let server: &Server = &service.config().servers[listen.default];
+        let (http3, core) = (&server.root.confs.http3, &server.root.confs.http_core);
+        let settings = Settings {
+            keys: http3.keys(),
+            streams_max: http3.max_concurrent_streams(),
+            stream_bytes: http3.stream_buffer_size(),
+            idle_ms: core.keepalive_timeout_ms(),
+            sends_bursts: http3.sends_bursts(),
+            lane: lanes::mine().number(),
+        };
+        let endpoint = Endpoint::new(&settings, socket);
+        Rc::new(Self { service, listen, endpoint, is_full: Cell::new(false), tell_again_ms: Cell::new(0) })
+    }
+
+    fn server(&self) -> &'static Server {
+        &self.service.config().servers[self.listen.default]
+    }
+
+    /// Receives from a socket as long as `turn` says so, or until it is shut down.
+    pub async fn receive(self: Rc<Self>, socket: Rc<Answers>, turn: impl Fn() -> Turn) {
+        let io = &socket.io;
+        loop {
+            let is_over = poll_fn(|cx| match turn() {
+                Turn::Over => Poll::Ready(true),
+                Turn::Later => Poll::Pending, // the message that changes it wakes all tasks
+                Turn::Now => {
+                    ready!(io.poll_budget(cx));
+                    io.poll_readable(cx).map(|_| false)
+                }
+            });
+            if is_over.await || self.take_some(&socket) {
+                return;
+            }
+            if io.is_hung_up() {
+                // Another process has shut the socket down; the master puts that right.
+                runtime::sleep(SHUT_MS).await;
+            }
+        }
+    }
+
+    /// Takes what has arrived. True: the socket was shut down.
+    fn take_some(self: &Rc<Self>, socket: &Answers) -> bool {
+        with_receiver(|receiver| {
+            let (mut taken, now) = (0, Instant::now());
+            while taken < TURN_MAX {
+                let receive = |fd: BorrowedFd<'_>| receiver.receive(fd, MESSAGES_MAX);
+                let count = match socket.io.try_receive_many(MESSAGES_MAX, receive) {
+                    Ok(count) => count,
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                    Err(error) => {
+                        log::alert!(log::process(), &(), "recvmmsg() failed {}", log::Cause(&error));
+                        break;
+                    }
+                };
+                for message in (0..count).map(|index| receiver.message(index)) {
+                    let Some(from) = message.from else { return true };
+                    if message.is_cut {
+                        continue; // no packet of QUIC is as long
+                    }
+                    for bytes in message.datagrams() {
+                        self.dispatch(from, message.to, bytes, now);
+                    }
+                }
+                taken += count;
+                if count < MESSAGES_MAX {
+                    break;
+                }
+            }
+            runtime::charge(taken as u32);
+            false
+        })
+    }
+
+    /// Gives a datagram to its connection, or begins one.
+    fn dispatch(self: &Rc<Self>, from: SocketAddr, to: Option<IpAddr>, bytes: &[u8], now: Instant) {
+        match self.endpoint.take(from, to, bytes, now) {
+            Arrival::Handled => {}
+            Arrival::New(incoming) => self.welcome(*incoming, now),
+            Arrival::Foreign(_) => {
+                // Its process is gone: the client is told so.
+                if let Arrival::New(incoming) = self.endpoint.take_own(from, to, bytes, now) {
+                    self.endpoint.ignore(*incoming);
+                }
+            }
+        }
+    }
+
+    /// Begins the connection of a new client, if there is room for it.
+    fn welcome(self: &Rc<Self>, incoming: Incoming, now: Instant) {
+        if drain::mode() > drain::Mode::Serving {
+            return self.endpoint.refuse(incoming);
+        }
+        let server = self.server();
+        let (http3, ssl) = (&server.root.confs.http3, &self.service.config().root.ssl);
+        let (handshakes, most) = (self.endpoint.handshakes(), ssl.handshakes_max());
+        if (http3.retries() || handshakes >= most / 2) && incoming.may_retry() {
+            if handshakes >= most / 2 {
+                self.tell(format_args!(
+                    "{handshakes} QUIC handshakes are under way: clients must prove their addresses first"
+                ));
+            }
+            let _ = self.endpoint.retry(incoming); // it may: see above
+            return;
+        }
+        if handshakes >= most {
+            self.tell(format_args!(
+                "{most} QUIC handshakes are under way, clients are dropped: raise \"ssl_handshakes_max\" or shorten \
+                 \"ssl_handshake_timeout\""
+            ));
+            return self.endpoint.ignore(incoming);
+        }
+        counter::add(Total::Accepted, 1);
+        if open::total() >= room::limit() {
+            if !self.is_full.replace(true) {
+                let limit = room::limit();
+                log::alert!(
+                    log::process(),
+                    &(),
+                    "{limit} worker_connections are not enough, new QUIC clients are refused: raise \
+                     \"worker_connections\", or add workers"
+                );
+            }
+            return self.endpoint.refuse(incoming);
+        }
+        self.is_full.set(false);
+        self.begin(incoming, now);
+    }
+
+    fn begin(self: &Rc<Self>, incoming: Incoming, now: Instant) {
+        let (service, listen) = (self.service, self.listen);
+        let number = service.next_number();
+        let peer = SockAddr::Inet(incoming.remote_address());
+        let local = match (incoming.local_ip(), listen.address.inet()) {
+            (Some(ip), Some(own)) => SockAddr::Inet((ip, own.port()).into()),
+            (None, Some(own)) => SockAddr::Inet(*own),
+            (_, None) => listen.address.clone(),
+        };
+        let client = peer.clone();
+        let choose: Choose = Rc::new(move |hello| {
+            let who = Newcomer {
+                number,
+                peer: &client,
+                listener: &listen.address,
+                action: "SSL handshaking",
+            };
+            handshake::quic_config(hello, service.worker(), listen, &who)
+        });
+        match self.endpoint.accept(incoming, choose, now) {
+            Ok(quic) => {
+                let record = clients::Client::of_datagrams(number, peer);
+                let conn = Conn::new(quic, service, listen, (number, local), open::Guard::new(record));
+                counter::add(Total::Handled, 1);
+                runtime::spawn(serve(conn));
+            }
+            Err(error) => {
+                let who =
+                    Newcomer { number, peer: &peer, listener: &listen.address, action: "SSL handshaking" };
+                log::info!(self.server().root.confs.http_core.log(), &who, "SSL handshake failed: {error}");
+            }
+        }
+    }
+
+    fn tell(&self, what: std::fmt::Arguments<'_>) {
+        if runtime::now_ms() >= self.tell_again_ms.get() {
+            self.tell_again_ms.set(runtime::now_ms() + TELL_MS);
+            log::warn!(log::process(), &(), "{what}");
+        }
+    }
+}
