@@ -268,7 +268,8 @@ impl Conn {
             state.leave();
         } else if drain::mode() > drain::Mode::Serving && self.announced_ms.is_none() {
             self.announced_ms = Some(runtime::now_ms());
-            match state.is_connected() {
+            // Without requests the client would not send one within the time of grace.
+            match state.is_connected() && state.stream_count() > 0 {
                 true => state.announce_leaving(),
                 false => state.leave(),
             }

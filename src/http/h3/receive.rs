@@ -135,6 +135,10 @@ impl State {
         match self.peer.decoder.decode(id, &section, &mut builder) {
             Ok(()) => {}
             Err(Failed::Blocked) => return Ok(Section::Blocked(section)),
+            Err(Failed::Stopped(_)) => {
+                // No state of the compression is lost: only this request ends.
+                builder.refuse_size();
+            }
             Err(failed) => return Err(fault(failed)),
         }
         let ends = self.has_ended(id)?;

@@ -120,8 +120,8 @@ impl State {
         if self.is_closed() {
             return;
         }
-        if request.blocked.is_some() || !request.has_begun {
-            self.peer.decoder.cancel(id);
+        if !request.is_remote_closed {
+            self.peer.decoder.cancel(id); // sections may still come that nobody will read (RFC 9204 §4.4.2)
         }
         let is_complete = request.is_finished || request.is_last && request.frame_left == 0;
         let mut stream = self.quic.state.send_stream(stream_id(id));

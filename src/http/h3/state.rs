@@ -134,8 +134,8 @@ impl State {
         let abuse = Abuse::new(limits.abuse_max);
         Self {
             quic,
+            peer: Peer::new(limits.head.line_bytes_max),
             limits: Rc::new(limits),
-            peer: Peer::default(),
             streams: HashMap::new(),
             tails: Vec::new(),
             requests: VecDeque::new(),
@@ -305,7 +305,7 @@ impl State {
     pub(super) fn fail(&mut self, fault: Fault) {
         if self.fault.is_none() && self.lost.is_none() {
             self.fault = Some(fault);
-            self.quic.close(fault.code.0, fault.text, std::time::Instant::now());
+            self.quic.close(fault.code.0, "stream error", std::time::Instant::now()); // nginx's words
             self.leave_streams();
         }
     }

@@ -8,14 +8,14 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use quinn_proto::{
     AcceptError, ConnectionEvent, ConnectionHandle, DatagramEvent, EndpointConfig, EndpointEvent, IdleTimeout,
-    Incoming, MtuDiscoveryConfig, ServerConfig, Transmit, TransportConfig, ValidationTokenConfig, VarInt,
+    Incoming, MtuDiscoveryConfig, ServerConfig, TokenLog, TokenReuseError, Transmit, TransportConfig, ValidationTokenConfig, VarInt,
 };
 
 use crate::net::datagram::Answers;
@@ -70,6 +70,28 @@ impl Settings {
     /// Bytes of all responses of a connection that were sent and not acknowledged.
     pub fn send_bytes(&self) -> u64 {
         self.stream_bytes.saturating_mul(SENDING_STREAMS)
+    }
+}
+
+/// Tokens that clients have come back with. A token is good for one connection of each worker; beyond these the oldest are
+/// forgotten: all that a client gains is one more connection without a round trip (§8.1.4).
+#[derive(Default)]
+struct Used(Mutex<VecDeque<u128>>);
+
+/// The most tokens that are remembered.
+const USED_MAX: usize = 4096;
+
+impl TokenLog for Used {
+    fn check_and_insert(&self, nonce: u128, _: SystemTime, _: Duration) -> Result<(), TokenReuseError> {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.contains(&nonce) {
+            return Err(TokenReuseError);
+        }
+        if used.len() >= USED_MAX {
+            used.pop_front();
+        }
+        used.push_back(nonce);
+        Ok(())
     }
 }
 
@@ -154,7 +176,7 @@ impl Endpoint {
             .supported_versions(vec![VERSION])
             .rng_seed(seed.try_into().ok());
         let mut tokens = ValidationTokenConfig::default();
-        tokens.sent(0); // a worker alone could not tell that a token is used twice
+        tokens.sent(1).log(Arc::new(Used::default()));
         let mut server = ServerConfig::with_crypto(Arc::new(Sessions));
         server
             .transport_config(Arc::new(settings.transport()))

@@ -204,6 +204,11 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// The head is too large: its request is refused.
+    pub fn refuse_size(&mut self) {
+        self.malformed = Some(crate::proto::h1::Error::HeadTooLarge.into());
+    }
+
     /// The request. `ends`: no body follows.
     pub fn finish(mut self, ends: bool) -> Request {
         let mut length = BodyLength::None;

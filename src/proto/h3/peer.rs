@@ -56,6 +56,11 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// `field_bytes_max`: see [`qpack::Decoder::new`].
+    pub fn new(field_bytes_max: usize) -> Self {
+        Self { decoder: qpack::Decoder::new(field_bytes_max), ..Self::default() }
+    }
+
     /// Takes bytes of a unidirectional stream of the client. Errors end the connection.
     pub fn feed(&mut self, id: u64, bytes: &[u8]) -> Result<Fed, Fault> {
         match self.streams.iter().find(|(stream, _)| *stream == id).map(|(_, uni)| *uni) {

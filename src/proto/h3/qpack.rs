@@ -57,15 +57,22 @@ impl<S> From<Wrong> for Failed<S> {
 pub struct Wrong;
 
 /// The decoder of one direction of a connection.
-#[derive(Default)]
 pub struct Decoder {
     table: Table,
+    /// The longest name and the longest value that may be inserted.
+    field_bytes_max: usize,
     /// The start of an instruction whose end has not come yet.
     rest: Vec<u8>,
     /// Insertions that the peer was told about.
     told: u64,
     /// Instructions for the decoder stream.
     out: Vec<u8>,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new(TABLE_BYTES_MAX)
+    }
 }
 
 impl fmt::Debug for Decoder {
@@ -75,6 +82,11 @@ impl fmt::Debug for Decoder {
 }
 
 impl Decoder {
+    /// `field_bytes_max`: the longest name and the longest value that may be inserted into the table.
+    pub fn new(field_bytes_max: usize) -> Self {
+        Self { table: Table::default(), field_bytes_max, rest: Vec::new(), told: 0, out: Vec::new() }
+    }
+
     /// Decodes one whole field section, and acknowledges it if it uses the dynamic table (§4.4.1).
     ///
     /// Time is linear in the section and in what comes out of it, which `sink` bounds.
@@ -191,6 +203,9 @@ impl Decoder {
                 Err(Stopped::Wrong) => {
                     return Err(Fault::new(Code::ENCODER_STREAM_ERROR, "invalid encoder instruction"));
                 }
+                Err(Stopped::Long) => {
+                    return Err(Fault::new(Code::EXCESSIVE_LOAD, "too large header field"));
+                }
             }
         }
         Ok(self.table.inserted() > before)
@@ -216,6 +231,9 @@ impl Decoder {
             }
             0x40..0x80 => {
                 partial_string(&mut rest, 5, &mut name)?;
+                if name.len() > self.field_bytes_max {
+                    return Err(Stopped::Long);
+                }
                 self.insert(&mut rest, name)?;
             }
             0x20..0x40 => {
@@ -237,6 +255,9 @@ impl Decoder {
     fn insert(&mut self, rest: &mut &[u8], name: Vec<u8>) -> Result<(), Stopped> {
         let mut value = Vec::new();
         partial_string(rest, 7, &mut value)?;
+        if value.len() > self.field_bytes_max {
+            return Err(Stopped::Long);
+        }
         self.table.insert(&name, &value).map_err(|Wrong| Stopped::Wrong)
     }
 
@@ -276,7 +297,7 @@ pub fn check_decoder_stream(rest: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Faul
         match partial(&mut input, 6) {
             Ok(_) => {}
             Err(Stopped::More) => break,
-            Err(Stopped::Wrong) => return Err(fault),
+            Err(Stopped::Wrong | Stopped::Long) => return Err(fault),
         }
     }
     *rest = input.to_vec();
@@ -289,6 +310,8 @@ enum Stopped {
     /// Its end has not come yet.
     More,
     Wrong,
+    /// A name or a value is longer than any that a request may have.
+    Long,
 }
 
 /// The bits of the largest integer that is read: stream numbers have as many.
@@ -355,7 +378,7 @@ fn partial_string(input: &mut &[u8], prefix: u32, out: &mut Vec<u8>) -> Result<(
 
 fn take_text(text: &[u8], is_coded: bool, out: &mut Vec<u8>) -> Result<(), Wrong> {
     match is_coded {
-        true => huffman::decode(text, out).map_err(|_| Wrong),
+        true => huffman::decode_padded(text, out).map_err(|_| Wrong), // as nginx: some encoders pad too much
         false => {
             out.extend_from_slice(text);
             Ok(())
