@@ -2,9 +2,10 @@
 //!
 //! Touches: sockets that were accepted elsewhere. One per worker, for its whole life.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -13,6 +14,7 @@ use crate::http::{Config, Listen, Shown, Worker, h1, h3, tunnel};
 use crate::log;
 use crate::net::datagram::{self, Turn};
 use crate::net::handover::{Handover, MovedTunnel};
+use crate::net::quic::Post;
 use crate::net::transport::Probe;
 use crate::net::tunnel::moved::Arrived;
 use crate::net::{Transport, room};
@@ -40,6 +42,8 @@ struct Inner {
     next_number: Cell<u64>,
     /// Those of QUIC, by their indexes.
     listeners: RefCell<HashMap<usize, Rc<h3::Listener>>>,
+    /// Where datagrams of QUIC come in that other processes pass on.
+    post: OnceCell<Option<Rc<Post>>>,
 }
 
 /// The HTTP service of one worker.
@@ -71,6 +75,7 @@ impl Service {
             hooks,
             next_number: Cell::new(1),
             listeners: RefCell::default(),
+            post: OnceCell::new(),
         })))
     }
 
@@ -108,10 +113,23 @@ impl Service {
     /// Serves the QUIC clients whose datagrams a socket of `config.listens[listen]` receives, as long as `turn` says so.
     pub fn receive(self, fd: OwnedFd, listen: usize, turn: impl Fn() -> Turn + 'static) {
         let Some(socket) = datagram::register(fd) else { return };
+        let post = self.0.post.get_or_init(|| self.open_post()).clone();
         let mut listeners = self.0.listeners.borrow_mut();
-        let make = || h3::Listener::new(self, &self.config().listens[listen], Rc::clone(&socket));
+        let make = || h3::Listener::new(self, &self.config().listens[listen], Rc::clone(&socket), post);
         let listener = Rc::clone(listeners.entry(listen).or_insert_with(make));
         runtime::spawn(listener.receive(socket, turn));
+    }
+
+    /// Opens the place for datagrams that other processes pass on, once there is a listener of QUIC.
+    fn open_post(self) -> Option<Rc<Post>> {
+        let report = |error: &io::Error| {
+            let what = "datagrams of QUIC cannot be passed on between workers";
+            log::error!(log::process(), &(), "{what} {}", log::Cause(error));
+        };
+        let post = Rc::new(Post::open(&self.config().root.http3.keys()).inspect_err(report).ok()?);
+        let listeners = move || self.0.listeners.borrow().values().map(Rc::clone).collect();
+        runtime::spawn(h3::listener::take_post(Rc::clone(&post), listeners));
+        Some(post)
     }
 
     /// The number of the next connection.

@@ -146,6 +146,11 @@ impl Group {
         self.own_fds().iter().for_each(|fd| retire::retire(fd.as_fd()));
     }
 
+    /// True if workers that leave go on receiving at these sockets.
+    pub fn has_connections(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.has_connections)
+    }
+
     /// Splits off the sockets that a service manager has lent, which are not ours to shut down.
     pub fn split_lent(&mut self) -> Option<Self> {
         let own = self.fds.split_off(self.lent_count);

@@ -8,7 +8,7 @@
 //! 0 owner (pid)  1 generation  2 heartbeat  3 last event  4 worker number  5 claim  6 full  7 longest turn   | one cache line
 //! 8 accepted  9 handled  10 requests  11 active  12 reading  13 writing  14 waiting  15 reused
 //! 16 bytes drawn  17 degraded  18 TLS handshakes  19 resumed  20 failed  21 protocol  22 cipher  23 timeout
-//! 24 certificate rejected  25 no certificate  26 expired  27 revoked  28 other name  29 refused otherwise  30–31 –
+//! 24 certificate rejected  25 no certificate  26 expired  27 revoked  28 other name  29 refused otherwise  30 post  31 –
 //! ```
 
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -25,6 +25,8 @@ const WORKER: usize = 4;
 /// The place that the process is about to take in a table of `held_counts`, plus one; 0: none.
 pub(super) const CLAIM: usize = 5;
 pub(super) const TOTALS: usize = 8;
+/// The port at which the process takes datagrams of QUIC from others (`net/quic/post.rs`); 0: it takes none.
+const POST: usize = 30;
 
 /// The lane of this process; 0, the master's, until `enter`.
 static MINE: AtomicUsize = AtomicUsize::new(0);
@@ -93,6 +95,17 @@ pub fn worker(lane: Lane) -> u32 {
     area().lane(lane.number())[WORKER].load(Relaxed) as u32
 }
 
+/// Tells other processes the port at which this one takes datagrams.
+pub fn tell_post(port: u16) {
+    my_words()[POST].store(u64::from(port), Relaxed);
+}
+
+/// The port at which the process of a lane takes datagrams; `None`: it takes none.
+pub fn post(lane: Lane) -> Option<u16> {
+    let port = area().lane(lane.number())[POST].load(Relaxed);
+    u16::try_from(port).ok().filter(|port| *port > 0)
+}
+
 /// The lanes of the workers that live, by what they say of themselves.
 pub fn living() -> impl Iterator<Item = Lane> {
     let master = u64::from(nix::unistd::getppid().as_raw().cast_unsigned());
@@ -129,6 +142,7 @@ pub(super) fn prepare_in(area: &Area, lane: Lane, worker: u32, generation: u64) 
     area.header(Header::LanesUsed).fetch_max(u64::from(lane.0) + 1, Relaxed);
     words[GENERATION].store(generation, Relaxed);
     words[WORKER].store(u64::from(worker), Relaxed);
+    words[POST].store(0, Relaxed);
     // Until the child enters, the lane shows the master's process id.
     words[OWNER].store(u64::from(std::process::id()), Release);
 }
@@ -139,6 +153,7 @@ pub(super) fn give_in(area: &Area, lane: Lane) {
         words[TOTALS + gauge as usize].store(0, Relaxed);
     }
     heartbeat::clear(words);
+    words[POST].store(0, Relaxed);
     pending::commit(area.pending(lane.number()), 0);
     if area.clear_row(lane.number()).is_err() {
         // A kernel that cannot punch holes: zero the words one by one.

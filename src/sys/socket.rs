@@ -30,6 +30,8 @@ pub struct ListenOptions {
     pub multipath: bool,
     /// The permissions of a unix socket's file.
     pub mode: u32,
+    /// Of UDP: workers that leave go on receiving, since datagrams belong to connections.
+    pub has_connections: bool,
 }
 
 /// TCP keepalive probes (tcp(7)): when the first one is sent to a silent peer, and how often; `None`: the
@@ -54,6 +56,7 @@ impl Default for ListenOptions {
             keepalive: None,
             multipath: false,
             mode: 0o666,
+            has_connections: false,
         }
     }
 }

@@ -21,7 +21,8 @@ use crate::net::datagram::{Answers, Turn, with_receiver};
 use crate::net::newcomer::Newcomer;
 use crate::net::quic::endpoint::Arrival;
 use crate::net::quic::session::Choose;
-use crate::net::quic::{Endpoint, Settings};
+use crate::net::quic::post::Passed;
+use crate::net::quic::{Endpoint, Post, Settings};
 use crate::net::{clients, drain, open, room};
 use crate::runtime;
 use crate::shm::counter::{self, Total};
@@ -42,14 +43,20 @@ pub struct Listener {
     service: Service,
     listen: &'static Listen,
     endpoint: Rc<Endpoint>,
+    post: Option<Rc<Post>>,
     /// There was no room for a client, and the log says so.
     is_full: Cell<bool>,
     tell_again_ms: Cell<u64>,
 }
 
 impl Listener {
-    /// `socket`: one of the listener's.
-    pub fn new(service: Service, listen: &'static Listen, socket: Rc<Answers>) -> Rc<Self> {
+    /// `socket`: one of the listener's. `post`: where datagrams of other processes go.
+    pub fn new(
+        service: Service,
+        listen: &'static Listen,
+        socket: Rc<Answers>,
+        post: Option<Rc<Post>>,
+    ) -> Rc<Self> {
         let server: &Server = &service.config().servers[listen.default];
         let (http3, core) = (&server.root.confs.http3, &server.root.confs.http_core);
         let settings = Settings {
@@ -61,7 +68,8 @@ impl Listener {
             lane: lanes::mine().number(),
         };
         let endpoint = Endpoint::new(&settings, socket);
-        Rc::new(Self { service, listen, endpoint, is_full: Cell::new(false), tell_again_ms: Cell::new(0) })
+        let (is_full, tell_again_ms) = (Cell::new(false), Cell::new(0));
+        Rc::new(Self { service, listen, endpoint, post, is_full, tell_again_ms })
     }
 
     fn server(&self) -> &'static Server {
@@ -80,13 +88,36 @@ impl Listener {
                     io.poll_readable(cx).map(|_| false)
                 }
             });
-            if is_over.await || self.take_some(&socket) {
+            if is_over.await {
+                drop(turn); // with it the worker's lease of the socket
+                break;
+            }
+            if self.take_some(&socket) {
                 return;
             }
             if io.is_hung_up() {
                 // Another process has shut the socket down; the master puts that right.
                 runtime::sleep(SHUT_MS).await;
             }
+        }
+        // Nobody else will receive at a stop, so connections end here. After a reload newer workers receive, and pass on what
+        // belongs to this one.
+        while drain::mode() == drain::Mode::Close {
+            poll_fn(|cx| {
+                ready!(io.poll_budget(cx));
+                io.poll_readable(cx).map(|_| ())
+            })
+            .await;
+            if self.take_some(&socket) {
+                return;
+            }
+        }
+    }
+
+    /// Takes a datagram that another process has passed on.
+    fn take_passed(&self, passed: &Passed<'_>, now: Instant) {
+        if let Arrival::New(incoming) = self.endpoint.take_own(passed.from, passed.to, passed.bytes, now) {
+            self.endpoint.ignore(*incoming);
         }
     }
 
@@ -128,7 +159,13 @@ impl Listener {
         match self.endpoint.take(from, to, bytes, now) {
             Arrival::Handled => {}
             Arrival::New(incoming) => self.welcome(*incoming, now),
-            Arrival::Foreign(_) => {
+            Arrival::Foreign(lane) => {
+                let address = self.listen.address.inet().copied();
+                if let (Some(post), Some(listener)) = (&self.post, address)
+                    && post.send(lane, &Passed { listener, from, to, bytes })
+                {
+                    return;
+                }
                 // Its process is gone: the client is told so.
                 if let Arrival::New(incoming) = self.endpoint.take_own(from, to, bytes, now) {
                     self.endpoint.ignore(*incoming);
@@ -212,10 +249,38 @@ impl Listener {
         }
     }
 
+    /// True if it is the listener of this address.
+    fn is_at(&self, address: SocketAddr) -> bool {
+        self.listen.address.inet() == Some(&address)
+    }
+
     fn tell(&self, what: std::fmt::Arguments<'_>) {
         if runtime::now_ms() >= self.tell_again_ms.get() {
             self.tell_again_ms.set(runtime::now_ms() + TELL_MS);
             log::warn!(log::process(), &(), "{what}");
         }
+    }
+}
+
+/// Takes the datagrams that other processes pass on, for the worker's life. `listeners`: those that there are.
+pub async fn take_post(post: Rc<Post>, listeners: impl Fn() -> Vec<Rc<Listener>>) {
+    loop {
+        poll_fn(|cx| {
+            ready!(post.io.poll_budget(cx));
+            post.io.poll_readable(cx).map(|_| ())
+        })
+        .await;
+        let (listeners, now) = (listeners(), Instant::now());
+        with_receiver(|receiver| {
+            let receive = |fd: BorrowedFd<'_>| receiver.receive(fd, MESSAGES_MAX);
+            let count = post.io.try_receive_many(MESSAGES_MAX, receive).unwrap_or(0);
+            for message in (0..count).map(|index| receiver.message(index)) {
+                let Some(passed) = post.read(message.bytes).filter(|_| !message.is_cut) else { continue };
+                for listener in listeners.iter().filter(|listener| listener.is_at(passed.listener)) {
+                    listener.take_passed(&passed, now);
+                }
+            }
+            runtime::charge(count as u32);
+        });
     }
 }

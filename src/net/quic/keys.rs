@@ -17,6 +17,7 @@ pub struct Keys {
     pub(super) reset: Arc<dyn HmacKey>,
     pub(super) token: Arc<dyn HandshakeTokenKey>,
     pub(super) id: [u8; 16],
+    pub(super) post: [u8; 32],
 }
 
 impl fmt::Debug for Keys {
@@ -36,12 +37,15 @@ impl Keys {
             hash.finish()
         };
         let (reset, token, id) = (derived(b"reset"), derived(b"token"), derived(b"id"));
+        let mut post = [0; 32];
+        post.copy_from_slice(derived(b"post").as_ref());
         let mut id_key = [0; 16];
         id_key.copy_from_slice(&id.as_ref()[..16]);
         Self {
             reset: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset.as_ref())),
             token: Arc::new(hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(token.as_ref())),
             id: id_key,
+            post,
         }
     }
 
