@@ -27,6 +27,8 @@ mod gzip;
 mod gzip_static;
 mod h2;
 mod h2_peers;
+mod h3;
+mod h3_hostile;
 mod headers_more;
 mod hostile;
 mod keepalive;

@@ -22,6 +22,7 @@ mod names;
 mod notify;
 mod pid_file;
 mod queues;
+mod quic;
 mod reload;
 mod reload_load;
 mod reload_logs;

@@ -177,7 +177,7 @@ impl Conn {
             Some(_) => return true,
         }
         // One close is sent; packets that come later are answered by a stateless reset.
-        state.quic.state.is_closed()
+        state.quic.is_over()
     }
 
     /// Takes over what the handshake has led to.

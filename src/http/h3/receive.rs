@@ -101,7 +101,12 @@ impl State {
             let piece = request.parser.next(&mut input, section_max)?;
             let left = input.len();
             request.input.advance(request.input.len() - left);
-            if let Some(Piece::Head(section)) = piece {
+            let section = match piece {
+                Some(Piece::Head(section)) => Some(Some(section)),
+                Some(Piece::Oversized) => Some(None),
+                Some(Piece::Data(_) | Piece::Trailers(_)) | None => None,
+            };
+            if let Some(section) = section {
                 return match self.head(id, section)? {
                     Section::Taken => Ok(()),
                     Section::Blocked(section) => {
@@ -129,12 +134,18 @@ impl State {
     }
 
     /// Decodes a head, and hands the request on.
-    fn head(&mut self, id: u64, section: Vec<u8>) -> Result<Section, Fault> {
+    ///
+    /// `section`: `None` if it is too long.
+    fn head(&mut self, id: u64, section: Option<Vec<u8>>) -> Result<Section, Fault> {
         let limits = Rc::clone(&self.limits);
         let mut builder = Builder::of_version(Version::Http3, &limits.head, false);
-        match self.peer.decoder.decode(id, &section, &mut builder) {
+        let decoded = match &section {
+            Some(section) => self.peer.decoder.decode(id, section, &mut builder),
+            None => Err(Failed::Stopped(Stop::LongHead)),
+        };
+        match decoded {
             Ok(()) => {}
-            Err(Failed::Blocked) => return Ok(Section::Blocked(section)),
+            Err(Failed::Blocked) => return Ok(Section::Blocked(section.unwrap_or_default())),
             Err(Failed::Stopped(_)) => {
                 // No state of the compression is lost: only this request ends.
                 builder.refuse_size();
@@ -149,7 +160,7 @@ impl State {
         if let BodyLength::Length(bytes) = arrived.length {
             request.declared = Some(bytes);
         }
-        let bytes = u32::try_from(section.len()).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(section.map_or(0, |section| section.len())).unwrap_or(u32::MAX);
         self.arrived(Event { stream: id, request: arrived, ends, bytes });
         if is_malformed {
             self.charge(Act::Malformed);
@@ -195,7 +206,7 @@ impl State {
                 continue;
             }
             let Some(section) = request.blocked.take() else { continue };
-            match self.head(id, section)? {
+            match self.head(id, Some(section))? {
                 Section::Taken => self.blocked_count = self.blocked_count.saturating_sub(1),
                 Section::Blocked(section) => {
                     self.streams.entry(id).and_modify(|request| request.blocked = Some(section));
@@ -258,6 +269,7 @@ impl State {
                             request.fault = Some("a body longer than its \"content-length\"");
                         }
                     }
+                    Ok(Some(Piece::Oversized)) => request.fault = Some("too large trailers"),
                     Ok(Some(Piece::Head(section) | Piece::Trailers(section))) => {
                         if !self.take_trailers(id, section)? {
                             return Ok(false);

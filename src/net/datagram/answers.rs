@@ -115,6 +115,11 @@ impl Answers {
         waiting.count() < COUNT_MAX && waiting.bytes() + bytes <= WAITING_BYTES_MAX
     }
 
+    /// Sends what waits at once: the worker may end with this turn.
+    pub fn flush(self: &Rc<Self>) {
+        self.send();
+    }
+
     fn send(self: &Rc<Self>) {
         if self.is_blocked.get() {
             return;

@@ -34,6 +34,8 @@ pub struct Connection {
     peer: SocketAddr,
     local: Option<IpAddr>,
     buffer: Vec<u8>,
+    /// The peer was told that the connection is closed.
+    has_told: bool,
 }
 
 impl fmt::Debug for Connection {
@@ -52,7 +54,8 @@ impl Connection {
     ) -> Self {
         endpoint.count_handshake(true);
         let (state, choose, timer) = (Box::new(state), Some(choose), Timer::new());
-        Self { endpoint, handle, mailbox, state, choose, timer, peer, local, buffer: Vec::new() }
+        let (buffer, has_told) = (Vec::new(), false);
+        Self { endpoint, handle, mailbox, state, choose, timer, peer, local, buffer, has_told }
     }
 
     /// The client's address when the connection began.
@@ -121,12 +124,18 @@ impl Connection {
             self.buffer.clear();
             let Some(transmit) = self.state.poll_transmit(now, 1, &mut self.buffer) else { break };
             self.endpoint.send(&transmit, &self.buffer);
+            self.has_told |= self.state.is_closed();
             runtime::charge(DATAGRAM_COST);
             count += 1;
         }
         self.buffer = Vec::new();
         self.exchange();
         Poll::Ready(())
+    }
+
+    /// True if the connection is closed and its peer was told, or does not listen any more.
+    pub fn is_over(&self) -> bool {
+        self.state.is_drained() || self.state.is_closed() && self.has_told
     }
 
     /// Exchanges connection IDs with the endpoint.
@@ -164,5 +173,6 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.handshake_is_over();
         self.endpoint.leave(self.handle, false);
+        self.endpoint.answers().flush(); // the last one of a leaving worker is its end
     }
 }

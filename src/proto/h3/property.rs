@@ -94,6 +94,7 @@ fn parts(mut data: &[u8], lengths: &mut dyn Iterator<Item = usize>) -> (Parts, O
                 Ok(None) => break,
                 Ok(Some(Piece::Head(section))) => found.push((b'H', section)),
                 Ok(Some(Piece::Trailers(section))) => found.push((b'T', section)),
+                Ok(Some(Piece::Oversized)) => found.push((b'O', Vec::new())),
                 Ok(Some(Piece::Data(count))) => {
                     let (taken, rest) = piece.split_at(count);
                     match found.last_mut() {

@@ -15,6 +15,8 @@ pub enum Piece {
     Data(usize),
     /// The field section of the trailers.
     Trailers(Vec<u8>),
+    /// A section that is longer than any may be; it was skipped.
+    Oversized,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +34,7 @@ pub struct Stream {
     frames: Frames,
     state: State,
     section: Vec<u8>,
+    is_oversized: bool,
 }
 
 const UNEXPECTED: Fault = Fault::new(Code::FRAME_UNEXPECTED, "a frame that is not allowed there");
@@ -47,9 +50,7 @@ impl Stream {
                 Next::Begins { kind, length } => {
                     self.check(kind)?;
                     if kind == kind::HEADERS {
-                        if length > section_bytes_max as u64 {
-                            return Err(Fault::new(Code::EXCESSIVE_LOAD, "too large header"));
-                        }
+                        self.is_oversized = length > section_bytes_max as u64;
                         self.section.clear();
                         if length == 0 {
                             return Ok(Some(self.section_piece()));
@@ -61,7 +62,9 @@ impl Stream {
                     let (payload, rest) = input.split_at(count);
                     *input = rest;
                     if kind == kind::HEADERS {
-                        self.section.extend_from_slice(payload);
+                        if !self.is_oversized {
+                            self.section.extend_from_slice(payload);
+                        }
                         if ends {
                             return Ok(Some(self.section_piece()));
                         }
@@ -92,6 +95,10 @@ impl Stream {
 
     fn section_piece(&mut self) -> Piece {
         let section = std::mem::take(&mut self.section);
+        if std::mem::take(&mut self.is_oversized) {
+            self.state = if self.state == State::Head { State::Body } else { State::Over };
+            return Piece::Oversized;
+        }
         match self.state {
             State::Head => {
                 self.state = State::Body;
@@ -146,6 +153,7 @@ mod tests {
                 match piece {
                     Piece::Head(section) => found.push((b'H', section)),
                     Piece::Trailers(section) => found.push((b'T', section)),
+                    Piece::Oversized => found.push((b'O', Vec::new())),
                     Piece::Data(count) => {
                         let (data, rest) = input.split_at(count);
                         match found.last_mut() {
@@ -169,6 +177,9 @@ mod tests {
             assert_eq!(pieces(&bytes, step), Ok(expected.clone()), "{step}");
         }
         assert_eq!(pieces(&[1, 0], 1), Ok(vec![(b'H', vec![])]));
+        let long = [&[1, 0x40, 101][..], &[7; 101], &[0, 1, b'x', 1, 0x40, 101], &[7; 101]].concat();
+        let expected = vec![(b'O', vec![]), (b'D', b"x".to_vec()), (b'O', vec![])];
+        assert_eq!((pieces(&long, 1), pieces(&long, 300)), (Ok(expected.clone()), Ok(expected)));
     }
 
     #[test]
@@ -185,7 +196,6 @@ mod tests {
             (&[1, 0, 0x0d, 0], Code::FRAME_UNEXPECTED),
             (&[1, 0, 2, 0], Code::FRAME_UNEXPECTED),
             (&[1, 0, 8, 0], Code::FRAME_UNEXPECTED),
-            (&[1, 0x40, 101], Code::EXCESSIVE_LOAD),
             (&[1, 2, 0], Code::FRAME_ERROR),
             (&[1, 0, 0, 2, 0], Code::FRAME_ERROR),
             (&[1, 0, 0x40], Code::FRAME_ERROR),

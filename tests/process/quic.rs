@@ -1,0 +1,108 @@
+//! QUIC over reloads, and between workers: connections stay with the worker that has them, whatever socket their packets
+//! arrive at.
+
+use std::time::Duration;
+
+use crate::support::origin::ok;
+use crate::support::tls::Authority;
+use crate::support::{Daemon, H3, Origin, Setup, wait_for};
+
+const CONF: &str = r#"
+worker_processes %%WORKERS%%;
+http {
+    access_log off;
+    ssl_certificate %%DIR%%/a.crt;
+    ssl_certificate_key %%DIR%%/a.key;
+    server {
+        listen 127.0.0.1:%%PORT_0%% quic;
+        location / { return 200 "$pid\n"; }
+        location /up/ { proxy_pass http://%%ORIGIN%%; }
+        location /files/ { root %%DIR%%; }
+    }
+}
+"#;
+
+fn big() -> Vec<u8> {
+    (0..3_000_000).map(|at| (at % 251) as u8).collect()
+}
+
+fn start(workers: usize) -> (Daemon, Origin, Authority) {
+    let origin = Origin::replying(|request| {
+        if request.target.contains("slow") {
+            std::thread::sleep(Duration::from_millis(700));
+        }
+        ok(&request.body)
+    });
+    let authority = Authority::new("Test CA");
+    let pair = authority.issue(&["a.test"]);
+    let setup = Setup::new(CONF).set("ORIGIN", origin.address()).set("WORKERS", workers).level("info");
+    let setup = setup.file("a.crt", pair.certificate).file("a.key", pair.key).file("files/big", big());
+    (setup.start(), origin, authority)
+}
+
+fn pid(client: &mut H3) -> i32 {
+    client.fetch("a.test", "/").text().trim().parse().expect("a number")
+}
+
+#[test]
+fn a_reload_lets_requests_end_and_new_clients_reach_new_workers() {
+    let (daemon, _origin, authority) = start(2);
+    let mut clients: Vec<H3> =
+        (0..8).map(|_| H3::connect(daemon.port(0), &authority, "a.test")).collect();
+    let mut idle = H3::connect(daemon.port(0), &authority, "a.test");
+    let old: Vec<i32> = clients.iter_mut().map(pid).collect();
+    pid(&mut idle);
+    let slow: Vec<_> = clients.iter_mut().map(|client| client.get("a.test", "/up/slow")).collect();
+    let files: Vec<_> = clients.iter_mut().map(|client| client.get("a.test", "/files/big")).collect();
+    for (client, file) in clients.iter_mut().zip(&files) {
+        client.until("a part", |client| !client.answers[file].body.is_empty());
+    }
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    daemon.wait_log("generation 2 serves configuration");
+    let mut fresh = H3::connect(daemon.port(0), &authority, "a.test");
+    assert!(!old.contains(&pid(&mut fresh)));
+    for ((client, slow), file) in clients.iter_mut().zip(&slow).zip(&files) {
+        assert!(client.answer(*file).body == big());
+        assert_eq!(client.answer(*slow).status, 200);
+    }
+    for client in &mut clients {
+        assert_eq!(client.closed(), 0x100);
+        assert!(!client.goaways().is_empty());
+    }
+    assert_eq!(idle.closed(), 0x100);
+    wait_for("the old workers' end", || {
+        let now = daemon.workers_now();
+        (now.len() == 2 && now.iter().all(|pid| !old.contains(pid))).then_some(())
+    });
+    assert!(!old.contains(&pid(&mut fresh)));
+    assert_eq!(daemon.complaints("error|crit|alert|emerg"), Vec::<String>::new());
+}
+
+#[test]
+fn a_client_that_moves_stays_with_its_worker() {
+    let (daemon, _origin, authority) = start(4);
+    let mut client = H3::connect(daemon.port(0), &authority, "a.test");
+    let first = pid(&mut client);
+    // Each new port leads to a socket of its own choice: some of them to other workers.
+    for _ in 0..12 {
+        client.rebind();
+        assert_eq!(pid(&mut client), first);
+    }
+}
+
+#[test]
+fn a_client_of_a_dead_worker_is_told_so() {
+    let (daemon, _origin, authority) = start(1);
+    let mut client = H3::connect(daemon.port(0), &authority, "a.test");
+    let first = pid(&mut client);
+    crate::support::daemon::send(first, nix::sys::signal::Signal::SIGKILL);
+    wait_for("another worker", || {
+        let now = daemon.workers_now();
+        (now.len() == 1 && !now.contains(&first)).then_some(())
+    });
+    client.get("a.test", "/");
+    client.until("the end", |client| client.lost.is_some());
+    assert_eq!(client.lost, Some(quinn_proto::ConnectionError::Reset));
+    let mut client = H3::connect(daemon.port(0), &authority, "a.test");
+    assert_ne!(pid(&mut client), first);
+}
