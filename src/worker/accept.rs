@@ -16,10 +16,10 @@ use std::rc::{Rc, Weak};
 use std::task::Poll;
 
 use crate::log;
+use crate::net::datagram::Turn;
 use crate::net::{open, room};
 use crate::runtime::{self, Acceptor, race, sleep};
 use crate::shm::heartbeat;
-use crate::net::datagram::Turn;
 use crate::sys::{datagram, retire, socket};
 use crate::worker::messages::SlotIndex;
 use crate::worker::services::Services;

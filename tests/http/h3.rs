@@ -100,7 +100,10 @@ fn requests_are_answered_side_by_side() {
     assert_eq!(client.answer(file).body, big());
     let without = client.answer(without);
     let length = BIG.to_string();
-    assert_eq!((without.status, without.field("content-length"), without.body.len()), (200, Some(&*length), 0));
+    assert_eq!(
+        (without.status, without.field("content-length"), without.body.len()),
+        (200, Some(&*length), 0)
+    );
     let empty = client.answer(empty);
     assert_eq!((empty.status, empty.field("content-length")), (204, None));
     assert_eq!(client.answer(slow).status, 200);
@@ -142,8 +145,7 @@ fn the_name_leads_to_its_server_and_certificate() {
     let mut client = H3::connect(daemon.port(0), &authority, "b.test");
     assert_eq!(client.fetch("b.test", "/").text(), "b b.test\n");
     assert_eq!(client.fetch("off.test", "/").status, 421);
-    let mut refused =
-        H3::begin(daemon.port(0), h3::tls(&authority), "no.test", TransportConfig::default());
+    let mut refused = H3::begin(daemon.port(0), h3::tls(&authority), "no.test", TransportConfig::default());
     assert_eq!(refused.closed(), 0x100 + 112, "unrecognized_name");
     let mut other = h3::tls(&authority);
     other.alpn_protocols = vec![b"hq-interop".to_vec()];
@@ -215,8 +217,7 @@ fn early_data_is_answered_once_and_sessions_resume() {
     let (daemon, _origin, authority) = start();
     let tls = h3::tls(&authority);
     let connect = || {
-        let mut client =
-            H3::begin(daemon.port(3), tls.clone(), "a.test", TransportConfig::default());
+        let mut client = H3::begin(daemon.port(3), tls.clone(), "a.test", TransportConfig::default());
         let is_early = client.connection.has_0rtt();
         let early = is_early.then(|| {
             client.start();

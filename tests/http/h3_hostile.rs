@@ -56,12 +56,8 @@ fn broken_rules_end_the_connection_with_their_codes() {
         client.open(&bytes, true);
         assert_eq!(client.closed(), *code, "{bytes:x?}");
     }
-    let on_others: &[(&[u8], u64)] = &[
-        (&[0, 4, 0], 0x103),
-        (&[1, 0], 0x103),
-        (&[2, 0x3f, 0xe2, 0x1f], 0x201),
-        (&[3, 0x80], 0x202),
-    ];
+    let on_others: &[(&[u8], u64)] =
+        &[(&[0, 4, 0], 0x103), (&[1, 0], 0x103), (&[2, 0x3f, 0xe2, 0x1f], 0x201), (&[3, 0x80], 0x202)];
     for (bytes, code) in on_others {
         let mut client = H3::connect(daemon.port(0), &authority, "a.test");
         client.uni(bytes);
@@ -120,8 +116,7 @@ fn a_client_that_takes_nothing_holds_little_and_not_for_long() {
     let (daemon, authority) = start();
     let mut transport = quinn_proto::TransportConfig::default();
     transport.stream_receive_window(1000u32.into());
-    let mut client =
-        H3::begin(daemon.port(0), crate::support::h3::tls(&authority), "a.test", transport);
+    let mut client = H3::begin(daemon.port(0), crate::support::h3::tls(&authority), "a.test", transport);
     client.until("a handshake", |client| client.is_connected);
     client.start();
     // Streams that are opened without a reader: their windows are used up at once.

@@ -47,8 +47,7 @@ fn pid(client: &mut H3) -> i32 {
 #[test]
 fn a_reload_lets_requests_end_and_new_clients_reach_new_workers() {
     let (daemon, _origin, authority) = start(2);
-    let mut clients: Vec<H3> =
-        (0..8).map(|_| H3::connect(daemon.port(0), &authority, "a.test")).collect();
+    let mut clients: Vec<H3> = (0..8).map(|_| H3::connect(daemon.port(0), &authority, "a.test")).collect();
     let mut idle = H3::connect(daemon.port(0), &authority, "a.test");
     let old: Vec<i32> = clients.iter_mut().map(pid).collect();
     pid(&mut idle);

@@ -11,8 +11,8 @@ use pronghorn::proto::h3::qpack::{self, Decoder};
 use pronghorn::proto::h3::request::{Piece, Stream};
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig,
-    Event, ReadError, StreamEvent, StreamId, TransportConfig, VarInt,
+    ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint,
+    EndpointConfig, Event, ReadError, StreamEvent, StreamId, TransportConfig, VarInt,
 };
 
 use super::deadline::deadline;

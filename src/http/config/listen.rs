@@ -145,7 +145,8 @@ fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Resul
             }
         }
         ("http3", None) => {
-            let message = "the \"listen ... http3\" directive is deprecated, use the \"quic\" parameter instead";
+            let message =
+                "the \"listen ... http3\" directive is deprecated, use the \"quic\" parameter instead";
             return Err(Diagnostic::error(span, message));
         }
         _ => {

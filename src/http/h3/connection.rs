@@ -93,10 +93,8 @@ impl Conn {
     ) -> Self {
         let server = &service.config().servers[listen.default];
         let confs = &server.root.confs;
-        let limits = h3::state::Limits {
-            head: confs.http_core.field_limits(),
-            abuse_max: confs.http3.abuse_limit(),
-        };
+        let limits =
+            h3::state::Limits { head: confs.http_core.field_limits(), abuse_max: confs.http3.abuse_limit() };
         let facts = Facts {
             service,
             listen,
@@ -364,8 +362,9 @@ impl Conn {
                 Some(ConnectionError::TimedOut) | None => log::info!(log, &who, "client timed out"),
                 Some(error) => log::info!(log, &who, "SSL handshake failed: {error}"),
             }
-        } else if let Some(error @ (ConnectionError::TransportError(_) | ConnectionError::ConnectionClosed(_))) =
-            state.lost()
+        } else if let Some(
+            error @ (ConnectionError::TransportError(_) | ConnectionError::ConnectionClosed(_)),
+        ) = state.lost()
         {
             log::info!(log, &who, "QUIC connection ended: {error}");
         }

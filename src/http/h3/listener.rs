@@ -20,8 +20,8 @@ use crate::log;
 use crate::net::datagram::{Answers, Turn, with_receiver};
 use crate::net::newcomer::Newcomer;
 use crate::net::quic::endpoint::Arrival;
-use crate::net::quic::session::Choose;
 use crate::net::quic::post::Passed;
+use crate::net::quic::session::Choose;
 use crate::net::quic::{Endpoint, Post, Settings};
 use crate::net::{clients, drain, open, room};
 use crate::runtime;
@@ -226,12 +226,8 @@ impl Listener {
         };
         let client = peer.clone();
         let choose: Choose = Rc::new(move |hello| {
-            let who = Newcomer {
-                number,
-                peer: &client,
-                listener: &listen.address,
-                action: "SSL handshaking",
-            };
+            let who =
+                Newcomer { number, peer: &client, listener: &listen.address, action: "SSL handshaking" };
             handshake::quic_config(hello, service.worker(), listen, &who)
         });
         match self.endpoint.accept(incoming, choose, now) {

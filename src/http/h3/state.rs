@@ -12,11 +12,11 @@ use bytes::Bytes;
 use quinn_proto::{ConnectionError, Dir, Event as QuicEvent, StreamEvent, StreamId, VarInt};
 
 use crate::net::quic;
-use crate::proto::h1::request::Limits as HeadLimits;
+
 use crate::proto::h2::abuse::{Abuse, Act};
 use crate::proto::h2::request::Request as Arrived;
 use crate::proto::h3::frame::{Fault, stream as kind};
-use crate::proto::h3::{Code, Peer, integer, peer, qpack, request};
+use crate::proto::h3::{Code, HeadLimits, Peer, integer, peer, qpack, request};
 use crate::runtime;
 
 /// The limits of a connection.

@@ -9,9 +9,9 @@ use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::scope::Variable;
 use crate::net::quic::Keys;
-use crate::shared::tls::Secured;
 use crate::proto::h3::integer;
 use crate::script::variable::variable;
+use crate::shared::tls::Secured;
 
 settings! {
     #[derive(Debug)]
@@ -73,7 +73,8 @@ const SECRET_BYTES_MIN: usize = 32;
 fn host_key(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let path = cx.folder().join(node.arg(0));
     let refused = |why: String| Diagnostic::error(node.arg_span(0), why);
-    let secret = std::fs::read(&path).map_err(|error| refused(format!("cannot read \"{}\": {error}", path.display())))?;
+    let secret = std::fs::read(&path)
+        .map_err(|error| refused(format!("cannot read \"{}\": {error}", path.display())))?;
     if secret.len() < SECRET_BYTES_MIN {
         return Err(refused(format!("\"{}\" has less than {SECRET_BYTES_MIN} bytes", path.display())));
     }

@@ -27,11 +27,7 @@ pub trait Carrier {
 
     /// Takes data of the request's body that has arrived. Ready with true at its end. `before`: so many bytes that were taken
     /// the last time have been used, and whether the body is read from now on.
-    fn poll_take(
-        &self,
-        before: (usize, bool),
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(Vec<u8>, bool), Error>>;
+    fn poll_take(&self, before: (usize, bool), cx: &mut Context<'_>) -> Poll<Result<(Vec<u8>, bool), Error>>;
 }
 
 /// What a response consists of in a stream.
@@ -41,11 +37,6 @@ pub trait Sheet {
 
     /// Sends as much data as there is room for, in frames of at most `frame_bytes`. If some is left, the waker is woken
     /// when there is room again.
-    fn send_data(
-        &mut self,
-        data: &[u8],
-        ends: bool,
-        frame_bytes: usize,
-        waker: &Waker,
-    ) -> Result<Sent, Gone>;
+    fn send_data(&mut self, data: &[u8], ends: bool, frame_bytes: usize, waker: &Waker)
+    -> Result<Sent, Gone>;
 }

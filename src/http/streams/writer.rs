@@ -330,11 +330,7 @@ pub fn send_early_hints<C: Carrier>(stream: &C, fields: &Lines) -> Result<(), Er
     send_interim(stream, 103, |block| put_lines(C::COMPRESSION, fields, block)).map_err(|Gone| Error::left())
 }
 
-fn send_interim<C: Carrier>(
-    stream: &C,
-    status: u16,
-    fields: impl FnOnce(&mut Vec<u8>),
-) -> Result<(), Gone> {
+fn send_interim<C: Carrier>(stream: &C, status: u16, fields: impl FnOnce(&mut Vec<u8>)) -> Result<(), Gone> {
     let mut block = Vec::new();
     C::COMPRESSION.put_status(status, &mut block);
     fields(&mut block);
@@ -356,7 +352,12 @@ fn render_head(compression: Compression, response: &Response, terms: &Terms, out
     if let Some(length) = response.content_length.filter(|_| response.status >= 200 && response.status != 204)
     {
         let mut digits = itoa::Buffer::new();
-        compression.put_field(Some(Id::ContentLength), b"content-length", digits.format(length).as_bytes(), out);
+        compression.put_field(
+            Some(Id::ContentLength),
+            b"content-length",
+            digits.format(length).as_bytes(),
+            out,
+        );
     }
     for (id, name, value) in headers.iter() {
         if !is_of_connection(id) {

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use quinn_proto::{
-    AcceptError, ConnectionEvent, ConnectionHandle, DatagramEvent, EndpointConfig, EndpointEvent, IdleTimeout,
-    Incoming, MtuDiscoveryConfig, ServerConfig, TokenLog, TokenReuseError, Transmit, TransportConfig, ValidationTokenConfig, VarInt,
+    AcceptError, ConnectionEvent, ConnectionHandle, DatagramEvent, EndpointConfig, EndpointEvent,
+    IdleTimeout, Incoming, MtuDiscoveryConfig, ServerConfig, TokenLog, TokenReuseError, Transmit,
+    TransportConfig, ValidationTokenConfig, VarInt,
 };
 
 use crate::net::datagram::Answers;
@@ -149,7 +150,9 @@ pub struct Endpoint {
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Endpoint").field("connections", &self.mailboxes.borrow().len()).finish_non_exhaustive()
+        out.debug_struct("Endpoint")
+            .field("connections", &self.mailboxes.borrow().len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -184,8 +187,7 @@ impl Endpoint {
             .validation_token_config(tokens)
             .migration(true);
         let server = Arc::new(server);
-        let inner =
-            quinn_proto::Endpoint::new(Arc::new(config), Some(Arc::clone(&server)), true, None);
+        let inner = quinn_proto::Endpoint::new(Arc::new(config), Some(Arc::clone(&server)), true, None);
         Rc::new(Self {
             inner: RefCell::new(inner),
             config: server,
@@ -208,8 +210,7 @@ impl Endpoint {
     /// The same for a datagram that another process has passed on, or that it would not take.
     pub fn take_own(&self, from: SocketAddr, to: Option<IpAddr>, bytes: &[u8], now: Instant) -> Arrival {
         let mut answer = Vec::new();
-        let handled =
-            self.inner.borrow_mut().handle(now, from, to, None, BytesMut::from(bytes), &mut answer);
+        let handled = self.inner.borrow_mut().handle(now, from, to, None, BytesMut::from(bytes), &mut answer);
         match handled {
             None => {}
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
@@ -245,7 +246,7 @@ impl Endpoint {
         let mut answer = Vec::new();
         let accepted = choosing(&choose, || {
             let config = Some(Arc::clone(&self.config));
-            self.inner.borrow_mut().accept(incoming, now, &mut answer, config)
+            self.inner.borrow_mut().accept(incoming, now, &mut answer, config).map_err(Box::new)
         });
         match accepted {
             Ok((handle, connection)) => {
@@ -253,7 +254,8 @@ impl Endpoint {
                 self.mailboxes.borrow_mut().insert(handle, Rc::clone(&mailbox));
                 Ok(Connection::new(Rc::clone(self), (handle, mailbox), connection, choose, (peer, local)))
             }
-            Err(AcceptError { cause, response }) => {
+            Err(error) => {
+                let AcceptError { cause, response } = *error;
                 if let Some(transmit) = response {
                     self.send(&transmit, &answer);
                 }

@@ -16,8 +16,8 @@ use rustls::server::{
 };
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{
-    CipherSuite, KeyLog, NoKeyLog, ProtocolVersion, ServerConfig, SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion,
-    compress,
+    CipherSuite, KeyLog, NoKeyLog, ProtocolVersion, ServerConfig, SignatureAlgorithm, SignatureScheme,
+    SupportedProtocolVersion, compress,
 };
 use smallvec::SmallVec;
 

@@ -48,16 +48,9 @@ mod tests {
 
     #[test]
     fn the_shortest_form_is_written_and_read_back() {
-        for (value, length) in [
-            (0, 1),
-            (63, 1),
-            (64, 2),
-            (16_383, 2),
-            (16_384, 4),
-            (0x3fff_ffff, 4),
-            (0x4000_0000, 8),
-            (MAX, 8),
-        ] {
+        for (value, length) in
+            [(0, 1), (63, 1), (64, 2), (16_383, 2), (16_384, 4), (0x3fff_ffff, 4), (0x4000_0000, 8), (MAX, 8)]
+        {
             let mut bytes = Vec::new();
             put(value, &mut bytes);
             assert_eq!((bytes.len(), read(&bytes)), (length, Some((value, length))));

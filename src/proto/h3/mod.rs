@@ -10,3 +10,6 @@ pub mod request;
 
 pub use frame::Code;
 pub use peer::Peer;
+
+/// The limits of heads, which all versions share.
+pub use crate::proto::h1::request::Limits as HeadLimits;

@@ -280,7 +280,8 @@ mod tests {
 
     #[test]
     fn good_streams_are_taken_however_they_are_cut() {
-        let control = [0, 4, 6, 1, 0x40, 100, 7, 0x40, 9, 0x0d, 1, 5, 0x0d, 1, 6, 7, 1, 9, 7, 1, 8, 0x21, 2, 9, 9];
+        let control =
+            [0, 4, 6, 1, 0x40, 100, 7, 0x40, 9, 0x0d, 1, 5, 0x0d, 1, 6, 7, 1, 9, 7, 1, 8, 0x21, 2, 9, 9];
         for step in 1..=control.len() {
             assert_eq!(outcome(&[(2, &control)], step), Ok(Fed::Nothing), "{step}");
         }
@@ -291,7 +292,8 @@ mod tests {
 
     #[test]
     fn broken_rules_have_their_codes() {
-        let cases: &[(&[(u64, &[u8])], Code)] = &[
+        type Streams<'a> = &'a [(u64, &'a [u8])];
+        let cases: &[(Streams<'_>, Code)] = &[
             (&[(2, &[0, 7, 1, 0])], Code::MISSING_SETTINGS),
             (&[(2, &[0, 0x21, 0])], Code::MISSING_SETTINGS),
             (&[(2, &[0, 4, 0, 4, 0])], Code::FRAME_UNEXPECTED),

@@ -77,7 +77,8 @@ fn fed(mut data: &[u8], lengths: &mut dyn Iterator<Item = usize>) -> (Option<Cod
 /// Gives `data` to a request's stream whole, and in pieces: the parts must be the same.
 pub fn takes_request(data: &[u8], cuts: &[u8]) {
     let whole = parts(data, &mut std::iter::repeat(data.len().max(1)));
-    let pieces = parts(data, &mut cuts.iter().map(|cut| usize::from(*cut).max(1)).chain(std::iter::repeat(7)));
+    let pieces =
+        parts(data, &mut cuts.iter().map(|cut| usize::from(*cut).max(1)).chain(std::iter::repeat(7)));
     assert_eq!(whole, pieces);
 }
 

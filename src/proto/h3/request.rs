@@ -171,7 +171,10 @@ mod tests {
 
     #[test]
     fn a_request_is_the_same_however_it_is_cut() {
-        let bytes = [0x21, 1, 9, 1, 2, b'a', b'b', 0, 1, b'x', 0x40, 0x42, 0, 0, 0, 0, 2, b'y', b'z', 1, 1, b't', 0x21, 0];
+        let bytes = [
+            0x21, 1, 9, 1, 2, b'a', b'b', 0, 1, b'x', 0x40, 0x42, 0, 0, 0, 0, 2, b'y', b'z', 1, 1, b't',
+            0x21, 0,
+        ];
         let expected = vec![(b'H', b"ab".to_vec()), (b'D', b"xyz".to_vec()), (b'T', b"t".to_vec())];
         for step in 1..=bytes.len() {
             assert_eq!(pieces(&bytes, step), Ok(expected.clone()), "{step}");

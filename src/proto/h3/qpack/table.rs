@@ -71,7 +71,8 @@ impl Table {
     /// The entry that has as many newer ones.
     pub(super) fn newest(&self, index: u64) -> Option<(&[u8], &[u8])> {
         let index = usize::try_from(index).ok()?;
-        let (bytes, name_length) = self.entries.get(self.entries.len().checked_sub(index)?.checked_sub(1)?)?;
+        let (bytes, name_length) =
+            self.entries.get(self.entries.len().checked_sub(index)?.checked_sub(1)?)?;
         Some(bytes.split_at(*name_length))
     }
 

@@ -1,3 +1,5 @@
+//! The examples of the standard, cuts at every byte, and what a hostile peer may send.
+
 use super::*;
 
 #[derive(Default)]
@@ -37,9 +39,7 @@ fn the_standard_s_examples() {
     assert_eq!(decoded(&mut decoder, 0, &section), Ok(vec![pair(":path", "/index.html")]));
     assert!(!decoder.has_output());
 
-    let stream = hex(
-        "3fbd01 c00f 7777 772e 6578 616d 706c 652e 636f 6d c10c 2f73 616d 706c 652f 7061 7468",
-    );
+    let stream = hex("3fbd01 c00f 7777 772e 6578 616d 706c 652e 636f 6d c10c 2f73 616d 706c 652f 7061 7468");
     let section = hex("0381 10 11");
     assert_eq!(decoded(&mut decoder, 4, &section), Err(Failed::Blocked));
     assert_eq!(decoder.feed(&stream), Ok(true));
@@ -82,13 +82,13 @@ fn the_encoder_stream_may_be_cut_anywhere() {
 #[test]
 fn hostile_instructions_end_the_connection() {
     for stream in [
-        "3fe21f",               // capacity 4097
-        "c0 01 61",             // no capacity has been set
-        "3fbd01 80 01 61",      // a name that is not there
-        "3fbd01 ff24 01 61",    // static index 99
-        "3fbd01 00",            // nothing to duplicate
-        "3fe11f c0 7f81ff01",   // a string longer than any that fits
-        "3fe11f c0 82 ffff",    // no Huffman code
+        "3fe21f",                           // capacity 4097
+        "c0 01 61",                         // no capacity has been set
+        "3fbd01 80 01 61",                  // a name that is not there
+        "3fbd01 ff24 01 61",                // static index 99
+        "3fbd01 00",                        // nothing to duplicate
+        "3fe11f c0 7f81ff01",               // a string longer than any that fits
+        "3fe11f c0 82 ffff",                // no Huffman code
         "3fe11f c0 ffffffffffffffffffff01", // no number
     ] {
         let fault = Decoder::default().feed(&hex(stream)).expect_err(stream);
@@ -104,17 +104,17 @@ fn hostile_sections_are_invalid() {
         "",
         "00",
         "ffffffff",
-        "0000 ff24",       // static index 99
-        "0000 80",         // a dynamic entry although none is needed
-        "0300 82",         // before the first entry
-        "0300 10",         // at the base: not there
-        "0384 10",         // the base is too low
-        "0000 51 05 61",   // a string that is cut
+        "0000 ff24",     // static index 99
+        "0000 80",       // a dynamic entry although none is needed
+        "0300 82",       // before the first entry
+        "0300 10",       // at the base: not there
+        "0384 10",       // the base is too low
+        "0000 51 05 61", // a string that is cut
         "0000 51",
         "0000 27",
         "0000 7f",
         "0000 2fffffffffffff 61",
-        "ff8001 00",       // more entries than a table can have
+        "ff8001 00", // more entries than a table can have
     ] {
         assert_eq!(decoded(&mut decoder, 0, &hex(section)), Err(Failed::Invalid), "{section}");
     }
