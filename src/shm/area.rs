@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use super::detail::TIMES;
 use super::pending;
 use super::zone::Zone;
+use crate::sys::random;
 
 /// Maximum number of processes that count at one time: 256 workers in each of two generations. Lane 0 is the
 /// master's.
@@ -92,7 +93,12 @@ pub(super) enum Header {
     DetailsUsed = 5,
     /// The last generation whose checks have begun.
     ChecksBegun = 6,
+    /// The first of four words that nobody outside knows, the same in an upgraded binary.
+    Secret = 8,
 }
+
+/// The words of the secret.
+const SECRET_WORDS: usize = 4;
 
 pub(super) struct Area {
     zone: Zone,
@@ -122,6 +128,16 @@ pub fn as_fd() -> BorrowedFd<'static> {
     area().zone.as_fd()
 }
 
+/// A secret that the processes of this server share, of an older and a newer binary too. All workers can read it.
+pub fn secret() -> [u8; SECRET_WORDS * 8] {
+    let words = &area().zone.words()[Header::Secret as usize..][..SECRET_WORDS];
+    let mut bytes = [0; SECRET_WORDS * 8];
+    for (part, word) in bytes.chunks_exact_mut(8).zip(words) {
+        part.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
+    }
+    bytes
+}
+
 /// Number of bytes of the area that are in memory.
 pub fn resident_bytes() -> io::Result<u64> {
     area().zone.resident_bytes()
@@ -144,7 +160,13 @@ impl Area {
         }
         let magic = &zone.words()[Header::Magic as usize];
         match magic.compare_exchange(0, MAGIC, Relaxed, Relaxed) {
-            Ok(_) | Err(MAGIC) => Ok(Area { zone }),
+            Ok(_) | Err(MAGIC) => {
+                for word in &zone.words()[Header::Secret as usize..][..SECRET_WORDS] {
+                    // An older binary has left none.
+                    let _ = word.compare_exchange(0, random::number() | 1, Relaxed, Relaxed);
+                }
+                Ok(Area { zone })
+            }
             Err(_) => Err(refused("shared memory of another version")),
         }
     }

@@ -31,6 +31,8 @@ pub mod tls_sessions;
 pub mod whereabouts;
 pub mod zone;
 
+pub use area::secret;
+
 use std::os::fd::{AsRawFd, RawFd};
 
 pub use self::area::{BYTES, as_fd, open, resident_bytes};

@@ -3,9 +3,13 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
+use crate::process::upgrade;
+use crate::support::daemon::send;
 use crate::support::origin::ok;
 use crate::support::tls::Authority;
-use crate::support::{Daemon, H3, Origin, Setup, wait_for};
+use crate::support::{Daemon, H3, Origin, Setup, process, wait_for};
 
 const CONF: &str = r#"
 worker_processes %%WORKERS%%;
@@ -37,7 +41,7 @@ fn start(workers: usize) -> (Daemon, Origin, Authority) {
     let pair = authority.issue(&["a.test"]);
     let setup = Setup::new(CONF).set("ORIGIN", origin.address()).set("WORKERS", workers).level("info");
     let setup = setup.file("a.crt", pair.certificate).file("a.key", pair.key).file("files/big", big());
-    (setup.start(), origin, authority)
+    (setup.in_background().start(), origin, authority)
 }
 
 fn pid(client: &mut H3) -> i32 {
@@ -56,7 +60,7 @@ fn a_reload_lets_requests_end_and_new_clients_reach_new_workers() {
     for (client, file) in clients.iter_mut().zip(&files) {
         client.until("a part", |client| !client.answers[file].body.is_empty());
     }
-    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    daemon.signal(Signal::SIGHUP);
     daemon.wait_log("generation 2 serves configuration");
     let mut fresh = H3::connect(daemon.port(0), &authority, "a.test");
     assert!(!old.contains(&pid(&mut fresh)));
@@ -78,6 +82,28 @@ fn a_reload_lets_requests_end_and_new_clients_reach_new_workers() {
 }
 
 #[test]
+fn an_upgrade_lets_requests_end_too() {
+    let (daemon, _origin, authority) = start(2);
+    let mut client = H3::connect(daemon.port(0), &authority, "a.test");
+    let first = pid(&mut client);
+    let (slow, file) = (client.get("a.test", "/up/slow"), client.get("a.test", "/files/big"));
+    client.until("a part", |client| !client.answers[&file].body.is_empty());
+    let old = daemon.pid();
+    let new = upgrade::upgrade(&daemon);
+    send(old, Signal::SIGWINCH);
+    assert_eq!(client.answer(slow).status, 200);
+    assert!(client.answer(file).body == big());
+    assert_eq!(client.closed(), 0x100);
+    wait_for("the old workers to end", || upgrade::workers_of(old, new).is_empty().then_some(()));
+    let mut fresh = H3::connect(daemon.port(0), &authority, "a.test");
+    assert_ne!(pid(&mut fresh), first);
+    send(old, Signal::SIGQUIT);
+    wait_for("the old master to end", || (!process::is_alive(old)).then_some(()));
+    daemon.follow(new);
+    assert_eq!(fresh.fetch("a.test", "/").status, 200);
+}
+
+#[test]
 fn a_client_that_moves_stays_with_its_worker() {
     let (daemon, _origin, authority) = start(4);
     let mut client = H3::connect(daemon.port(0), &authority, "a.test");
@@ -94,7 +120,7 @@ fn a_client_of_a_dead_worker_is_told_so() {
     let (daemon, _origin, authority) = start(1);
     let mut client = H3::connect(daemon.port(0), &authority, "a.test");
     let first = pid(&mut client);
-    crate::support::daemon::send(first, nix::sys::signal::Signal::SIGKILL);
+    send(first, Signal::SIGKILL);
     wait_for("another worker", || {
         let now = daemon.workers_now();
         (now.len() == 1 && !now.contains(&first)).then_some(())

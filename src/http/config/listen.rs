@@ -9,7 +9,6 @@ use crate::config::{Diagnostic, Node, Span, params};
 use crate::http::config::compile::Cx;
 use crate::http::config::server::Listen;
 use crate::net::address::parse_listen;
-use crate::net::quic::Keys;
 use crate::shared::listen::socket_parameter;
 use crate::shared::server_names;
 use crate::sys::address::SockAddr;
@@ -136,7 +135,6 @@ fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Resul
         ("quic", None) => {
             draft.is_datagram = true;
             draft.options.has_connections = true;
-            let _ = Keys::of_process(); // before the workers are forked, which share them
             for address in &mut draft.addresses {
                 let Some(inet) = address.inet().copied() else {
                     return Err(Diagnostic::error(span, "\"quic\" needs an address with a port, not a path"));

@@ -52,8 +52,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("quic_gso", BOTH, |c| &mut c.gso,
         "Sends equal datagrams as one burst, which the kernel or the device takes apart (UDP_SEGMENT)."),
     custom("quic_host_key", BOTH, ONE, |c: &mut Conf, cx, node| host_key(c, cx, node),
-        "Takes the secret of connection IDs, tokens and stateless resets from a file of at least 32 bytes; without it the master makes a random one when it \
-         starts, which an upgraded binary does not know.").default("random"),
+        "Takes the secret of connection IDs, tokens and stateless resets from a file of at least 32 bytes; without it a random one is \
+         made at the start. Machines that share an address need the same.").default("random"),
     accepted("quic_active_connection_id_limit", BOTH, ONE, Accepted::Number, "Five connection IDs of a client are kept, which is what it is told."),
 ];
 

@@ -1,15 +1,15 @@
 //! The keys by which this server knows its own connection IDs, tokens and stateless resets again.
 //!
-//! All of them come from one secret, which all processes share: that of `quic_host_key`, or a random one that the master
-//! makes once. Touches: nothing but randomness. Behaviour: nginx.org, `quic_host_key`; RFC 9000 §8.1.4 and §10.3.
+//! All of them come from one secret, which all processes share: that of `quic_host_key`, or a random one in shared
+//! memory. Touches: nothing. Behaviour: nginx.org, `quic_host_key`; RFC 9000 §8.1.4 and §10.3.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use aws_lc_rs::{digest, hkdf, hmac};
 use quinn_proto::crypto::{HandshakeTokenKey, HmacKey};
 
-use crate::sys::random;
+use crate::shm;
 
 /// The keys of a configuration.
 #[derive(Clone)]
@@ -49,13 +49,8 @@ impl Keys {
         }
     }
 
-    /// The keys of this master and all its workers, if the configuration has none.
+    /// The keys of this server's processes, if the configuration has none.
     pub fn of_process() -> Self {
-        static KEYS: OnceLock<Keys> = OnceLock::new();
-        let make = || {
-            let secret: Vec<u8> = (0..4).flat_map(|_| random::number().to_ne_bytes()).collect();
-            Keys::of_secret(&secret)
-        };
-        KEYS.get_or_init(make).clone()
+        Self::of_secret(&shm::secret())
     }
 }
