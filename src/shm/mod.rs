@@ -31,11 +31,9 @@ pub mod tls_sessions;
 pub mod whereabouts;
 pub mod zone;
 
-pub use area::secret;
-
 use std::os::fd::{AsRawFd, RawFd};
 
-pub use self::area::{BYTES, as_fd, open, resident_bytes};
+pub use self::area::{BYTES, as_fd, open, resident_bytes, secret};
 pub use self::lanes::Lane;
 pub use self::zone::Zone;
 

@@ -6,13 +6,13 @@ use crate::http::configurations::{ask, echo, example};
 use crate::support::dns::{A, AAAA, NXDOMAIN, SRV};
 use crate::support::origin::ok;
 use crate::support::tls::{Authority, TlsClient, client_config, trusting};
-use crate::support::{Client, Daemon, Dns, Origin, Setup, fetch, get, wait_for};
+use crate::support::{Client, Daemon, Dns, H3, Origin, Setup, fetch, get, wait_for};
 
 use super::place::shipped;
 
 /// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "balanced behind-proxy cache canary compression container control discovery django dns drupal failover files \
-                      grpc health-checks json-log laravel legacy-pages limits maintenance memcached mqtt nextcloud overload \
+                      grpc health-checks http3 json-log laravel legacy-pages limits maintenance memcached mqtt nextcloud overload \
                       phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal tls-modern \
                       tls-passthrough uploads vhosts webdav websocket wordpress";
 
@@ -928,6 +928,29 @@ fn tls_modern() {
     let refused =
         TlsClient::try_connect(daemon.port(1), &old, "example.com").err().map(|error| error.to_string());
     assert!(refused.is_some_and(|error| error.contains("ProtocolVersion")));
+}
+
+#[test]
+fn http3() {
+    let origin = echo("application");
+    let authority = Authority::new("test");
+    let pair = authority.issue(&["example.com"]);
+    let changes = [
+        ("127.0.0.1:3000", &*origin.address()),
+        ("listen      443 ssl;", "listen 127.0.0.1:%%PORT_0%% ssl;"),
+        ("listen      443 quic;", "listen 127.0.0.1:%%PORT_0%% quic;"),
+        ("logs/access.log", "access.log"),
+    ];
+    let setup = example("http3.conf", &changes);
+    let daemon = setup.file("tls/cert.pem", &pair.certificate).file("tls/key.pem", &pair.key).start();
+    let mut client = TlsClient::connect(daemon.port(0), &trusting(&authority), "example.com");
+    let response = client.get("example.com", "/a");
+    assert_eq!(response.header("alt-svc"), Some("h3=\":443\"; ma=86400"));
+    let mut client = H3::connect(daemon.port(0), &authority, "example.com");
+    let answer = client.fetch("example.com", "/b");
+    assert_eq!(answer.text(), "application /b example.com");
+    assert_eq!(origin.last().header("x-forwarded-proto"), Some("https"));
+    daemon.wait_line("access.log", r#""GET /b HTTP/3.0" 200 HTTP/3.0$"#);
 }
 
 #[test]

@@ -50,6 +50,12 @@ pub fn complete(
             if servers[index].tls.is_none() && conf.has_certificate() {
                 servers[index].tls = conf.watched_server(index, &servers[index].names, protocols(), cx);
             }
+            let is_older = servers[index].tls.as_ref().is_some_and(|tls| !tls.speaks_tls13());
+            if is_older && listen.address.is_datagram() {
+                let message =
+                    "\"listen\" with \"quic\" needs TLSv1.3 in \"ssl_protocols\" of each of its servers";
+                cx.diagnostics.push(Diagnostic::error(listen.span.unwrap_or(servers[index].span), message));
+            }
         }
     }
 }
@@ -61,7 +67,8 @@ fn protocols() -> Vec<Vec<u8>> {
 
 /// Notes the port that a redirect to HTTPS leads to.
 fn set_ports(listens: &[Listen], sharing: &[Vec<usize>], servers: &mut [Server]) {
-    for (listen, sharing) in listens.iter().zip(sharing).filter(|(listen, _)| listen.ssl) {
+    let redirects_to = |listen: &Listen| listen.ssl && !listen.address.is_datagram();
+    for (listen, sharing) in listens.iter().zip(sharing).filter(|(listen, _)| redirects_to(listen)) {
         let port = listen.address.port().unwrap_or(443);
         for &index in sharing {
             let known = &mut servers[index].https_port;
