@@ -11,14 +11,20 @@ pub mod h2;
 pub mod h3;
 pub mod head;
 pub mod header;
+pub mod imap;
+pub mod line;
+pub mod mail_auth;
 pub mod memcached;
 pub mod message;
 pub mod mqtt;
+pub mod pop3;
 pub mod postgres;
 #[cfg(any(test, feature = "property"))]
 pub mod property;
 pub mod proxy_protocol;
+pub mod sasl;
 pub mod scgi;
+pub mod smtp;
 pub mod uri;
 pub mod uwsgi;
 
