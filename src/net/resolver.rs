@@ -116,7 +116,16 @@ impl Resolvers {
     }
 }
 
-type Key = (Name, bool);
+/// What is asked about a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Sought {
+    Addresses,
+    Services,
+    /// The names of the host whose address the name stands for.
+    Hosts,
+}
+
+type Key = (Name, Sought);
 
 #[derive(Debug, Default)]
 struct State {
@@ -130,6 +139,7 @@ struct State {
 enum Value {
     Addresses(Rc<[IpAddr]>),
     Services(Rc<[Service]>),
+    Hosts(Rc<[Name]>),
     Failed(Failure),
 }
 
@@ -177,10 +187,20 @@ impl Resolver {
     /// The addresses of a name, IPv4 first, each family starting at a random one.
     pub async fn addresses(self: &Rc<Self>, name: &str, timeout_ms: u64) -> Result<Found<IpAddr>, Failure> {
         let name = Name::new(name.as_bytes()).ok_or(Failure::BadName)?;
-        let (value, expires_ms) = self.find((name, false), timeout_ms).await;
+        let (value, expires_ms) = self.find((name, Sought::Addresses), timeout_ms).await;
         match value {
             Value::Addresses(list) => Ok(Found { list: shuffled(&list), expires_ms }),
-            Value::Services(_) => Err(Failure::Code(Code::Other)),
+            Value::Services(_) | Value::Hosts(_) => Err(Failure::Code(Code::Other)),
+            Value::Failed(failure) => Err(failure),
+        }
+    }
+
+    /// The first name of the host that has this address.
+    pub async fn host(self: &Rc<Self>, ip: IpAddr, timeout_ms: u64) -> Result<Name, Failure> {
+        let (value, _) = self.find((Name::of_address(ip), Sought::Hosts), timeout_ms).await;
+        match value {
+            Value::Hosts(list) => list.first().cloned().ok_or(Failure::Code(Code::NotFound)),
+            Value::Addresses(_) | Value::Services(_) => Err(Failure::Code(Code::Other)),
             Value::Failed(failure) => Err(failure),
         }
     }
@@ -197,21 +217,21 @@ impl Resolver {
         let full = if is_whole { format!("{service}.{name}") } else { format!("_{service}._tcp.{name}") };
         let full = Name::new(full.as_bytes()).ok_or(Failure::BadName)?;
         let deadline_ms = runtime::now_ms().saturating_add(timeout_ms);
-        let (value, mut expires_ms) = self.find((full, true), timeout_ms).await;
+        let (value, mut expires_ms) = self.find((full, Sought::Services), timeout_ms).await;
         let services = match value {
             Value::Services(services) => services,
-            Value::Addresses(_) => return Err(Failure::Code(Code::Other)),
+            Value::Addresses(_) | Value::Hosts(_) => return Err(Failure::Code(Code::Other)),
             Value::Failed(failure) => return Err(failure),
         };
         let best = services.iter().map(|service| service.priority).min().unwrap_or(0);
         let mut places = Vec::new();
         for Service { priority, weight, port, target } in services.iter() {
             let left_ms = deadline_ms.saturating_sub(runtime::now_ms());
-            let (value, until_ms) = self.find((target.clone(), false), left_ms).await;
+            let (value, until_ms) = self.find((target.clone(), Sought::Addresses), left_ms).await;
             expires_ms = expires_ms.min(until_ms);
             let addresses = match &value {
                 Value::Addresses(addresses) => &addresses[..],
-                Value::Failed(Failure::Code(Code::NotFound)) | Value::Services(_) => &[],
+                Value::Failed(Failure::Code(Code::NotFound)) | Value::Services(_) | Value::Hosts(_) => &[],
                 Value::Failed(failure) => return Err(*failure),
             };
             places.extend(addresses.iter().map(|&ip| Place {
@@ -271,9 +291,14 @@ impl Resolver {
     }
 
     async fn fly(self: Rc<Self>, key: Key, flight: Rc<Flight>) {
-        self.count(if key.1 { Word::SERVICES } else { Word::NAMES });
+        let word = match key.1 {
+            Sought::Addresses => Some(Word::NAMES),
+            Sought::Services => Some(Word::SERVICES),
+            Sought::Hosts => None, // there is no count of these
+        };
+        word.into_iter().for_each(|word| self.count(word));
         let value = self.look_up(&key, &flight).await;
-        self.count(end(&value.0));
+        word.into_iter().for_each(|_| self.count(end(&value.0)));
         self.state.borrow_mut().flights.remove(&key);
         flight.landed.replace(Some(value));
         flight.notify.notify();
@@ -287,20 +312,20 @@ impl Resolver {
 
     /// Asks for a name and, while the answer is an alias, for its target.
     async fn look_up(&self, key: &Key, flight: &Flight) -> (Value, u64) {
-        let (mut name, is_service) = key.clone();
+        let (mut name, sought) = key.clone();
         // The names asked for so far, each with its own expiry.
         let mut way: Vec<(Name, u64)> = Vec::new();
         while way.len() <= ALIASES_MAX {
-            let known = if way.is_empty() { None } else { self.cached(&(name.clone(), is_service)) };
+            let known = if way.is_empty() { None } else { self.cached(&(name.clone(), sought)) };
             if let Some((value, expires_ms)) = known {
-                return self.store(way, is_service, value, expires_ms);
+                return self.store(way, sought, value, expires_ms);
             }
-            match self.ask(&name, is_service, flight).await {
+            match self.ask(&name, sought, flight).await {
                 Ok(Step::Done(value, ttl_s)) => {
                     let is_found = !matches!(value, Value::Failed(_));
                     let expires_ms = self.expiry_ms(ttl_s, is_found);
                     way.push((name, expires_ms));
-                    return self.store(way, is_service, value, expires_ms);
+                    return self.store(way, sought, value, expires_ms);
                 }
                 Ok(Step::Alias(target, ttl_s)) => {
                     way.push((std::mem::replace(&mut name, target), self.expiry_ms(ttl_s, true)));
@@ -311,12 +336,13 @@ impl Resolver {
         (Value::Failed(Failure::Code(Code::Server)), runtime::now_ms())
     }
 
-    async fn ask(&self, name: &Name, is_service: bool, flight: &Flight) -> Result<Step, Failure> {
-        let kinds: &[Kind] = match (is_service, self.settings.ipv4, self.settings.ipv6) {
-            (true, ..) => &[Kind::Srv],
-            (false, true, true) => &[Kind::A, Kind::Aaaa],
-            (false, _, false) => &[Kind::A],
-            (false, false, true) => &[Kind::Aaaa],
+    async fn ask(&self, name: &Name, sought: Sought, flight: &Flight) -> Result<Step, Failure> {
+        let kinds: &[Kind] = match (sought, self.settings.ipv4, self.settings.ipv6) {
+            (Sought::Services, ..) => &[Kind::Srv],
+            (Sought::Hosts, ..) => &[Kind::Ptr],
+            (Sought::Addresses, true, true) => &[Kind::A, Kind::Aaaa],
+            (Sought::Addresses, _, false) => &[Kind::A],
+            (Sought::Addresses, false, true) => &[Kind::Aaaa],
         };
         let first = {
             let mut state = self.state.borrow_mut();
@@ -336,16 +362,16 @@ impl Resolver {
 
     /// Caches the result for all names of `way`. Each expires with the first of itself and the names after
     /// it.
-    fn store(&self, way: Vec<(Name, u64)>, is_service: bool, value: Value, expires_ms: u64) -> (Value, u64) {
+    fn store(&self, way: Vec<(Name, u64)>, sought: Sought, value: Value, expires_ms: u64) -> (Value, u64) {
         let now_ms = runtime::now_ms();
         let mut until_ms = expires_ms;
         let mut state = self.state.borrow_mut();
         for (name, own_ms) in way.into_iter().rev() {
             until_ms = until_ms.min(own_ms);
             if until_ms > now_ms {
-                state.insert((name, is_service), value.clone(), until_ms, now_ms);
+                state.insert((name, sought), value.clone(), until_ms, now_ms);
             } else {
-                state.cache.remove(&(name, is_service));
+                state.cache.remove(&(name, sought));
             }
         }
         (value, until_ms)
@@ -355,7 +381,7 @@ impl Resolver {
 /// The word that counts lookups with this end.
 fn end(value: &Value) -> Word {
     match value {
-        Value::Addresses(_) | Value::Services(_) => Word::NO_ERROR,
+        Value::Addresses(_) | Value::Services(_) | Value::Hosts(_) => Word::NO_ERROR,
         Value::Failed(Failure::Code(code)) => match code {
             Code::Format => Word::FORMAT_ERROR,
             Code::Server => Word::SERVER_FAILURE,
@@ -387,7 +413,8 @@ impl State {
 /// Combines the answers to the questions about one name. As in nginx, a failure of one kind is the name's
 /// failure, and an alias counts only if no answer has an address.
 fn combine(answers: impl Iterator<Item = Answer>) -> Result<Step, Failure> {
-    let (mut addresses, mut services, mut least_s) = (Vec::new(), Vec::new(), u32::MAX);
+    let (mut addresses, mut services, mut hosts) = (Vec::new(), Vec::new(), Vec::new());
+    let mut least_s = u32::MAX;
     let (mut alias, mut negative) = (None, Some(u32::MAX));
     for answer in answers {
         match answer {
@@ -397,6 +424,10 @@ fn combine(answers: impl Iterator<Item = Answer>) -> Result<Step, Failure> {
             }
             Answer::Services { list, ttl_s } => {
                 services.extend(list);
+                least_s = least_s.min(ttl_s);
+            }
+            Answer::Hosts { list, ttl_s } => {
+                hosts.extend(list);
                 least_s = least_s.min(ttl_s);
             }
             Answer::Alias { name, ttl_s } => alias = Some((name, ttl_s)),
@@ -410,6 +441,7 @@ fn combine(answers: impl Iterator<Item = Answer>) -> Result<Step, Failure> {
     Ok(match alias {
         _ if !addresses.is_empty() => Step::Done(Value::Addresses(addresses.into()), least_s),
         _ if !services.is_empty() => Step::Done(Value::Services(services.into()), least_s),
+        _ if !hosts.is_empty() => Step::Done(Value::Hosts(hosts.into()), least_s),
         Some((name, ttl_s)) => Step::Alias(name, ttl_s),
         None => {
             let ttl_s = negative.unwrap_or(0).min(NEGATIVE_TTL_S_MAX);

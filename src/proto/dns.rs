@@ -1,7 +1,7 @@
 //! DNS messages as a stub resolver needs them: one question out, one answer in.
 //!
 //! Touches: nothing. Written here because hickory-proto brings some sixty crates for it, Unicode's tables among them.
-//! Truth: RFC 1035 §4, RFC 3596 (AAAA), RFC 2782 (SRV), RFC 2308 (negative answers).
+//! Truth: RFC 1035 §4 (PTR: §3.5), RFC 3596 (AAAA), RFC 2782 (SRV), RFC 2308 (negative answers).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -26,6 +26,7 @@ const CLASS_IN: u16 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     A = 1,
+    Ptr = 12,
     Aaaa = 28,
     Srv = 33,
 }
@@ -41,6 +42,21 @@ impl Name {
         let is_label = |label: &[u8]| (1..=LABEL_BYTES_MAX).contains(&label.len());
         let is_name = text.len() <= NAME_CHARS_MAX && text.split(|&byte| byte == b'.').all(is_label);
         is_name.then(|| Self(text.to_ascii_lowercase().into()))
+    }
+
+    /// The name under which the host of an address is found (RFC 1035 §3.5, RFC 3596 §2.5).
+    pub fn of_address(ip: IpAddr) -> Self {
+        let text = match ip {
+            IpAddr::V4(ip) => {
+                let [a, b, c, d] = ip.octets();
+                format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+            }
+            IpAddr::V6(ip) => {
+                let nibbles = ip.octets().into_iter().rev().flat_map(|byte| [byte & 15, byte >> 4]);
+                nibbles.map(|nibble| format!("{nibble:x}.")).collect::<String>() + "ip6.arpa"
+            }
+        };
+        Self(text.into_bytes().into())
     }
 
     pub fn as_bytes(&self) -> &[u8] {
@@ -88,6 +104,11 @@ pub enum Answer {
     },
     Services {
         list: Vec<Service>,
+        ttl_s: u32,
+    },
+    /// The names of an address (PTR).
+    Hosts {
+        list: Vec<Name>,
         ttl_s: u32,
     },
     /// The name is an alias of another one, about which the answer says nothing.
@@ -169,6 +190,10 @@ pub fn read_answer(message: &[u8], id: u16, name: &Name, kind: Kind) -> Result<A
         if last != *name {
             return Ok(Answer::Alias { name: last, ttl_s });
         }
+        if kind == Kind::Ptr && answers > 0 {
+            // As in nginx: records that were not asked for do not say that the host has no name.
+            return Err(NoAnswer::Malformed);
+        }
     }
     let ttl_s = negative_ttl(&mut reader, authorities).unwrap_or(None);
     Ok(Answer::Failed { code: Code::NotFound, ttl_s })
@@ -208,6 +233,7 @@ struct Records {
     aliases: Vec<(Name, u32, Name)>,
     addresses: Vec<(Name, u32, IpAddr)>,
     services: Vec<(Name, u32, Service)>,
+    hosts: Vec<(Name, u32, Name)>,
 }
 
 impl Records {
@@ -224,6 +250,14 @@ impl Records {
             }
         } else if found != kind as u16 {
             // RRSIG, DNAME and other records that were not asked for
+        } else if kind == Kind::Ptr {
+            let host = fields.name()?;
+            if host.0.is_empty() {
+                return Err(NoAnswer::Malformed);
+            }
+            if self.hosts.len() < RECORDS_MAX {
+                self.hosts.push((owner, ttl_s, host));
+            }
         } else if kind == Kind::Srv {
             let service = Service {
                 priority: fields.u16()?,
@@ -238,7 +272,7 @@ impl Records {
             let address = match kind {
                 Kind::A => <[u8; 4]>::try_from(data).ok().map(|bytes| IpAddr::V4(Ipv4Addr::from(bytes))),
                 Kind::Aaaa => <[u8; 16]>::try_from(data).ok().map(|bytes| IpAddr::V6(Ipv6Addr::from(bytes))),
-                Kind::Srv => None,
+                Kind::Srv | Kind::Ptr => None,
             };
             let address = address.ok_or(NoAnswer::Malformed)?;
             if self.addresses.len() < RECORDS_MAX {
@@ -276,6 +310,10 @@ impl Records {
             Kind::Srv => {
                 let (list, ttl_s) = owned(self.services, name, ttl_s);
                 (!list.is_empty()).then_some(Answer::Services { list, ttl_s })
+            }
+            Kind::Ptr => {
+                let (list, ttl_s) = owned(self.hosts, name, ttl_s);
+                (!list.is_empty()).then_some(Answer::Hosts { list, ttl_s })
             }
         }
     }
@@ -428,6 +466,39 @@ mod tests {
             assert!(Name::new(bad.as_bytes()).is_none(), "{bad}");
         }
         assert_eq!(name("WWW.Test."), name("www.test"));
+    }
+
+    #[test]
+    fn an_address_has_a_name_of_its_own() {
+        let of = |text: &str| Name::of_address(text.parse().unwrap()).to_string();
+        assert_eq!(of("192.0.2.1"), "1.2.0.192.in-addr.arpa");
+        let six = "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa";
+        assert_eq!(of("2001:db8::1"), six);
+        assert!(Name::new(six.as_bytes()).is_some());
+    }
+
+    #[test]
+    fn reads_the_names_of_an_address() {
+        let hosts = |list: &[&str]| {
+            Ok(Answer::Hosts { list: list.iter().map(|text| name(text)).collect(), ttl_s: 60 })
+        };
+        let records =
+            [record(QUESTION, 12, 60, b"\x01a\x04test\0"), record(QUESTION, 12, 90, b"\x01b\xc0\x10")]
+                .concat();
+        assert_eq!(
+            read(&message(0x8180, Kind::Ptr, [2, 0], &records), Kind::Ptr),
+            hosts(&["a.test", "b.test"])
+        );
+        let alias =
+            [record(QUESTION, 5, 60, b"\x01c\xc0\x10"), record(b"\x01c\xc0\x10", 12, 60, b"\x01d\xc0\x10")]
+                .concat();
+        assert_eq!(read(&message(0x8180, Kind::Ptr, [2, 0], &alias), Kind::Ptr), hosts(&["d.test"]));
+        let other = message(0x8180, Kind::Ptr, [1, 0], &record(QUESTION, 39, 60, b"\x01a\x04test\0"));
+        assert_eq!(read(&other, Kind::Ptr), Err(NoAnswer::Malformed), "DNAME");
+        for data in [&b""[..], b"\0", b"\x05a"] {
+            let broken = message(0x8180, Kind::Ptr, [1, 0], &record(QUESTION, 12, 60, data));
+            assert_eq!(read(&broken, Kind::Ptr), Err(NoAnswer::Malformed), "{data:?}");
+        }
     }
 
     #[test]

@@ -341,7 +341,7 @@ pub fn reads_target(raw: &[u8]) {
 /// Parses `data` as a name server's answer, behind a header and a question that match.
 pub fn reads_dns_answer(data: &[u8]) {
     let Some(name) = dns::Name::new(b"www.test") else { unreachable!("a name") };
-    for kind in [dns::Kind::A, dns::Kind::Aaaa, dns::Kind::Srv] {
+    for kind in [dns::Kind::A, dns::Kind::Aaaa, dns::Kind::Srv, dns::Kind::Ptr] {
         let _ = dns::read_answer(data, 7, &name, kind);
         let mut message = Vec::new();
         dns::write_query(7, &name, kind, &mut message);
@@ -355,6 +355,7 @@ pub fn reads_dns_answer(data: &[u8]) {
                 assert!(!list.is_empty() && list.iter().all(|ip| ip.is_ipv4() == (kind == dns::Kind::A)));
             }
             Ok(dns::Answer::Services { list, .. }) => assert!(!list.is_empty() && kind == dns::Kind::Srv),
+            Ok(dns::Answer::Hosts { list, .. }) => assert!(!list.is_empty() && kind == dns::Kind::Ptr),
             Ok(dns::Answer::Alias { name: other, .. }) => assert_ne!(other, name),
             Ok(dns::Answer::Failed { code, .. }) => assert_eq!(code, dns::Code::NotFound),
             Ok(dns::Answer::Truncated) => panic!("the flag is not set"),

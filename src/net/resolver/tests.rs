@@ -28,6 +28,7 @@ fn combined(answers: &[Answer]) -> String {
     match combine(answers.iter().cloned()) {
         Ok(Step::Done(Value::Addresses(list), ttl_s)) => format!("{list:?} {ttl_s}"),
         Ok(Step::Done(Value::Services(list), ttl_s)) => format!("{} services {ttl_s}", list.len()),
+        Ok(Step::Done(Value::Hosts(list), ttl_s)) => format!("{} hosts {ttl_s}", list.len()),
         Ok(Step::Done(Value::Failed(failure), ttl_s)) => format!("{failure} {ttl_s}"),
         Ok(Step::Alias(name, ttl_s)) => format!("alias {name} {ttl_s}"),
         Err(failure) => failure.to_string(),
@@ -69,10 +70,11 @@ fn a_name_holds_as_long_as_the_shortest_part_of_its_way() {
         let resolver = resolver(None);
         let now_ms = runtime::now_ms();
         let way = vec![(name("a"), now_ms + 9_000), (name("b"), now_ms + 500), (name("c"), now_ms + 7_000)];
-        resolver.store(way, false, Value::Addresses(Rc::new([])), now_ms + 7_000);
-        let expires = |text| resolver.cached(&(name(text), false)).map(|(_, at_ms)| at_ms - now_ms);
+        resolver.store(way, Sought::Addresses, Value::Addresses(Rc::new([])), now_ms + 7_000);
+        let expires =
+            |text| resolver.cached(&(name(text), Sought::Addresses)).map(|(_, at_ms)| at_ms - now_ms);
         assert_eq!((expires("a"), expires("b"), expires("c")), (Some(500), Some(500), Some(7_000)));
-        assert!(resolver.cached(&(name("a"), true)).is_none(), "a service is another matter");
+        assert!(resolver.cached(&(name("a"), Sought::Services)).is_none(), "a service is another matter");
     });
 }
 
@@ -98,11 +100,11 @@ fn the_cache_does_not_grow_over_its_bound() {
         let now_ms = runtime::now_ms();
         for number in 0..2 * CACHE_MAX as u64 {
             let way = vec![(name(&format!("n{number}")), now_ms + 1_000 + number)];
-            resolver.store(way, false, Value::Addresses(Rc::new([])), u64::MAX);
+            resolver.store(way, Sought::Addresses, Value::Addresses(Rc::new([])), u64::MAX);
             assert!(resolver.state.borrow().cache.len() <= CACHE_MAX);
         }
         let last = name(&format!("n{}", 2 * CACHE_MAX - 1));
-        assert!(resolver.cached(&(last, false)).is_some(), "what holds longest stays");
+        assert!(resolver.cached(&(last, Sought::Addresses)).is_some(), "what holds longest stays");
     });
 }
 
