@@ -243,6 +243,15 @@ impl Tunneling {
         self
     }
 
+    /// Sends these bytes to `a` before any others of `b`. They count as received from there.
+    #[must_use]
+    pub fn answering_with(mut self, bytes: Buffer) -> Self {
+        if !bytes.data().is_empty() {
+            self.back.held = Some(Held::Buffer(bytes));
+        }
+        self
+    }
+
     /// The bytes that have reached `b`, and those that have reached `a`.
     pub fn moved(&self) -> (u64, u64) {
         (self.forth.moved, self.back.moved)
@@ -358,6 +367,19 @@ mod tests {
             assert_eq!(tunnel(&a, &b, 1000).await.unwrap(), (4, 8));
             assert_eq!((right.written(), left.written()), (b"ping".to_vec(), b"and pong".to_vec()));
             assert!(right.is_shut() && !left.is_shut(), "the second end is passed on by closing");
+        });
+    }
+
+    #[test]
+    fn bytes_that_were_read_ahead_go_first_either_way() {
+        run(async move |(a, left), (b, right)| {
+            left.sends(b" more").ends();
+            right.sends(b" there");
+            let tunneling = Tunneling::new(1000).ending_together();
+            let tunneling = tunneling.beginning_with(Buffer::of(b"ahead".to_vec()));
+            let mut tunneling = tunneling.answering_with(Buffer::of(b"hello".to_vec()));
+            assert_eq!(poll_fn(|cx| tunneling.poll(&a, &b, cx)).await.unwrap(), (10, 11));
+            assert_eq!((right.written(), left.written()), (b"ahead more".to_vec(), b"hello there".to_vec()));
         });
     }
 
