@@ -12,6 +12,7 @@ pub mod ctl;
 pub mod cycle;
 pub mod http;
 pub mod log;
+pub mod mail;
 pub mod master;
 pub mod net;
 pub mod proto;

@@ -8,6 +8,7 @@ mod caching;
 mod control;
 mod grpc;
 mod http;
+mod mail;
 mod operator;
 mod process;
 mod stream;

@@ -19,7 +19,7 @@ const FLOORS: [&[&str]; 12] = [
     &["master"],
     &["worker"],
     &["cycle"],
-    &["http", "stream"],
+    &["http", "mail", "stream"],
     &["shared"],
     &["script", "upstream", "cache"],
     &["net"],
@@ -33,7 +33,7 @@ const UNSAFE_ROOMS: [&str; 3] = ["src/sys/", "src/runtime/waker.rs", "src/shm/zo
 
 /// The only places that may name the runtime's `Io` and the `Transport` over it: all others use a request's
 /// `Downstream` or a peer's connection.
-const TRANSPORT_ROOMS: [&str; 14] = [
+const TRANSPORT_ROOMS: [&str; 15] = [
     "src/runtime/",
     "src/net/",
     "src/upstream/",
@@ -44,6 +44,7 @@ const TRANSPORT_ROOMS: [&str; 14] = [
     "src/http/handshake.rs",
     "src/http/service.rs", // it takes connections that a stream listener has accepted
     "src/http/tunnel.rs",
+    "src/mail/",
     "src/shared/tls/outgoing.rs",
     "src/stream/",
     "src/worker/mod.rs", // the control socket
@@ -161,7 +162,7 @@ fn no_circle_of_files_is_large() {
 /// A new protocol must require no change there: the master asks `cycle/` for listeners, folders and counters.
 #[test]
 fn the_master_names_no_protocol() {
-    let protocol = Regex::new(r"\bcrate::(http|stream|proto)\b").expect("valid");
+    let protocol = Regex::new(r"\bcrate::(http|stream|mail|proto)\b").expect("valid");
     let mut faults = Vec::new();
     for source in sources("src").iter().filter(|source| source.floor == "master") {
         let lines = source.code().filter(|(_, line)| protocol.is_match(line));

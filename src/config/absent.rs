@@ -38,7 +38,8 @@ const fn foreign(name: &'static str, names: &'static [&'static str], help: &'sta
 const TAKE_OUT: &str = "responses are passed on unchanged: remove this line";
 
 const BACKENDS: &str = "a backend must speak HTTP, gRPC, FastCGI, uwsgi, SCGI or memcached's protocol";
-const TO_ELSEWHERE: &str = "only \"http\" and \"stream\" are supported: leave this block to another program";
+const TO_ELSEWHERE: &str =
+    "only \"http\", \"stream\" and \"mail\" are supported: leave this block to another program";
 const UNPROTECTED: &str = "this access control is not available: do not serve what this line protects";
 const FOREIGN: &str = "a third-party module that is not available: remove this line";
 
@@ -87,7 +88,6 @@ static FEATURES: &[&Feature] = &[
         ],
         TAKE_OUT,
     ),
-    &own("mail", &["mail"], &["mail"], TO_ELSEWHERE),
     &foreign("GeoIP2", &["geoip2*"], "\"map\" or \"geo\" may do instead"),
     &foreign("ModSecurity", &["modsecurity*"], "this firewall is not available: filter in front"),
     &foreign(
@@ -207,7 +207,6 @@ pub fn feature_of_variable(name: &str) -> Option<&'static Feature> {
 /// The name of the feature in a module's file name, which comes without `ngx_http_` and `_module.so`.
 pub fn module(file: &str) -> Option<&'static str> {
     const MODULES: &[(&str, &str)] = &[
-        ("mail", "mail"),
         ("image_filter", "images"),
         ("xslt", "XSLT"),
         ("perl", "Perl"),
@@ -243,11 +242,10 @@ impl Feature {
         self.acting.is_empty()
     }
 
-    /// True if the line would do something: not if the directive is `off`, nor if it is an empty block.
+    /// True if the line would do something: not if the directive is `off`.
     pub fn acts(&self, node: &Node) -> bool {
         let is_off = node.args.len() == 1 && node.arg(0) == "off";
-        let is_empty = node.block.is_some() && node.children().is_empty() && self.name == "mail";
-        is_among(&node.name.text, self.acting) && !is_off && !is_empty
+        is_among(&node.name.text, self.acting) && !is_off
     }
 
     pub fn names(&self) -> &'static [&'static str] {

@@ -32,6 +32,10 @@ impl Context {
     pub const STREAM_SERVER: Self = Self(1 << 17);
     pub const STREAM_UPSTREAM: Self = Self(1 << 18);
     pub const STREAM_MATCH: Self = Self(1 << 19);
+    pub const MAIL: Self = Self(1 << 20);
+    pub const MAIL_SERVER: Self = Self(1 << 21);
+    /// mail and its servers: the contexts of nearly all directives of that block.
+    pub const IN_MAIL: Self = Self::MAIL.or(Self::MAIL_SERVER);
     /// stream and its servers: the contexts of most directives of that block.
     pub const IN_STREAM: Self = Self::STREAM.or(Self::STREAM_SERVER);
     /// http, server and location: the contexts of most directives.
@@ -47,7 +51,7 @@ impl Context {
 
     /// nginx's names of the contexts in this set, outermost first.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Context, &str); 14] = [
+        const NAMES: [(Context, &str); 16] = [
             (Context::MAIN, "main"),
             (Context::EVENTS, "events"),
             (Context::HTTP, "http"),
@@ -62,6 +66,8 @@ impl Context {
             (Context::STREAM_UPSTREAM, "upstream in stream"),
             (Context::STREAM_SERVER, "server in stream"),
             (Context::STREAM_MATCH, "match in stream"),
+            (Context::MAIL, "mail"),
+            (Context::MAIL_SERVER, "server in mail"),
         ];
         NAMES.into_iter().filter(move |(context, _)| self.contains(*context)).map(|(_, name)| name)
     }

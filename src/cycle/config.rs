@@ -8,6 +8,7 @@ use crate::config::Span;
 use crate::cycle::settings::Settings;
 use crate::http;
 use crate::log::Owner;
+use crate::mail;
 use crate::net::listener::{Listener, Serves};
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::stapling::Ignored;
@@ -30,6 +31,7 @@ pub struct Config {
     pub settings: Settings,
     pub http: Option<http::Config>,
     pub stream: Option<stream::Config>,
+    pub mail: Option<mail::Config>,
     /// The server of the control socket.
     pub control: Option<http::Config>,
     pub prefix: PathBuf,
@@ -37,8 +39,15 @@ pub struct Config {
     pub checksum: u32,
     /// Those of all protocols.
     listeners: Vec<Listener>,
-    /// Those of all protocols: HTTP's come first.
+    /// Those of all protocols: HTTP's come first, then those of streams, then those of mail.
     pairs: Vec<Pair>,
+}
+
+/// A pair of one protocol.
+enum PairOf {
+    Http(usize),
+    Stream(usize),
+    Mail(usize),
 }
 
 /// Open files of a worker besides connections and those that it has at its start: logs that it opens, files that it sends.
@@ -53,9 +62,10 @@ impl Config {
     ) -> Self {
         let of_operators = |listener: Listener| {
             let serves = match listener.serves {
-                Serves::Http(index) | Serves::Control(index) | Serves::Stream(index) => {
-                    Serves::Control(index)
-                }
+                Serves::Http(index)
+                | Serves::Control(index)
+                | Serves::Stream(index)
+                | Serves::Mail(index) => Serves::Control(index),
             };
             let options = ListenOptions { mode: settings.control_mode(), ..listener.options };
             Listener { serves, options, span: settings.control_span(), ..listener }
@@ -63,7 +73,7 @@ impl Config {
         let operators = control.iter().flat_map(http::Config::listeners).map(of_operators);
         let listeners = http.iter().flat_map(http::Config::listeners).chain(operators).collect();
         let pairs = http.iter().flat_map(|http| http.pairs.iter().cloned()).collect();
-        Self { settings, http, stream: None, control, prefix, checksum: 0, listeners, pairs }
+        Self { settings, http, stream: None, mail: None, control, prefix, checksum: 0, listeners, pairs }
     }
 
     /// Adds the `stream` block.
@@ -72,6 +82,14 @@ impl Config {
         self.listeners.extend(stream.iter().flat_map(stream::Config::listeners));
         self.pairs.extend(stream.iter().flat_map(|stream| stream.pairs.iter().cloned()));
         Self { stream, ..self }
+    }
+
+    /// Adds the `mail` block, after the `stream` block.
+    #[must_use]
+    pub fn with_mail(mut self, mail: Option<mail::Config>) -> Self {
+        self.listeners.extend(mail.iter().flat_map(mail::Config::listeners));
+        self.pairs.extend(mail.iter().flat_map(|mail| mail.pairs.iter().cloned()));
+        Self { mail, ..self }
     }
 
     /// Each address once. Messages between processes name a listener by its index here.
@@ -86,6 +104,10 @@ impl Config {
             Serves::Http(index) => index, // HTTP's listeners come first
             Serves::Control(index) => count(&self.http) + index,
             Serves::Stream(index) => count(&self.http) + count(&self.control) + index,
+            Serves::Mail(index) => {
+                let streams = self.stream.as_ref().map_or(0, |stream| stream.listens.len());
+                count(&self.http) + count(&self.control) + streams + index
+            }
         }
     }
 
@@ -109,7 +131,8 @@ impl Config {
     /// The counters' slots in use, for `shm::counter::sweep`.
     pub fn slots(&self) -> impl Iterator<Item = u32> {
         let http = self.http.iter().chain(&self.control).flat_map(http::Config::slots);
-        http.chain(self.stream.iter().flat_map(stream::Config::slots))
+        let stream = self.stream.iter().flat_map(stream::Config::slots);
+        http.chain(stream).chain(self.mail.iter().flat_map(mail::Config::slots))
     }
 
     /// The places of upstreams' peers in use, for `shm::peers::sweep`.
@@ -120,14 +143,16 @@ impl Config {
     /// The zones of shared memory in use.
     pub fn zones(&self) -> impl Iterator<Item = Used> {
         let http = self.http.iter().chain(&self.control).flat_map(http::Config::zones);
-        http.chain(self.stream.iter().flat_map(stream::Config::zones))
+        let stream = self.stream.iter().flat_map(stream::Config::zones);
+        http.chain(stream).chain(self.mail.iter().flat_map(mail::Config::zones))
     }
 
     /// Forgets what is out of date in the memory that the workers share, such as old keys. For the master, once a
     /// minute. False: nothing ever is.
     pub fn tidy(&self) -> bool {
         let http = self.http.as_ref().is_some_and(|http| http.tables.tidy());
-        self.stream.as_ref().is_some_and(|stream| stream.tables.tidy()) || http
+        let stream = self.stream.as_ref().is_some_and(|stream| stream.tables.tidy());
+        self.mail.as_ref().is_some_and(|mail| mail.tables.tidy()) || stream || http
     }
 
     /// The servers whose names the prober looks up.
@@ -300,6 +325,7 @@ impl Config {
     pub fn has_keys(&self) -> bool {
         self.http.as_ref().is_some_and(|http| http.servers.iter().any(|server| server.tls.is_some()))
             || self.stream.as_ref().is_some_and(|it| it.servers.iter().any(|server| server.tls.is_some()))
+            || self.mail.as_ref().is_some_and(|mail| mail.servers.iter().any(|server| server.tls.is_some()))
     }
 
     /// The certificates of all protocols that come from files, to be watched for changes. Messages between
@@ -311,28 +337,37 @@ impl Config {
     /// The files by which peers' certificates are judged, of all protocols.
     pub fn trusted(&self) -> impl Iterator<Item = &Trusted> {
         let http = self.http.iter().flat_map(|http| &http.trusted);
-        http.chain(self.stream.iter().flat_map(|stream| &stream.trusted))
+        let stream = self.stream.iter().flat_map(|stream| &stream.trusted);
+        http.chain(stream).chain(self.mail.iter().flat_map(|mail| &mail.trusted))
     }
 
-    /// The number of those that belong to HTTP.
-    fn http_pairs(&self) -> usize {
-        self.http.as_ref().map_or(0, |http| http.pairs.len())
+    /// The protocol that a pair belongs to, and its index there.
+    fn pair_of(&self, pair: usize) -> PairOf {
+        let http = self.http.as_ref().map_or(0, |http| http.pairs.len());
+        let stream = self.stream.as_ref().map_or(0, |stream| stream.pairs.len());
+        match (pair.checked_sub(http), pair.checked_sub(http + stream)) {
+            (None, _) => PairOf::Http(pair),
+            (Some(pair), None) => PairOf::Stream(pair),
+            (Some(_), Some(pair)) => PairOf::Mail(pair),
+        }
     }
 
     /// The certificate of a pair that is in force.
     pub fn certificate(&self, pair: usize) -> Option<Certificate> {
-        match pair.checked_sub(self.http_pairs()) {
-            Some(pair) => self.stream.as_ref()?.certificate(pair),
-            None => self.http.as_ref()?.certificate(pair),
+        match self.pair_of(pair) {
+            PairOf::Http(pair) => self.http.as_ref()?.certificate(pair),
+            PairOf::Stream(pair) => self.stream.as_ref()?.certificate(pair),
+            PairOf::Mail(pair) => self.mail.as_ref()?.certificate(pair),
         }
     }
 
     /// Puts a newer certificate in force, in this process, wherever this pair is used. Returns why nothing is
     /// stapled with it although it should be.
     pub fn replace_certificate(&self, pair: usize, certificate: &Certificate) -> Option<Ignored> {
-        match pair.checked_sub(self.http_pairs()) {
-            Some(pair) => self.stream.as_ref()?.replace_certificate(pair, certificate),
-            None => self.http.as_ref()?.replace_certificate(pair, certificate),
+        match self.pair_of(pair) {
+            PairOf::Http(pair) => self.http.as_ref()?.replace_certificate(pair, certificate),
+            PairOf::Stream(pair) => self.stream.as_ref()?.replace_certificate(pair, certificate),
+            PairOf::Mail(pair) => self.mail.as_ref()?.replace_certificate(pair, certificate),
         }
     }
 

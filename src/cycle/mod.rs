@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use crate::config::{Context, RowInfo};
 use crate::http;
 use crate::log::Lease;
+use crate::mail;
 use crate::stream;
 
 /// A configuration in force, and its claim on its logs.
@@ -43,10 +44,12 @@ impl Cycle {
 pub fn find_row(name: &str, context: Context) -> Option<RowInfo> {
     let http = || http::modules::table().find(name, context);
     let stream = || stream::modules::table().find(name, context);
-    settings::table().find(name, context).or_else(http).or_else(stream).cloned()
+    let mail = || mail::modules::table().find(name, context);
+    settings::table().find(name, context).or_else(http).or_else(stream).or_else(mail).cloned()
 }
 
 /// Every row, for the manual.
 pub fn rows() -> impl Iterator<Item = &'static RowInfo> {
-    settings::table().rows().chain(http::modules::table().rows()).chain(stream::modules::table().rows())
+    let parts = settings::table().rows().chain(http::modules::table().rows());
+    parts.chain(stream::modules::table().rows()).chain(mail::modules::table().rows())
 }

@@ -42,10 +42,11 @@ impl Config {
         let keyvals: u64 = self.keyval_zones().map(|(_, zone)| zone.bytes_max as u64).sum();
         let http = self.http.as_ref().map_or(0, |http| http.connection_bytes());
         let stream = self.stream.as_ref().map_or(0, |stream| stream.connection_bytes());
+        let mail = self.mail.as_ref().map_or(0, |mail| mail.connection_bytes());
         Need {
             workers,
             connections: self.settings.worker_connections() as u64,
-            connection: http.max(stream),
+            connection: http.max(stream).max(mail),
             budget: self.settings.worker_memory_budget(),
             copies: keyvals.saturating_mul(workers.saturating_add(1)), // the master's own is one more
             zones: self.zones().map(|zone| zone.bytes as u64).fold(0, u64::saturating_add),

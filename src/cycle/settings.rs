@@ -13,6 +13,7 @@ use crate::config::{
 };
 use crate::http;
 use crate::log::{Level, Logger, Target};
+use crate::mail;
 use crate::net::budget;
 use crate::shared::realip::read_networks;
 use crate::shared::{CompileOptions, error_log};
@@ -79,12 +80,14 @@ pub struct Cx {
     pub diagnostics: Diagnostics,
     pub http: Option<http::Config>,
     pub stream: Option<stream::Config>,
+    pub mail: Option<mail::Config>,
     has_events: bool,
 }
 
 impl Cx {
     pub fn new(options: CompileOptions) -> Self {
-        Self { options, diagnostics: Diagnostics::default(), http: None, stream: None, has_events: false }
+        let diagnostics = Diagnostics::default();
+        Self { options, diagnostics, http: None, stream: None, mail: None, has_events: false }
     }
 
     pub fn has_events(&self) -> bool {
@@ -104,7 +107,7 @@ type Row = Directive<Settings, Cx>;
 const WORKERS_MAX: u64 = 256;
 
 /// Parts of module names whose directives are built in.
-const BUILT_IN: [&str; 3] = ["brotli", "headers_more", "zstd"];
+const BUILT_IN: [&str; 4] = ["brotli", "headers_more", "mail", "zstd"];
 
 #[rustfmt::skip]
 pub static MAIN: &[Row] = &[
@@ -112,6 +115,9 @@ pub static MAIN: &[Row] = &[
     block("http", Context::MAIN, Arity::exactly(0), http_block, "Holds the HTTP servers.").opens(&[(Context::MAIN, Context::HTTP)]),
     block("stream", Context::MAIN, Arity::exactly(0), stream_block, "Holds the servers that pass connections of any protocol on.")
         .opens(&[(Context::MAIN, Context::STREAM)]),
+    block("mail", Context::MAIN, Arity::exactly(0), mail_block,
+        "Holds the servers of mail: they ask an HTTP server whether a client of IMAP, POP3 or SMTP may log in, log it in at its own server, and pass it on.")
+        .opens(&[(Context::MAIN, Context::MAIL)]),
     custom("worker_processes", Context::MAIN, Arity::exactly(1), worker_processes,
         "Sets the number of workers, up to 256, or auto for one per processor.").default("1"),
     millis("worker_shutdown_timeout", Context::MAIN, |s| &mut s.worker_shutdown_timeout,
@@ -190,11 +196,13 @@ pub fn table() -> &'static Table<Settings, Cx> {
     static TABLE: OnceLock<Table<Settings, Cx>> = OnceLock::new();
     TABLE.get_or_init(|| {
         let table = Table::new(SLOTS.to_vec());
-        let (own, streams) = (|| table.rows().cloned(), stream::modules::rows());
-        http::modules::know_elsewhere(own().chain(streams.iter().cloned()).collect());
+        let (own, streams, mails) =
+            (|| table.rows().cloned(), stream::modules::rows(), mail::modules::rows());
+        http::modules::know_elsewhere(own().chain(streams.iter().chain(&mails).cloned()).collect());
         let http: Vec<RowInfo> = http::modules::table().rows().cloned().collect();
-        stream::modules::know_elsewhere(own().chain(http.iter().cloned()).collect());
-        table.elsewhere(http.into_iter().chain(streams))
+        stream::modules::know_elsewhere(own().chain(http.iter().chain(&mails).cloned()).collect());
+        mail::modules::know_elsewhere(own().chain(http.iter().chain(&streams).cloned()).collect());
+        table.elsewhere(http.into_iter().chain(streams).chain(mails))
     })
 }
 
@@ -424,6 +432,17 @@ fn stream_block(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(),
     let options = CompileOptions { error_log: settings.error_log(), ..cx.options.clone() };
     let mut found = Diagnostics::default();
     cx.stream = Some(stream::compile(node, &options, &mut found));
+    cx.diagnostics.append(found);
+    Ok(())
+}
+
+fn mail_block(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if cx.mail.is_some() {
+        return Err(duplicate(node));
+    }
+    let options = CompileOptions { error_log: settings.error_log(), ..cx.options.clone() };
+    let mut found = Diagnostics::default();
+    cx.mail = Some(mail::compile(node, &options, &mut found));
     cx.diagnostics.append(found);
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! Touches the file system while reading; opens nothing. Names are looked up by a process of their own, for which
 //! a start waits, and the master's loop does not.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -17,6 +17,8 @@ use crate::cycle::Config;
 use crate::cycle::settings::{self, NAMES_TIMEOUT_MS, Settings};
 use crate::http;
 use crate::log::{self, Lease, Logger, OpenError};
+use crate::mail;
+use crate::net::listener::Listener;
 use crate::shared::CompileOptions;
 use crate::stream;
 use crate::sys::address::SockAddr;
@@ -190,6 +192,7 @@ struct Pass {
     http: Option<http::Config>,
     control: Option<http::Config>,
     stream: Option<stream::Config>,
+    mail: Option<mail::Config>,
     lease: Lease,
 }
 
@@ -210,7 +213,7 @@ impl Pass {
         let mut settings = Settings::default();
         // Set up the process's log before anything is compiled that may log.
         let (blocks, plain): (Vec<&Node>, _) =
-            tree.nodes.iter().partition(|node| matches!(&*node.name.text, "http" | "stream"));
+            tree.nodes.iter().partition(|node| matches!(&*node.name.text, "http" | "stream" | "mail"));
         settings::table().apply_all(plain, Context::MAIN, &mut settings, &mut cx);
         let error_log = match &source.error_log {
             Some(word) => word,
@@ -248,20 +251,23 @@ impl Pass {
         let socket = settings.control_path(&source.prefix);
         let control = socket.map(|path| control_server(&path, &compile, &mut cx.diagnostics));
         let mut diagnostics = draft.findings.clone();
-        let (http, stream) = (cx.http.take(), cx.stream.take());
+        let (http, stream, mail) = (cx.http.take(), cx.stream.take(), cx.mail.take());
         diagnostics.append(cx.diagnostics);
-        if let (Some(http), Some(stream)) = (&http, &stream) {
-            diagnostics.0.extend(shared_addresses(http, stream));
-        }
+        let parts: [(&str, Vec<Listener>); 3] = [
+            ("http", http.iter().flat_map(http::Config::listeners).collect()),
+            ("stream", stream.iter().flat_map(stream::Config::listeners).collect()),
+            ("mail", mail.iter().flat_map(mail::Config::listeners).collect()),
+        ];
+        diagnostics.0.extend(shared_addresses(&parts));
         let groups = http.iter().flat_map(|http| http.upstreams.iter());
         let groups = groups.chain(stream.iter().flat_map(|stream| stream.upstreams.iter()));
         diagnostics.0.extend(shared_states(groups, tree));
-        Self { settings, diagnostics, http, stream, control, lease }
+        Self { settings, diagnostics, http, stream, mail, control, lease }
     }
 
     /// The outcome of the reading.
     fn loaded(self, draft: Draft) -> Loaded {
-        let Self { settings, mut diagnostics, http, stream, control, lease } = self;
+        let Self { settings, mut diagnostics, http, stream, mail, control, lease } = self;
         let Draft { tree, source, names, .. } = draft;
         diagnostics.report_needs();
         needs::complete(&mut diagnostics, &tree);
@@ -273,7 +279,9 @@ impl Pass {
             let http = http.map(|http| http::Config { places: tree.places(), ..http });
             let stream = stream.map(|stream| stream::Config { places: tree.places(), ..stream });
             let control = control.map(|control| http::Config { is_control: true, sources, ..control });
-            let mut config = Config::new(settings, http, control, source.prefix).with_stream(stream);
+            let mail = mail.map(|mail| mail::Config { places: tree.places(), ..mail });
+            let config = Config::new(settings, http, control, source.prefix);
+            let mut config = config.with_stream(stream).with_mail(mail);
             config.checksum = checksum(&tree);
             config
         });
@@ -315,15 +323,21 @@ fn control_server(path: &Path, options: &http::CompileOptions, out: &mut Diagnos
     config
 }
 
-/// Addresses that both protocols listen on, which cannot be.
-fn shared_addresses(http: &http::Config, stream: &stream::Config) -> Vec<Diagnostic> {
-    let known: HashSet<_> = http.listens.iter().map(|listen| &listen.address).collect();
-    let both = stream.listens.iter().filter(|listen| known.contains(&listen.address));
-    both.map(|listen| {
-        let message = format!("duplicate \"{}\" address and port pair", listen.address);
-        Diagnostic::error(listen.span, message).help("a server of the http block listens there already")
-    })
-    .collect()
+/// Addresses that several protocols listen on, which cannot be.
+fn shared_addresses(parts: &[(&str, Vec<Listener>)]) -> Vec<Diagnostic> {
+    let mut known = HashMap::new();
+    let mut findings = Vec::new();
+    for (part, listeners) in parts {
+        for listener in listeners {
+            let Some(other) = known.insert(&listener.address, part).filter(|other| *other != part) else {
+                continue;
+            };
+            let message = format!("duplicate \"{}\" address and port pair", listener.address);
+            let finding = Diagnostic::error(listener.span.unwrap_or_default(), message);
+            findings.push(finding.help(format!("a server of the {other} block listens there already")));
+        }
+    }
+    findings
 }
 
 /// State files that several upstreams name: each would undo the changes of the others.

@@ -59,6 +59,7 @@ pub const NO_LISTENER: u32 = u32::MAX;
 pub enum TunnelOf {
     Stream,
     Http,
+    Mail,
 }
 
 /// A tunnel on its way. Two descriptors travel with it: the client's connection, then the upstream's. If the state is
@@ -82,7 +83,7 @@ pub struct MovedSession {
     pub state: TunnelState,
 }
 
-/// The state of a tunnel or a session as its protocol writes it (`stream/moved.rs`, `http/tunnel/moved.rs`). It may contain keys, so
+/// The state of a tunnel or a session as its protocol writes it (`stream/moved.rs`, `http/request/parked/moved.rs`, `mail/relay.rs`). It may contain keys, so
 /// it is erased when dropped and not printed.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct TunnelState(pub Zeroizing<Vec<u8>>);

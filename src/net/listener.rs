@@ -26,6 +26,7 @@ pub struct Listener {
 pub enum Serves {
     Http(usize),
     Stream(usize),
+    Mail(usize),
     /// Operators: the process that speaks the control protocol accepts from it, and no worker does.
     Control(usize),
 }

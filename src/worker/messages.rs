@@ -308,13 +308,19 @@ pub fn write_tunnel(tunnel: &MovedTunnel, out: &mut Vec<u8>) {
     out.push(match tunnel.of {
         TunnelOf::Stream => 0,
         TunnelOf::Http => 1,
+        TunnelOf::Mail => 2,
     });
     out.extend_from_slice(&tunnel.state.0[..tunnel.state.0.len().min(INLINE_BYTES_MAX)]);
 }
 
 pub fn read_tunnel(mut fields: Fields<'_>) -> Option<MovedTunnel> {
     let listen = fields.u32()?;
-    let of = if fields.flag()? { TunnelOf::Http } else { TunnelOf::Stream };
+    let of = match fields.u8()? {
+        0 => TunnelOf::Stream,
+        1 => TunnelOf::Http,
+        2 => TunnelOf::Mail,
+        _ => return None,
+    };
     let state = TunnelState(Zeroizing::new(fields.rest().to_vec()));
     (state.0.len() <= INLINE_BYTES_MAX).then_some(MovedTunnel { listen, of, state })
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use crate::cycle::Config;
 use crate::http::{self, Counted, Shown, Streams};
 use crate::log;
+use crate::mail;
 use crate::net::clients;
 use crate::net::datagram::Turn;
 use crate::net::handover::{self, Handover, MovedSession, MovedTunnel, TunnelOf};
@@ -40,6 +41,7 @@ pub struct Services {
     listeners: &'static [Listener],
     http: Option<http::Service>,
     stream: Option<stream::Service>,
+    mail: Option<mail::Service>,
     /// The upstreams of `http` as the clients use them or, in the controller, see them.
     http_upstreams: Option<&'static Upstreams>,
     stream_upstreams: Option<&'static Upstreams>,
@@ -222,6 +224,10 @@ impl Services {
             let listen = named(tunnel.listen, Serves::Stream);
             give.0(MovedTunnel { listen, ..tunnel }, fds);
         };
+        let of_mail = move |tunnel: MovedTunnel, fds| {
+            let listen = named(tunnel.listen, Serves::Mail);
+            give.0(MovedTunnel { listen, ..tunnel }, fds);
+        };
         let hooks = http::Hooks { hand_over: Box::new(hand_over), hand_over_tunnel: Box::new(of_http) };
         let http = config.http.as_ref().map(|http| http::Service::with_orders(http, hooks, desk));
         let of_datagrams = move |session: MovedSession, fd| {
@@ -233,7 +239,19 @@ impl Services {
             hand_over_session: Box::new(of_datagrams),
         };
         let stream = config.stream.as_ref().map(|stream| stream::Service::new(stream, hooks));
-        if http.is_none() && stream.is_none() {
+        let mail = config.mail.as_ref().map(|mail| {
+            let own = Cell::new(0);
+            let number = move || match stream {
+                Some(stream) => stream.number(),
+                None => {
+                    own.set(own.get() + 1);
+                    own.get()
+                }
+            };
+            let hooks = mail::Hooks { hand_over: Box::new(of_mail), number: Box::new(number) };
+            mail::Service::new(mail, hooks)
+        });
+        if http.is_none() && stream.is_none() && mail.is_none() {
             return None;
         }
         if let Some(http) = http {
@@ -244,6 +262,7 @@ impl Services {
             listeners: config.listeners(),
             http,
             stream,
+            mail,
             http_upstreams: http.map(|http| &http.worker().upstreams),
             stream_upstreams: stream.map(|stream| &stream.worker().upstreams),
             stream_groups: config.stream_groups(),
@@ -274,6 +293,7 @@ impl Services {
             listeners: config.listeners(),
             http: Some(http),
             stream: None,
+            mail: None,
             http_upstreams: subject.map(|subject| &subject.upstreams),
             stream_upstreams: stream.map(|worker| &worker.upstreams),
             stream_groups: config.stream_groups(),
@@ -301,6 +321,7 @@ impl Services {
                 self.http.expect("it has a listener").open(fd, peer, listen);
             }
             Serves::Stream(listen) => self.stream.expect("it has a listener").open(fd, peer, listen),
+            Serves::Mail(listen) => self.mail.expect("it has a listener").open(fd, peer, listen),
         }
     }
 
@@ -335,7 +356,7 @@ impl Services {
                 http.adopt(fd, &Handover { listen, ..handover.clone() });
             }
             // A session is never idle between two requests, and operators stay.
-            (Serves::Http(_) | Serves::Stream(_) | Serves::Control(_), _) => {}
+            (Serves::Http(_) | Serves::Stream(_) | Serves::Mail(_) | Serves::Control(_), _) => {}
         }
     }
 }
@@ -347,27 +368,32 @@ impl Services {
     /// without a session: nothing but its peer's connections is counted, and there is no line in an access log.
     pub fn adopt_tunnel(self, tunnel: MovedTunnel, fds: Vec<OwnedFd>) {
         let listener = self.listeners.get(tunnel.listen as usize).map(|listener| listener.serves);
-        let number = match (tunnel.of, self.http, self.stream) {
-            (TunnelOf::Stream, _, Some(stream)) => stream.number(),
-            (TunnelOf::Http, Some(http), _) => http.next_number(),
-            _ => 0,
+        let number = match tunnel.of {
+            TunnelOf::Stream => self.stream.map(stream::Service::number),
+            TunnelOf::Http => self.http.map(http::Service::next_number),
+            TunnelOf::Mail => self.mail.map(mail::Service::number),
         };
+        let number = number.unwrap_or(0);
         let Some(arrived) = moved::arrive((number, tunnel.of), tunnel.state, fds) else {
             let what = "a tunnel of an older worker could not be taken over";
             log::error!(log::process(), &(), "{what}: its state is damaged, or descriptors are short");
             return;
         };
-        let (name, is_adopted) = match (tunnel.of, listener, self.http, self.stream) {
-            (TunnelOf::Stream, Some(Serves::Stream(listen)), _, Some(stream)) => {
+        let (name, is_adopted) = match (tunnel.of, listener, self) {
+            (TunnelOf::Stream, Some(Serves::Stream(listen)), Self { stream: Some(stream), .. }) => {
                 ("session", stream.adopt(arrived, listen))
             }
-            (TunnelOf::Http, Some(Serves::Http(listen)), Some(http), _) => {
+            (TunnelOf::Http, Some(Serves::Http(listen)), Self { http: Some(http), .. }) => {
                 ("tunnel", http.adopt_tunnel(arrived, listen))
+            }
+            (TunnelOf::Mail, Some(Serves::Mail(listen)), Self { mail: Some(mail), .. }) => {
+                ("session of mail", mail.adopt(arrived, listen))
             }
             _ => {
                 let upstreams = match tunnel.of {
                     TunnelOf::Stream => self.stream_upstreams,
                     TunnelOf::Http => self.http_upstreams,
+                    TunnelOf::Mail => None, // its servers belong to no group
                 };
                 let course = upstreams.and_then(|all| all.resume(&arrived.group, &arrived.peer));
                 let give = self.give;

@@ -12,7 +12,7 @@ use super::place::shipped;
 
 /// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "balanced behind-proxy cache canary compression container control discovery django dns drupal failover files \
-                      grpc health-checks http3 json-log laravel legacy-pages limits maintenance memcached mqtt nextcloud overload \
+                      grpc health-checks http3 json-log laravel legacy-pages limits mail maintenance memcached mqtt nextcloud overload \
                       phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal tls-modern \
                       tls-passthrough uploads vhosts webdav websocket wordpress";
 
@@ -50,6 +50,41 @@ fn failover() {
     let port = daemon.port(0);
     let post = fetch(port, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi");
     assert_eq!(post.text(), "second / a");
+}
+
+#[test]
+fn mail() {
+    let server = crate::mail::pop3_server();
+    let auth = crate::mail::knowing_me(server.port());
+    let authority = Authority::new("ca");
+    let pair = authority.issue(&["mail.example.com"]);
+    let changes = [
+        ("127.0.0.1:9000", &*auth.address()),
+        ("/etc/ssl/certs/mail.example.com.pem", "server.crt"),
+        ("/etc/ssl/private/mail.example.com.key", "server.key"),
+        ("listen 143", "listen 127.0.0.1:%%PORT_0%%"),
+        ("listen 993", "listen 127.0.0.1:%%PORT_1%%"),
+        ("listen 995", "listen 127.0.0.1:%%PORT_2%%"),
+        ("listen 587", "listen 127.0.0.1:%%PORT_3%%"),
+    ];
+    let setup = example("mail.conf", &changes);
+    let daemon = setup.file("server.crt", &pair.certificate).file("server.key", &pair.key).start();
+    let mut imap = Client::connect(daemon.port(0));
+    imap.send("a CAPABILITY\r\nb LOGIN me secret\r\n");
+    let said: Vec<String> = (0..4).map(|_| crate::mail::line(&mut imap)).collect();
+    assert_eq!(said[1], "* CAPABILITY IMAP4rev1 UIDPLUS IDLE STARTTLS LOGINDISABLED");
+    assert_eq!(said[3], "b BAD invalid command", "not without TLS");
+    let mut smtp = Client::connect(daemon.port(3));
+    smtp.send("EHLO me\r\n");
+    let said: Vec<String> = (0..6).map(|_| crate::mail::line(&mut smtp)).collect();
+    assert_eq!((&*said[2], &*said[5]), ("250-SIZE 20971520", "250 STARTTLS"));
+    let mut pop3 = TlsClient::connect(daemon.port(2), &trusting(&authority), "mail.example.com");
+    pop3.send("USER me\r\nPASS secret\r\n");
+    let expected = "+OK POP3 ready\r\n+OK\r\n+OK welcome USER me\r\n";
+    assert_eq!(pop3.exactly(expected.len()), expected.as_bytes());
+    assert_eq!(auth.last().header("x-auth-key"), Some("change this"));
+    let mut imaps = TlsClient::connect(daemon.port(1), &trusting(&authority), "mail.example.com");
+    assert_eq!(imaps.exactly(18), b"* OK IMAP4 ready\r\n");
 }
 
 #[test]

@@ -144,7 +144,6 @@ fn settings_of_what_is_not_in_use_are_warnings() {
                 "[warn] \"mp4_buffer_size\" has no effect",
             ],
         ),
-        ("main", "mail { }", &["[warn] \"mail\" has no effect"]),
         ("main", "load_module modules/ngx_http_brotli_filter_module.so;", &[]),
         (
             "main",
@@ -164,7 +163,6 @@ fn one_missing_feature_is_told_once_for_each_server() {
             &["[emerg] the \"mp4\" directive is not available yet"],
         ),
         ("server", "http3 on;", &["[warn] \"http3\" has no effect"]),
-        ("main", "mail { server { } }", &["[emerg] the \"mail\" directive is not available yet"]),
         (
             "location",
             "content_by_lua_block { local t = { a = \"x}\", b = '{' } -- it's

@@ -137,7 +137,7 @@ pub fn arrive((number, of): (u64, TunnelOf), state: TunnelState, fds: Vec<OwnedF
     let (group, peer) = (name()?, name()?);
     let own = TunnelState(Zeroizing::new(fields.rest().to_vec()));
     let protocol = match of {
-        TunnelOf::Stream => Protocol::Tcp,
+        TunnelOf::Stream | TunnelOf::Mail => Protocol::Tcp,
         TunnelOf::Http => Protocol::Http1,
     };
     let mut open = Guard::new(Client::new(number, protocol, client.probe()));

@@ -38,7 +38,7 @@ pub const fn variables<S: Connected>() -> [Variable<S>; 25] {
         variable("ssl_client_v_remain", |r, _, out| show(r, out, days_remaining), "The days until the client's certificate expires; no value without one."),
         variable("ssl_client_v_start", |r, _, out| show(r, out, |s| s.not_before()),
             "The date from which the client's certificate is valid; no value without one."),
-        variable("ssl_client_verify", |r, _, out| info(r, |info| verified(info, out)),
+        variable("ssl_client_verify", |r, _, out| info(r, |info| write_verdict(info, out)),
             "The result of checking the client's certificate: SUCCESS, FAILED:reason, or NONE without a certificate."),
         variable("ssl_curve", |r, _, out| info(r, |info| info.group.is_some_and(|group| name_or_number(out, group, names::group))),
             "The group of the key exchange."),
@@ -92,7 +92,8 @@ fn list(out: &mut Vec<u8>, numbers: &[u16], name: fn(u16) -> Option<&'static str
     !numbers.is_empty()
 }
 
-fn verified(info: &Info, out: &mut Vec<u8>) -> bool {
+/// Appends the value of `$ssl_client_verify`.
+pub fn write_verdict(info: &Info, out: &mut Vec<u8>) -> bool {
     let verdict = info.verdict.get();
     match (verdict.outcome, verdict.status) {
         _ if info.peer_chain.is_empty() => out.extend_from_slice(b"NONE"),
