@@ -7,7 +7,7 @@ use std::io;
 
 use crate::log::{self, access};
 use crate::net::newcomer::Newcomer;
-use crate::net::{Transport, open, proxy_header, room};
+use crate::net::{Transport, drain, open, proxy_header, room};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, race, timeout};
 use crate::script::Scope;
@@ -66,8 +66,12 @@ pub async fn serve(
 
 /// Ends a session before its connection is closed: a client that sees the close must already find its line in the log.
 pub fn end(session: Box<Session>) {
+    // A process that ends leaves its sockets open until the log is written; only TLS says goodbye before.
+    let can_wait = drain::mode() >= drain::Mode::Now && session.tls.is_none();
     drop(session);
-    access::flush_turn();
+    if !can_wait {
+        access::flush_turn();
+    }
 }
 
 async fn prepare(session: &mut Session, transport: &mut Transport) -> Next {

@@ -1,5 +1,6 @@
 //! `pass`: an accepted connection goes to another listener of the same process.
 
+use crate::support::tls::{Authority, TlsClient, trusting};
 use crate::support::{Client, Daemon, Setup, get};
 
 #[test]
@@ -35,4 +36,27 @@ fn circles_and_missing_listeners_end_the_session() {
     Client::connect(daemon.port(2)).expect_end();
     daemon.wait_log("port not found for \"127.0.0.1:1\"");
     daemon.wait_line("status.log", "^500");
+}
+
+#[test]
+fn bytes_that_were_read_before_go_along_and_the_session_is_logged() {
+    let conf = r"
+        stream {
+            log_format status '$status';
+            access_log %%DIR%%/status.log status;
+            server {
+                listen 127.0.0.1:%%PORT_0%% ssl;
+                ssl_certificate a.test.crt; ssl_certificate_key a.test.key;
+                ssl_preread on; # of what TLS has carried
+                pass 127.0.0.1:%%PORT_1%%;
+            }
+        }
+        http { server { listen 127.0.0.1:%%PORT_1%%; return 200 passed; } }";
+    let authority = Authority::new("ca");
+    let pair = authority.issue(&["a.test"]);
+    let daemon = Setup::new(conf).file("a.test.crt", &pair.certificate).file("a.test.key", &pair.key).start();
+    let mut client = TlsClient::connect(daemon.port(0), &trusting(&authority), "a.test");
+    assert_eq!(client.get("a.test", "/").text(), "passed");
+    drop(client);
+    daemon.wait_line("status.log", "^200$");
 }
