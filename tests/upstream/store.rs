@@ -116,7 +116,12 @@ fn a_killed_worker_leaves_nothing() {
     client.send("GET /stuck HTTP/1.1\r\nHost: a\r\n\r\n");
     client.response_head();
     assert_eq!(client.exactly(4), b"half");
-    let worker = daemon.worker();
+    let (worker, folder) = (daemon.worker(), daemon.path("under-way"));
+    // The file may have no name, but a descriptor.
+    wait_for("the file", || {
+        let mut open = std::fs::read_dir(format!("/proc/{worker}/fd")).ok()?.flatten();
+        open.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path.starts_with(&folder))).then_some(())
+    });
     send(worker, Signal::SIGKILL);
     client.rest();
     wait_for("another worker", || {
