@@ -487,7 +487,7 @@ mod tests {
             let mut opened: &File = file.file();
             opened.write_all(text.as_bytes()).unwrap();
             assert_eq!((count(), file.has_name), (usize::from(round == 2), false));
-            file.give_name(&target).unwrap();
+            file.give_name(&target, Some(0o700)).unwrap();
             drop(file);
             assert_eq!(std::fs::read(&target).unwrap(), text.as_bytes());
             if round == 1 {
