@@ -174,6 +174,6 @@ mod tests {
         // All that a worker keeps for a tunnel whose ends are silent, besides its descriptors, the heads of the request
         // and the response, and about 200 bytes in the runtime's tables.
         let sizes = [size_of_output(run), parked::SIZE, size_of::<Attempt>(), size_of::<Client>()];
-        assert!(sizes.iter().sum::<usize>() <= 680, "{sizes:?}");
+        assert!(sizes.iter().sum::<usize>() <= 640, "{sizes:?}");
     }
 }

@@ -132,7 +132,7 @@ pub fn name(number: i32) -> &'static str {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use nix::libc::{SIGPIPE, SIGURG};
+    use nix::libc::{SIGCONT, SIGPIPE};
 
     use super::*;
 
@@ -142,11 +142,11 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
-                    send(std::process::id().cast_signed(), SIGURG).expect("our own process");
+                    send(std::process::id().cast_signed(), SIGCONT).expect("our own process");
                 }
             });
             for _ in 0..2000 {
-                drop(Signals::new(&[SIGURG, SIGPIPE]).expect("a pair"));
+                drop(Signals::new(&[SIGCONT, SIGPIPE]).expect("a pair"));
             }
             stop.store(true, Ordering::SeqCst);
         });

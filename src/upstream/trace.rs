@@ -40,22 +40,58 @@ impl Action {
     }
 }
 
+/// Microseconds that may be unknown, in half of the memory of an `Option`: each tunnel keeps some of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaybeUs(u64);
+
+impl MaybeUs {
+    const UNKNOWN: u64 = u64::MAX;
+
+    #[inline]
+    pub fn get(self) -> Option<u64> {
+        (self.0 != Self::UNKNOWN).then_some(self.0)
+    }
+}
+
+impl Default for MaybeUs {
+    fn default() -> Self {
+        Self(Self::UNKNOWN)
+    }
+}
+
+impl From<u64> for MaybeUs {
+    #[inline]
+    fn from(us: u64) -> Self {
+        Self(us.min(Self::UNKNOWN - 1))
+    }
+}
+
+impl From<Option<u64>> for MaybeUs {
+    fn from(us: Option<u64>) -> Self {
+        us.map_or_else(Self::default, Self::from)
+    }
+}
+
+/// The name of a group in place of a peer's, behind a single pointer.
+#[derive(Debug)]
+struct GroupName(Box<str>);
+
 /// One turn of one peer.
 #[derive(Debug, Default)]
 pub struct Attempt {
     peer: Option<Rc<Peer>>,
     /// The group's name, if no peer could be chosen.
-    group: Option<Box<str>>,
+    group: Option<Box<GroupName>>,
     /// It is the first after an internal redirect.
     pub is_new_pass: bool,
     pub status: u16,
     pub started_us: u64,
     /// This and the following times are microseconds since `started_us`. Zero for a kept connection.
-    pub connect_us: Option<u64>,
+    pub connect_us: MaybeUs,
     /// Time at which the whole request had been sent.
-    pub sent_us: Option<u64>,
-    pub header_us: Option<u64>,
-    pub ended_us: Option<u64>,
+    pub sent_us: MaybeUs,
+    pub header_us: MaybeUs,
+    pub ended_us: MaybeUs,
     /// Bytes of the response's body.
     pub length: u64,
     pub received: u64,
@@ -66,7 +102,7 @@ impl Attempt {
     pub fn name(&self) -> &[u8] {
         match (&self.peer, &self.group) {
             (Some(peer), _) => peer.name.as_bytes(),
-            (None, Some(group)) => group.as_bytes(),
+            (None, Some(group)) => group.0.as_bytes(),
             (None, None) => b"-",
         }
     }
@@ -83,7 +119,7 @@ impl Attempt {
 
     /// Time to the end of the turn, or until now.
     pub fn response_us(&self) -> u64 {
-        self.ended_us.unwrap_or_else(runtime::now_us).saturating_sub(self.started_us)
+        self.ended_us.get().unwrap_or_else(runtime::now_us).saturating_sub(self.started_us)
     }
 }
 
@@ -118,7 +154,7 @@ impl Trace {
     /// Begins a turn of `peer`; `None` if no peer of `group` could be chosen.
     pub fn begin(&mut self, peer: Option<Rc<Peer>>, group: &GroupState) -> &mut Attempt {
         self.slot = group.group.slot;
-        let group = peer.is_none().then(|| group.group.name.clone());
+        let group = peer.is_none().then(|| Box::new(GroupName(group.group.name.clone())));
         let is_new_pass = std::mem::take(&mut self.pass_begins);
         let started_us = runtime::now_us();
         if self.attempts.capacity() == 0 {
@@ -159,8 +195,8 @@ impl Trace {
     /// Ends the current turn, and adds it to the counters. A second call does nothing.
     pub fn end(&mut self) {
         let attempt = self.last();
-        if attempt.ended_us.is_none() {
-            attempt.ended_us = Some(runtime::now_us());
+        if attempt.ended_us.get().is_none() {
+            attempt.ended_us = runtime::now_us().into();
             attempt.count();
         }
     }
@@ -207,7 +243,7 @@ impl Trace {
     /// The peer's name, for messages.
     pub fn peer_name(&self) -> Option<&str> {
         let attempt = self.attempts.last()?;
-        attempt.peer.as_ref().map(|peer| &*peer.name).or(attempt.group.as_deref())
+        attempt.peer.as_ref().map(|peer| &*peer.name).or(attempt.group.as_ref().map(|group| &*group.0))
     }
 
     /// The name of the last peer's server, without a port.
@@ -243,7 +279,7 @@ impl Trace {
 
     /// Ends the turn when the tunnel is over.
     pub fn end_tunnel(&mut self) {
-        self.last().ended_us = Some(runtime::now_us());
+        self.last().ended_us = runtime::now_us().into();
     }
 }
 
@@ -299,9 +335,9 @@ impl Attempt {
         let ago_us = runtime::now_us().saturating_sub(self.started_us);
         out.extend_from_slice(&ago_us.to_le_bytes());
         for time_us in [self.connect_us, self.sent_us, self.header_us] {
-            put_option(out, time_us);
+            put_option(out, time_us.get());
         }
-        put_option(out, self.ended_us.map(|ended_us| ended_us.saturating_sub(self.started_us)));
+        put_option(out, self.ended_us.get().map(|ended_us| ended_us.saturating_sub(self.started_us)));
         for bytes in [self.length, self.received, self.sent] {
             out.extend_from_slice(&bytes.to_le_bytes());
         }
@@ -311,11 +347,12 @@ impl Attempt {
         let name = std::str::from_utf8(fields.vector16()?).ok()?;
         let (is_new_pass, status) = (fields.flag()?, fields.u16().filter(|status| *status <= 999)?);
         let started_us = runtime::now_us().saturating_sub(fields.u64()?);
-        let (connect_us, sent_us, header_us) = (fields.option()?, fields.option()?, fields.option()?);
-        let ended_us = fields.option()?.map(|us| started_us.saturating_add(us));
+        let [connect_us, sent_us, header_us] =
+            [fields.option()?, fields.option()?, fields.option()?].map(MaybeUs::from);
+        let ended_us = fields.option()?.map(|us| started_us.saturating_add(us)).into();
         Some(Self {
             peer: None,
-            group: Some(name.into()),
+            group: Some(Box::new(GroupName(name.into()))),
             is_new_pass,
             status,
             started_us,
@@ -402,7 +439,7 @@ mod tests {
             assert!(trace.attempts().is_empty());
             trace.unpark(parked);
             trace.end_tunnel();
-            assert!(trace.attempts()[0].ended_us.is_some() && trace.attempts()[0].status == 101);
+            assert!(trace.attempts()[0].ended_us.get().is_some() && trace.attempts()[0].status == 101);
         });
     }
 }

@@ -92,8 +92,8 @@ fn add(request: &Request, bytes_sent: u64, sign: Sign, counts: &mut Pending) {
     let zones = [request.server.slot, request.location.confs.status_zone.of_location()];
     let (group, header_us, response_us) = match request.upstream.attempts() {
         [] => (None, None, None),
-        [one] if one.header_us.is_some() && one.connect_us.is_none_or(|us| us == 0) => {
-            (request.upstream.slot(), one.header_us, Some(one.response_us()))
+        [one] if one.header_us.get().is_some() && one.connect_us.get().is_none_or(|us| us == 0) => {
+            (request.upstream.slot(), one.header_us.get(), Some(one.response_us()))
         }
         _ => return add_tries(request, bytes_sent, facts, sign, counts),
     };
@@ -123,10 +123,10 @@ fn add_tries(request: &Request, bytes_sent: u64, facts: Facts, sign: Sign, count
     request.upstream.count(status, facts, sign, counts);
     let of_group = |time| request.upstream.detail().map(|detail| detail.histogram(time));
     for attempt in request.upstream.attempts() {
-        if let Some(us) = attempt.connect_us.filter(|us| *us > 0) {
+        if let Some(us) = attempt.connect_us.get().filter(|us| *us > 0) {
             counts.record_all([durations.connect, of_group(detail::CONNECT_TIME)], us, sign);
         }
-        if let Some(us) = attempt.header_us {
+        if let Some(us) = attempt.header_us.get() {
             counts.record_all([durations.header, of_group(detail::HEADER_TIME)], us, sign);
             let response_us = attempt.response_us();
             counts.record_all([durations.response, of_group(detail::RESPONSE_TIME)], response_us, sign);

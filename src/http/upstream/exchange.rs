@@ -83,7 +83,7 @@ async fn connection(
         let left_ms = conf.connect_timeout_ms().saturating_sub(spent_ms);
         Box::pin(handshake::secure(request, &mut transport, terms, (group, peer), left_ms)).await?;
     }
-    request.upstream.last().connect_us = Some(runtime::now_us().saturating_sub(started_us));
+    request.upstream.last().connect_us = runtime::now_us().saturating_sub(started_us).into();
     let opened_ms = runtime::now_ms();
     Ok(Box::new(Connection {
         transport,
@@ -120,11 +120,11 @@ impl Pass<'_, '_> {
         let (tag, terms) = (tag(self.request), self.terms.as_ref());
         if self.outgoing.encoder().has_streams() {
             let stream = self.goal.group.links.take(peer, tag, terms)?;
-            self.request.upstream.last().connect_us = Some(0);
+            self.request.upstream.last().connect_us = 0.into();
             return Some(stream.into());
         }
         let connection = self.goal.group.take(peer, tag, terms)?;
-        self.request.upstream.last().connect_us = Some(0);
+        self.request.upstream.last().connect_us = 0.into();
         Some(Carrier::Own { connection, decoder: self.outgoing.decoder() })
     }
 
@@ -151,7 +151,7 @@ impl Pass<'_, '_> {
                 && let Some(stream) = group.links.take(peer, tag, terms)
             {
                 let spent_us = runtime::now_us().saturating_sub(started_us);
-                self.request.upstream.last().connect_us = Some(spent_us);
+                self.request.upstream.last().connect_us = spent_us.into();
                 return Ok(stream.into());
             }
         }
@@ -222,7 +222,7 @@ impl Pass<'_, '_> {
                     Progress::Complete(head_length) => {
                         let attempt = self.request.upstream.last();
                         attempt.status = head.status;
-                        attempt.header_us = Some(runtime::now_us().saturating_sub(attempt.started_us));
+                        attempt.header_us = runtime::now_us().saturating_sub(attempt.started_us).into();
                         carrier.keep_timer(wait.timer);
                         *place = buffer;
                         return Ok(Answer { carrier, head: answer, head_length });
@@ -316,7 +316,7 @@ impl Wait {
             Poll::Ready(Ok(())) => {
                 let attempt = request.upstream.last();
                 attempt.sent = outgoing.sent;
-                attempt.sent_us = Some(runtime::now_us().saturating_sub(attempt.started_us));
+                attempt.sent_us = runtime::now_us().saturating_sub(attempt.started_us).into();
                 request.upstream.action = Some(Action::ReadingHead);
                 self.timer.cancel();
             }

@@ -501,7 +501,7 @@ impl Pass<'_, '_> {
     /// Tells the balancer when the head of a response has arrived.
     #[cold]
     fn note_head(&mut self) {
-        let head_us = self.request.upstream.last().header_us.unwrap_or(0);
+        let head_us = self.request.upstream.last().header_us.get().unwrap_or(0);
         self.session.note_head(head_us, runtime::now_ms());
     }
 
@@ -509,7 +509,7 @@ impl Pass<'_, '_> {
     #[cold]
     fn note_times(&mut self) {
         let attempt = self.request.upstream.last();
-        if let Some(head_us) = attempt.header_us {
+        if let Some(head_us) = attempt.header_us.get() {
             self.session.note_end(head_us, attempt.response_us());
         }
     }

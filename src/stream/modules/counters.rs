@@ -47,10 +47,10 @@ pub fn count(session: &mut Session) {
         session.upstream.count(status, facts, Sign::Add, counts);
         if let Some(detail) = session.upstream.detail() {
             for attempt in session.upstream.attempts() {
-                if let Some(us) = attempt.connect_us.filter(|us| *us > 0) {
+                if let Some(us) = attempt.connect_us.get().filter(|us| *us > 0) {
                     counts.record(detail.histogram(detail::CONNECT_TIME), us);
                 }
-                if let Some(us) = attempt.header_us {
+                if let Some(us) = attempt.header_us.get() {
                     counts.record(detail.histogram(detail::HEADER_TIME), us);
                 }
                 counts.record(detail.histogram(detail::RESPONSE_TIME), attempt.response_us());

@@ -328,9 +328,9 @@ impl<'a> Exchange<'a> {
                     pass(&mut self.download, bytes);
                     session.sent += bytes;
                     let attempt = session.upstream.last();
-                    let started_us = attempt.started_us;
-                    let spent_us = || runtime::now_us().saturating_sub(started_us);
-                    attempt.header_us.get_or_insert_with(spent_us);
+                    if attempt.header_us.get().is_none() {
+                        attempt.header_us = runtime::now_us().saturating_sub(attempt.started_us).into();
+                    }
                     attempt.received += bytes;
                     attempt.length += bytes;
                 }

@@ -298,7 +298,7 @@ async fn attempt(
         session.upstream.last().sent += header.len() as u64;
     }
     let spent_us = runtime::now_us().saturating_sub(started_us);
-    session.upstream.last().connect_us = Some(spent_us);
+    session.upstream.last().connect_us = spent_us.into();
     if let Some(terms) = terms {
         let left_ms = conf.connect_timeout_ms().saturating_sub(spent_us / 1000);
         Box::pin(secure(session, &mut transport, (conf, terms), (group, peer), left_ms)).await?;
@@ -339,7 +339,7 @@ impl Search {
         let attempt = session.upstream.last();
         attempt.status = 200;
         self.course.note_connected();
-        let connect_us = attempt.connect_us.unwrap_or(0);
+        let connect_us = attempt.connect_us.get().unwrap_or(0);
         if self.by_connect {
             self.course.note_head(connect_us, runtime::now_ms());
         }
