@@ -134,7 +134,6 @@ fn printed(conf: &str) -> String {
 #[test]
 fn settings_of_what_is_not_in_use_are_warnings() {
     check(&[
-        ("server", "http3_stream_buffer_size 64k;", &["[warn] \"http3_stream_buffer_size\" has no effect"]),
         (
             "http",
             "xslt_types a/b; tunnel_buffer_size 1k; mp4_buffer_size 1m;",
@@ -162,7 +161,7 @@ fn one_missing_feature_is_told_once_for_each_server() {
                       location /b { mp4; mp4_buffer_size 1m; } }",
             &["[emerg] the \"mp4\" directive is not available yet"],
         ),
-        ("server", "http3 on;", &["[warn] \"http3\" has no effect"]),
+        ("server", "ssl_ech_file a;", &["[warn] \"ssl_ech_file\" has no effect"]),
         (
             "location",
             "content_by_lua_block { local t = { a = \"x}\", b = '{' } -- it's
