@@ -246,7 +246,7 @@ fn one(request: &Request, name: &str, all: fn(&Source) -> Map<String, Value>, no
     })
 }
 
-/// The lookups of resolvers with a `status_zone`. We never look addresses up.
+/// The lookups of resolvers with a `status_zone`. Those of the names of addresses, which only `mail` makes, are not counted.
 fn resolvers(source: &Source) -> Map<String, Value> {
     let zone = |zone: Named| {
         let of = |word| zone.slot.map_or(0, |slot| slot.get(word));
