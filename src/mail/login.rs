@@ -28,7 +28,7 @@ struct Turn {
     wanted: Wanted,
     /// `None`: the client is logged in.
     sends: Option<Secret>,
-    /// What is being done, for the log.
+    /// The present activity, for the log.
     action: &'static str,
 }
 
@@ -40,7 +40,7 @@ pub struct Login {
     welcome: Option<&'static [u8]>,
 }
 
-/// What follows from a server's bytes.
+/// The step that follows from a server's bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     More,

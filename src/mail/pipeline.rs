@@ -260,7 +260,7 @@ async fn converse(
     }
 }
 
-/// What came of an attempt to log in.
+/// The outcome of an attempt to log in.
 enum Outcome {
     In(Upstream),
     /// The client gets these words, and may try again.
@@ -323,7 +323,7 @@ async fn pause(seconds: u64) -> Result<(), End> {
     }
 }
 
-/// What a client that is waited for has done.
+/// The act of a client that is waited for.
 enum Event {
     Heard(io::Result<()>),
     TimedOut,

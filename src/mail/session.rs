@@ -34,7 +34,7 @@ pub struct Session {
     pub tls: Option<Rc<Info>>,
     /// TLS began on a plain connection.
     pub starttls: bool,
-    /// What scripts would store, if mail had variables.
+    /// The values that scripts would store, if mail had variables.
     pub values: Values,
     /// In terms of `runtime::now_us`.
     pub started_us: u64,
@@ -48,7 +48,7 @@ pub struct Session {
     pub login: Box<[u8]>,
     /// The address of its server.
     pub upstream: Option<Box<str>>,
-    /// What is being done, for the error log; empty: nothing.
+    /// The present activity, for the error log; empty: none.
     pub action: &'static str,
     /// Another process goes on with it, and will count it.
     pub is_moved: bool,

@@ -26,7 +26,7 @@ use crate::shared::connection::client_address;
 pub struct Upstream {
     pub transport: Transport,
     pub place: Place,
-    /// What the server has said that the client has to hear.
+    /// The server's words that the client has to hear.
     pub welcome: Vec<u8>,
 }
 
@@ -59,7 +59,7 @@ pub async fn connect(
     }
 }
 
-/// What is to be said to the server.
+/// The words for the server.
 fn login(session: &Session, guest: &Guest, credentials: &Credentials) -> Result<Login, Failure> {
     let conf = &session.server.confs.proxy;
     let is_needed = !matches!(guest.dialogue, Dialogue::Smtp(_));

@@ -116,7 +116,7 @@ impl Resolvers {
     }
 }
 
-/// What is asked about a name.
+/// The question about a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Sought {
     Addresses,

@@ -44,7 +44,7 @@ pub struct Line {
     pub arguments: Vec<Secret>,
 }
 
-/// What the bytes at the front are.
+/// The kind of the bytes at the front.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed {
     More,

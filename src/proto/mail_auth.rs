@@ -11,7 +11,7 @@ use crate::proto::sasl::Secret;
 /// The longest head of an answer.
 pub const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
-/// What is to happen to a client.
+/// The decision about a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// It may go to this server.

@@ -58,7 +58,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What a client says about itself.
+/// A client's words about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     pub method: Method,

@@ -1,4 +1,4 @@
-//! What `-t` says about a `mail` block, and its TOML spelling.
+//! A `mail` block in `-t`, and its TOML spelling.
 
 use super::{ask, greeted, knowing_me, pop3_server};
 use crate::support::Setup;

@@ -18,7 +18,7 @@ use quinn_proto::{
 use super::deadline::deadline;
 use super::tls::{Authority, client_config};
 
-/// What has come of a request.
+/// The outcome of a request.
 #[derive(Debug, Default)]
 pub struct Answer {
     pub status: u16,
@@ -70,7 +70,7 @@ pub struct H3 {
     pub connection: Connection,
     parsers: BTreeMap<StreamId, Stream>,
     pub answers: BTreeMap<StreamId, Answer>,
-    /// What the server has sent on its unidirectional streams.
+    /// The bytes of the server's unidirectional streams.
     pub uni: BTreeMap<StreamId, Vec<u8>>,
     pub is_connected: bool,
     pub lost: Option<ConnectionError>,

@@ -53,7 +53,7 @@ struct Facts {
     opened_ms: u64,
 }
 
-/// What is known of the client's certificate.
+/// The facts about the client's certificate.
 #[derive(Debug)]
 enum Judged {
     /// The handshake is not far enough.
@@ -256,7 +256,7 @@ impl Conn {
         runtime::spawn(answer(stream, Rc::clone(&self.facts), tls, event, self.requests));
     }
 
-    /// What a reload, a stop, or the limits of the settings ask for.
+    /// The demands of a reload, a stop, or the limits of the settings.
     fn keep_promises(&mut self) {
         let mut state = self.shared.state.borrow_mut();
         if state.is_leaving() {

@@ -1,4 +1,4 @@
-//! What comes from the client: heads, bodies, settings.
+//! Receives from the client: heads, bodies, settings.
 //!
 //! Touches: the QUIC connection. RFC 9114 §4.1, §6.2; RFC 9204 §2.2.1.
 
@@ -32,7 +32,7 @@ enum Read {
     Reset,
 }
 
-/// What has come of a section.
+/// The outcome of a section.
 enum Section {
     Taken,
     Blocked(Vec<u8>),

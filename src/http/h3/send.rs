@@ -1,4 +1,4 @@
-//! What goes to the client: heads, data and ends of responses.
+//! Sends to the client: heads, data and ends of responses.
 //!
 //! Touches: the QUIC connection. A frame of data is as long as the data that there is, though the stream may take less of it
 //! at first: the rest of the frame is what the task brings next. RFC 9114 §4.1, §7.2.

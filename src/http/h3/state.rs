@@ -54,7 +54,7 @@ pub(super) struct Request {
     pub(super) is_gone: bool,
     pub(super) declared: Option<u64>,
     pub(super) received: u64,
-    /// What is wrong with the body; follows `sent`.
+    /// The fault of the body; follows `sent`.
     pub(super) fault: Option<&'static str>,
     /// Heads of frames and whole sections that the stream has not taken yet.
     pub(super) out: Vec<u8>,
@@ -168,7 +168,7 @@ impl State {
         self.fault
     }
 
-    /// What the client has done too often, if the connection ends for it.
+    /// The thing that the client has done too often, if the connection ends for it.
     pub fn abuse(&self) -> Option<Act> {
         self.abuse_act
     }

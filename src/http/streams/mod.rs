@@ -30,7 +30,7 @@ pub trait Carrier {
     fn poll_take(&self, before: (usize, bool), cx: &mut Context<'_>) -> Poll<Result<(Vec<u8>, bool), Error>>;
 }
 
-/// What a response consists of in a stream.
+/// The parts of a response in a stream.
 pub trait Sheet {
     /// Sends a head, or trailers. `ends`: nothing follows.
     fn send_block(&mut self, block: &[u8], ends: bool) -> Result<(), Gone>;

@@ -36,7 +36,7 @@ enum Framing {
     },
     /// It ends when its producer says so.
     Open,
-    /// What follows the head is no body, and ends elsewhere.
+    /// The bytes behind the head are no body, and end elsewhere.
     Tunnel,
     /// Cut off: no end may be written.
     Abandoned,

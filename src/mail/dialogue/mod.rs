@@ -1,4 +1,4 @@
-//! What a server and a client say to each other until the client has logged in.
+//! The words between server and client until the client has logged in.
 //!
 //! A value: the client's bytes go in, replies and decisions come out. The pipeline reads, sends, and asks the authentication server.
 //! Touches: nothing. Behaviour: nginx.org, ngx_mail_imap_module, ngx_mail_pop3_module, ngx_mail_smtp_module.
@@ -37,7 +37,7 @@ pub struct Texts {
     pub greeting: Box<[u8]>,
     /// The reply to HELO.
     pub helo: Box<[u8]>,
-    /// What it can do: without TLS to switch to, with it, and while logging in requires it.
+    /// Its capabilities: without TLS to switch to, with it, and while logging in requires it.
     pub capabilities: Box<[u8]>,
     pub capabilities_starttls: Box<[u8]>,
     pub capabilities_only: Box<[u8]>,
@@ -97,7 +97,7 @@ impl Here<'_> {
     }
 }
 
-/// What follows from a client's bytes.
+/// The step that follows from a client's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     More,
@@ -111,7 +111,7 @@ pub enum Step {
     StartTls(Vec<u8>),
 }
 
-/// What the log says of a client.
+/// A note about a client for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
     Fault(Fault),
@@ -132,7 +132,7 @@ impl fmt::Display for Note {
     }
 }
 
-/// What the next line of a client is.
+/// The meaning of a client's next line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum Awaited {
     #[default]
@@ -295,7 +295,7 @@ impl Dialogue {
         }
     }
 
-    /// What there is to log about the last step.
+    /// The note about the last step for the log.
     pub fn take_note(&mut self) -> Option<Note> {
         self.common_mut().note.take()
     }

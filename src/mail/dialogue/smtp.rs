@@ -46,7 +46,7 @@ pub fn texts(server_name: &str, capabilities: &[Box<str>], allowed: &[Allowed]) 
     }
 }
 
-/// What a client has said about itself and its mail.
+/// A client's words about itself and its mail.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Said {
     /// The name in HELO or EHLO; empty: it has sent neither.

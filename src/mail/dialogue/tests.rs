@@ -29,7 +29,7 @@ fn shown(step: &Step) -> String {
     }
 }
 
-/// What follows from each line, one after the other.
+/// The steps that follow from the lines, one after the other.
 fn talk(terms: &Terms, is_tls: bool, lines: &[&str]) -> Vec<String> {
     let mut dialogue = Dialogue::new(terms.protocol, SALT.into());
     let say = |line: &&str| {

@@ -1,4 +1,4 @@
-//! What the directives of the three protocols have in common: ways to log in, and lists of capabilities.
+//! The parts that the directives of the three protocols share: ways to log in, and lists of capabilities.
 //!
 //! Pure. Behaviour: nginx.org, `imap_auth`, `pop3_auth`, `smtp_auth`, `imap_capabilities` and the like.
 

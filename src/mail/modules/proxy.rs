@@ -1,6 +1,6 @@
 //! Passing sessions on to the server of a client (`proxy_*`, `xclient`).
 //!
-//! What is done with these settings is in `mail/upstream.rs` and `mail/relay.rs`. Touches: nothing.
+//! `mail/upstream.rs` and `mail/relay.rs` use these settings. Touches: nothing.
 //! Behaviour: nginx.org, ngx_mail_proxy_module.
 
 use crate::config::directive::{Accepted, accepted, flag, millis, one_of, size};

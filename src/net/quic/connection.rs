@@ -68,7 +68,7 @@ impl Connection {
         self.local
     }
 
-    /// What was agreed on in the handshake; `None`: the client has not said enough.
+    /// The result of the handshake; `None`: the client has not said enough.
     pub fn info(&self) -> Option<Info> {
         let data = self.state.crypto_session().handshake_data()?;
         data.downcast::<Info>().ok().map(|info| *info)

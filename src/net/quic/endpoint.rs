@@ -156,7 +156,7 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// What a datagram is.
+/// The kinds of datagrams.
 pub enum Arrival {
     /// It belongs to a connection, or was answered, or is nothing.
     Handled,

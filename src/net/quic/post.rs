@@ -22,7 +22,7 @@ use crate::shm::lanes::{self, Lane};
 const CODE_BYTES: usize = 16;
 /// The longest datagram that is passed on: those of QUIC are far shorter.
 const BYTES_MAX: usize = 16 * 1024;
-/// What the socket may hold; the kernel caps it at net.core.rmem_max.
+/// Bytes that the socket may hold; the kernel caps it at net.core.rmem_max.
 const WAITING_BYTES: usize = 4 << 20;
 
 /// A process's place for datagrams that others pass on.

@@ -48,7 +48,7 @@ pub fn choosing<T>(choose: &Choose, act: impl FnOnce() -> T) -> T {
     result
 }
 
-/// What quinn-proto makes the sessions of new connections with.
+/// The factory by which quinn-proto makes the sessions of new connections.
 pub struct Sessions;
 
 /// The suite of Initial packets, whatever is negotiated (RFC 9001 §5.2).
@@ -121,9 +121,9 @@ struct Session {
     hello: Vec<u8>,
     begun: Option<Box<Begun>>,
     next_secrets: Option<Secrets>,
-    /// What the server has signed with.
+    /// The scheme with which the server has signed.
     signature: Option<u16>,
-    /// What the client has signed with.
+    /// The scheme with which the client has signed.
     client_signature: Option<u16>,
     has_told: bool,
 }

@@ -199,7 +199,7 @@ impl Server {
         self.speaks_tls13
     }
 
-    /// What rustls makes a handshake of QUIC with (RFC 9001), for one protocol of ALPN. `None`: TLS 1.3 is switched off.
+    /// The settings of a handshake of QUIC (RFC 9001), for one protocol of ALPN. `None`: TLS 1.3 is switched off.
     pub fn quic_config(&self, hello: &ClientHello, protocol: &[u8]) -> Option<&Arc<ServerConfig>> {
         if !self.speaks_tls13 {
             return None;

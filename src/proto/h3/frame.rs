@@ -102,7 +102,7 @@ pub struct Frames {
     left: u64,
 }
 
-/// What comes next in a stream of frames.
+/// The next item of a stream of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// A frame begins; its payload has this length.

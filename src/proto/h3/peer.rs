@@ -1,4 +1,4 @@
-//! What a client sends on its unidirectional streams: settings, frames that are about the connection, and the instructions
+//! A client's unidirectional streams: settings, frames that are about the connection, and the instructions
 //! of field compression.
 //!
 //! Touches: nothing. RFC 9114 §6.2 and §7.2; RFC 9204 §4.2.
@@ -29,7 +29,7 @@ enum Uni {
     Unknown,
 }
 
-/// What the bytes of a stream have led to.
+/// The result of a stream's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fed {
     Nothing,
@@ -265,7 +265,7 @@ pub fn put_goaway(first_unserved: u64, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    /// What a client's streams lead to, each given with the number of its stream, in pieces of this size.
+    /// The results of a client's streams, each given with the number of its stream, in pieces of this size.
     fn outcome(streams: &[(u64, &[u8])], step: usize) -> Result<Fed, Code> {
         let mut peer = Peer::default();
         let mut last = Ok(Fed::Nothing);

@@ -21,7 +21,7 @@ use crate::proto::h3::frame::Fault;
 pub const TABLE_BYTES_MAX: usize = 4096;
 /// SETTINGS_QPACK_BLOCKED_STREAMS as we offer it; as nginx.
 pub const BLOCKED_MAX: usize = 16;
-/// What an entry counts beyond its bytes (§3.2.1).
+/// The size that an entry counts beyond its bytes (§3.2.1).
 const ENTRY_BYTES: usize = 32;
 /// The most entries of the table.
 const ENTRIES_MAX: u64 = (TABLE_BYTES_MAX / ENTRY_BYTES) as u64;
@@ -268,7 +268,7 @@ impl Decoder {
         }
     }
 
-    /// What is to be sent on the decoder stream, insertions that no section has acknowledged included (§4.4.3).
+    /// The bytes for the decoder stream, insertions that no section has acknowledged included (§4.4.3).
     pub fn take_output(&mut self) -> Vec<u8> {
         let untold = self.table.inserted() - self.told;
         if untold > 0 {

@@ -41,7 +41,7 @@ pub struct Transfer {
     pub is_move: bool,
     /// [`Depth::Zero`] copies a collection without its members.
     pub depth: Depth,
-    /// What is there may be replaced (`Overwrite`).
+    /// A file or collection that is there may be replaced (`Overwrite`).
     pub overwrites: bool,
     /// Permissions of directories that are made on the way (`dav_access`).
     pub folder_mode: u32,

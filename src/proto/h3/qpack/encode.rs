@@ -7,7 +7,7 @@ use super::table::STATIC;
 use crate::proto::h2::huffman;
 use crate::proto::header::Id;
 
-/// What begins every section of ours: no entry of the dynamic table is needed (§4.5.1).
+/// The beginning of every section of ours: no entry of the dynamic table is needed (§4.5.1).
 pub const PREFIX: [u8; 2] = [0, 0];
 
 /// The index of a known field's name in the static table, plus one; 0: it is not there.
