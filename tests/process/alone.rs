@@ -108,6 +108,10 @@ fn winch_ends_it_gracefully() {
         return;
     }
     let daemon = start("127.0.0.1:1");
+    // It listens before it handles signals, and the system ignores this one until then.
+    wait_for("the pid file", || {
+        (daemon.read("pronghorn.pid").trim().parse() == Ok(daemon.pid())).then_some(())
+    });
     daemon.signal(Signal::SIGWINCH);
     ended(&daemon);
 }
