@@ -19,6 +19,7 @@ http {
         location /read/ { dav_methods off; }
         location /deep/ { create_full_put_path on; min_delete_depth 3; dav_access user:rw group:rw all:r; }
         location /alias/ { alias %%DIR%%/files/other/; }
+        location /open { alias %%DIR%%/files/other/; }
         location /mirrored/ { mirror /mirror; }
         location /mirror { internal; dav_methods off; proxy_pass http://%%ORIGIN%%; }
     }
@@ -144,6 +145,13 @@ fn copies_and_moves_stay_inside_what_is_served() {
         assert_eq!(status(&daemon, "COPY /other/file", &to(destination)), 400, "{destination}");
     }
     assert_eq!(status(&daemon, "MOVE /alias/file", &to("/elsewhere")), 400, "not below the alias");
+    for line in
+        ["PUT /open../put", "MKCOL /open../made/", "DELETE /open../read/file", "COPY /open../read/file"]
+    {
+        assert_eq!(status(&daemon, line, &to("/open/x")), 404, "{line}: the alias leads upwards");
+    }
+    assert_eq!(status(&daemon, "COPY /open/file", &to("/open../copied")), 404);
+    assert!(daemon.path("files/read/file").exists() && !daemon.path("files/put").exists());
     assert_eq!(status(&daemon, "COPY /alias/file", &to("/alias/new")), 204);
     assert_eq!(daemon.read("files/other/new"), "other");
     assert_eq!(status(&daemon, "COPY /other/file", &to(&format!("http://A:{port}/copied?x#y"))), 204);

@@ -124,8 +124,10 @@ pub fn content(request: &mut Request) -> Verdict {
     if has_body && request.method != Method::Put {
         return refuse(request, 415, "this method with a body is unsupported");
     }
-    let Some(path) = static_file::path(request) else { return Verdict::Done(Reply::Status(500)) };
-    let path = PathBuf::from(OsString::from_vec(path));
+    let path = match static_file::path(request) {
+        Ok(path) => PathBuf::from(OsString::from_vec(path)),
+        Err(status) => return Verdict::Done(Reply::Status(status)),
+    };
     let act = match request.method {
         Method::Put => put,
         Method::Delete => delete,
@@ -167,7 +169,7 @@ fn put(request: &mut Request, _: &'static Conf, _: PathBuf) -> Verdict {
 /// The body is in a file.
 fn arrived(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.confs.dav;
-    let (Some(file), Some(path)) = (request.body.take_file(), static_file::path(request)) else {
+    let (Some(file), Ok(path)) = (request.body.take_file(), static_file::path(request)) else {
         return Verdict::Done(Reply::Status(500));
     };
     let path = PathBuf::from(OsString::from_vec(path));
@@ -251,8 +253,10 @@ fn transfer(request: &mut Request, conf: &'static Conf, from: PathBuf) -> Verdic
             return refuse(request, 400, &why);
         }
     };
-    let Some(to) = static_file::path_of(request, to) else { return refuse(request, 400, &invalid) };
-    let to = PathBuf::from(OsString::from_vec(to));
+    let to = match static_file::path_of(request, to) {
+        Ok(to) => PathBuf::from(OsString::from_vec(to)),
+        Err(status) => return refuse(request, status, &invalid),
+    };
     let folder_mode = folder_mode(conf);
     let task = Transfer { from, to, is_collection, is_move, depth, overwrites, folder_mode };
     work(lane(is_collection), move || tree::transfer(&task))

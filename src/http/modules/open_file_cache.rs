@@ -378,7 +378,7 @@ impl Lookup {
 }
 
 /// True if a path contains more `..` than the configuration: parts taken from a request must not add any.
-fn climbs(request: &Request, path: &[u8]) -> bool {
+pub fn climbs(request: &Request, path: &[u8]) -> bool {
     if memchr::memmem::find(path, b"/..").is_none() {
         return false;
     }

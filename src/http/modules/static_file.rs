@@ -88,22 +88,23 @@ pub fn file_name(request: &mut Request, out: &mut Vec<u8>) {
     }
 }
 
-/// The path of the file for methods that change it. `None`: there is none, which is logged.
-pub fn path(request: &mut Request) -> Option<Vec<u8>> {
+/// The path of the file for methods that change it. Errors: the status if there is none, which is logged.
+pub fn path(request: &mut Request) -> Result<Vec<u8>, u16> {
     let mut path = Vec::new();
     if is_lost(request) {
-        return None;
+        return Err(500);
     }
     file_name(request, &mut path);
-    Some(path)
+    if open_file_cache::climbs(request, &path) { Err(404) } else { Ok(path) }
 }
 
-/// The path of the file of another URI in the same location. `None`: the URI does not belong to its `alias`.
-pub fn path_of(request: &mut Request, uri: Vec<u8>) -> Option<Vec<u8>> {
+/// The path of the file of another URI in the same location. Errors: as for [`path`]; 400 if the URI does not belong to the
+/// location's `alias`.
+pub fn path_of(request: &mut Request, uri: Vec<u8>) -> Result<Vec<u8>, u16> {
     let location = request.location;
     let is_aliased = location.confs.http_core.root().is_some_and(|root| root.replaced.is_some());
     if is_aliased && !uri.starts_with(location.name.as_bytes()) {
-        return None;
+        return Err(400);
     }
     let own = std::mem::replace(&mut request.uri, uri);
     let path = path(request);
