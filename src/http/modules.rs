@@ -375,6 +375,11 @@ modules! {
 }
 
 impl Confs {
+    /// True if access rules, passwords or another service restrict the clients.
+    pub fn are_guarded(&self) -> bool {
+        self.access.acts() || self.auth_basic.acts() || self.auth_request.acts()
+    }
+
     /// True if the handler with this index in the table has nothing to do here.
     #[inline]
     pub fn is_idle(&self, number: u32) -> bool {

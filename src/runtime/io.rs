@@ -445,7 +445,7 @@ impl Drop for Io {
         if let Some(fd) = self.fd.take() {
             let mut stays_open = false;
             try_with(|current| {
-                // Whoever shares it leaves as well: it was handed over by a worker of an earlier generation.
+                // A process that shares it leaves as well: it is the worker of an earlier generation that handed it over.
                 stays_open = current.leaves_open();
                 let mut reactor = current.reactor.borrow_mut();
                 if reactor.flags(self.index) & SHARED != 0 && !stays_open {

@@ -95,7 +95,7 @@ impl ModuleTable for Table {
 pub fn warn_of_open_doors(servers: &[Server], out: &mut Diagnostics) {
     for location in servers.iter().flat_map(Server::locations) {
         let confs = &location.confs;
-        let is_guarded = confs.access.acts() || confs.auth_basic.acts() || confs.auth_request.acts();
+        let is_guarded = confs.are_guarded();
         if let Some(access) = confs.api.access.filter(|access| access.may_write && !is_guarded) {
             let message = "every client of this location may change upstreams and key-value zones";
             let help = "add access rules, such as \"allow 127.0.0.1; deny all;\", or leave \"write=on\" out";

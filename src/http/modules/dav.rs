@@ -80,7 +80,7 @@ pub fn warn_of_open_doors(servers: &[Server], out: &mut Diagnostics) {
             METHODS.iter().enumerate().filter(|(bit, _)| location.confs.dav.methods.get() & 1 << bit != 0);
         let is_open = |(_, (_, method)): (usize, &(&str, Method))| {
             let confs = &location.for_method(*method).confs;
-            let is_guarded = confs.access.acts() || confs.auth_basic.acts() || confs.auth_request.acts();
+            let is_guarded = confs.are_guarded();
             !is_guarded && !confs.proxy_pass.is_set() && !confs.ssl.requires_certificate()
         };
         if !told.contains(&span) && allowed.any(is_open) {

@@ -18,12 +18,12 @@ fn of_all_workers(eligible: &Eligible<'_>) -> Option<usize> {
     if !eligible.is_even(&usable) {
         return least(eligible, usable.iter(), |load| conns[load.index]);
     }
-    let loads = || conns.iter().copied().zip(eligible.weights().iter().copied());
-    let least = Least::of(loads())?;
+    let weights = eligible.weights();
+    let least = Least::of(conns.iter().copied().zip(weights.iter().copied()))?;
     if !least.has_equals {
         return Some(least.first);
     }
-    let is_equal = |index: usize| loads().nth(index).is_some_and(|load| least.is_equal(load));
+    let is_equal = |index: usize| least.is_equal((conns[index], weights[index]));
     match eligible.turn().filter(|index| is_equal(*index)) {
         Some(index) => Some(index),
         None => round_robin::among(eligible, usable.iter().filter(|load| is_equal(load.index))),
