@@ -148,6 +148,39 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// A number that may be unknown, in half of the memory of an `Option`. The largest one is not kept apart from the next
+/// smaller one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaybeU64(u64);
+
+impl MaybeU64 {
+    const UNKNOWN: u64 = u64::MAX;
+
+    #[inline]
+    pub fn get(self) -> Option<u64> {
+        (self.0 != Self::UNKNOWN).then_some(self.0)
+    }
+}
+
+impl Default for MaybeU64 {
+    fn default() -> Self {
+        Self(Self::UNKNOWN)
+    }
+}
+
+impl From<u64> for MaybeU64 {
+    #[inline]
+    fn from(number: u64) -> Self {
+        Self(number.min(Self::UNKNOWN - 1))
+    }
+}
+
+impl From<Option<u64>> for MaybeU64 {
+    fn from(number: Option<u64>) -> Self {
+        number.map_or_else(Self::default, Self::from)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -187,15 +187,15 @@ fn remove_some(zone: &Zone, index: &Index, goes: &mut std::vec::IntoIter<Seen>) 
     let mut failed = None;
     for (count, seen) in (1..).zip(goes) {
         if index.is_unchanged(&seen, clock::monotonic_ms()) {
-            if seen.bytes.is_some() {
-                let path = zone.file_name(&seen.digest);
-                match std::fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        let why = || format!("unlink() \"{}\" failed {}", path.display(), Cause(&error));
-                        failed.get_or_insert_with(why);
-                    }
-                    _ => {}
+            // A key that is said to have no file may have one: of a worker that was killed after it had named the file, and
+            // before it told the index. If another worker names one in this moment, its next reader misses it.
+            let path = zone.file_name(&seen.digest);
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let why = || format!("unlink() \"{}\" failed {}", path.display(), Cause(&error));
+                    failed.get_or_insert_with(why);
                 }
+                _ => {}
             }
             index.remove(&seen);
         }

@@ -108,14 +108,16 @@ fn redirect_stderr() {
 /// due.
 pub fn flush_turn() {
     access::flush_turn();
-    for summary in repeat::take_due(repeat::now_ms(), false) {
-        sink::tell(&summary);
+    if repeat::is_hiding() {
+        for summary in repeat::take_due(repeat::now_ms(), false) {
+            sink::tell(&summary);
+        }
     }
 }
 
 /// Milliseconds until `flush_turn` must run even if no events come; `None`: the worker may sleep.
 pub fn due_ms() -> Option<u64> {
-    let repeats = repeat::due_ms(repeat::now_ms());
+    let repeats = repeat::is_hiding().then(|| repeat::due_ms(repeat::now_ms())).flatten();
     access::due_ms().into_iter().chain(repeats).min()
 }
 

@@ -34,8 +34,14 @@ pub(super) struct Summary {
 }
 
 static KINDS: LazyLock<Mutex<HashMap<Key, Entry>>> = LazyLock::new(Mutex::default);
-/// Number of kinds with suppressed messages, so that the end of a turn needs to look at this word only.
+/// Number of kinds with suppressed messages.
 static HIDING: AtomicU64 = AtomicU64::new(0);
+
+/// True if there may be something to report: the end of a turn looks at nothing else, not even at the clock.
+#[inline]
+pub(super) fn is_hiding() -> bool {
+    HIDING.load(Ordering::Relaxed) > 0
+}
 
 /// Milliseconds of a monotonic clock that starts with the first call.
 pub(super) fn now_ms() -> u64 {
@@ -79,9 +85,6 @@ pub(super) fn admit(
 
 /// Takes the summaries whose second is over, or all of them (`everything`, before an exit).
 pub(super) fn take_due(now_ms: u64, everything: bool) -> Vec<Summary> {
-    if HIDING.load(Ordering::Relaxed) == 0 {
-        return Vec::new();
-    }
     let over = |entry: &Entry| everything || now_ms.saturating_sub(entry.since_ms) >= WINDOW_MS;
     let mut due = Vec::new();
     for (&(id, level, _), entry) in lock(&KINDS).iter_mut().filter(|(_, entry)| over(entry)) {
@@ -94,9 +97,6 @@ pub(super) fn take_due(now_ms: u64, everything: bool) -> Vec<Summary> {
 
 /// Milliseconds until the next summary is due.
 pub(super) fn due_ms(now_ms: u64) -> Option<u64> {
-    if HIDING.load(Ordering::Relaxed) == 0 {
-        return None;
-    }
     let kinds = lock(&KINDS);
     let hiding = kinds.values().filter(|entry| entry.hidden > 0);
     hiding.map(|entry| (entry.since_ms + WINDOW_MS).saturating_sub(now_ms)).min()

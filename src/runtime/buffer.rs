@@ -5,6 +5,11 @@ use std::fmt;
 
 /// Pooled sizes; buffers of other sizes come from the allocator.
 const CLASSES: [usize; 5] = [1024, 4096, 16 * 1024, 64 * 1024, 132 * 1024];
+/// Buffers of this size are allocated several at once: side by side they are whole pages, which can be given back to the
+/// kernel when they are freed. One by one they would lie between small blocks that live as long as a connection. Larger
+/// ones have whole pages of their own, and the allocator does the same for smaller ones.
+const BATCHED: usize = 4096;
+const BATCH: usize = 8;
 /// Maximum number of free bytes that a worker keeps.
 const KEPT_BYTES_MAX: usize = 2 * 1024 * 1024;
 
@@ -170,6 +175,20 @@ pub fn recycle(mut bytes: Vec<u8>) {
     }
 }
 
+/// The bytes of the buffers that the thread keeps for the next use.
+pub fn kept_bytes() -> usize {
+    POOL.with_borrow(|pool| pool.kept_bytes)
+}
+
+/// Frees all buffers and scratch vectors that the thread keeps for the next use.
+pub fn release() {
+    let free = POOL.with_borrow_mut(|pool| {
+        pool.kept_bytes = 0;
+        std::mem::take(&mut pool.free)
+    });
+    drop((free, SCRATCHES.take()));
+}
+
 impl fmt::Debug for Buffer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "Buffer({} of {})", self.data().len(), self.capacity())
@@ -201,8 +220,19 @@ impl Pool {
                 self.kept_bytes -= bytes.len();
                 bytes
             }
-            None => vec![0; CLASSES[class]].into(),
+            None => self.allocate(class),
         }
+    }
+
+    #[cold]
+    fn allocate(&mut self, class: usize) -> Box<[u8]> {
+        let size = CLASSES[class];
+        let first = vec![0; size].into();
+        if size == BATCHED && self.kept_bytes + BATCH * size <= KEPT_BYTES_MAX {
+            self.free[class].extend((1..BATCH).map(|_| Box::from(vec![0; size])));
+            self.kept_bytes += (BATCH - 1) * size;
+        }
+        first
     }
 
     fn give(&mut self, class: usize, bytes: Box<[u8]>) {
@@ -237,6 +267,15 @@ mod tests {
         for bytes in 0..=70_000 {
             assert_eq!(class_for(bytes), CLASSES.iter().position(|size| bytes <= *size), "{bytes}");
         }
+    }
+
+    #[test]
+    fn pages_are_allocated_side_by_side_and_freed_together() {
+        let buffer = Buffer::take(BATCHED);
+        assert_eq!(kept_bytes(), (BATCH - 1) * BATCHED);
+        drop(buffer);
+        release();
+        assert_eq!(POOL.with_borrow(|pool| (pool.kept_bytes, pool.free.iter().map(Vec::len).sum())), (0, 0));
     }
 
     #[test]

@@ -37,6 +37,8 @@ const IO_WORK: u32 = POLL_WORK / 32;
 const CLOCK_WORK: u32 = POLL_WORK;
 /// A turn that has lasted this long, in microseconds, starts no further poll: it is time to ask epoll.
 const TURN_US: u64 = 5_000;
+/// How long no descriptor has had an event in a loop that is at rest, in milliseconds (see [`at_rest`]).
+pub const REST_MS: u64 = 500;
 /// A turn this long is reported every time, not only when it is the longest so far (see [`set_turn_hook`]).
 pub const LONG_TURN_US: u64 = 250_000;
 /// The eventfd's token in epoll.
@@ -113,6 +115,9 @@ pub(super) struct Loop {
     turn_end: RefCell<Vec<fn()>>,
     asleep: Cell<Option<fn()>>,
     awake: Cell<Option<fn()>>,
+    at_rest: Cell<Option<fn()>>,
+    /// When the loop is at rest, if nothing happens until then; `u64::MAX`: it is, or nobody wants to know.
+    rest_at_ms: Cell<u64>,
     on_turn: Cell<Option<fn(u64)>>,
     on_panic: Cell<Option<fn(&str)>>,
     /// The time of a test that skips its waits ([`skip_waits`]).
@@ -179,6 +184,8 @@ impl Runtime {
             turn_end: RefCell::default(),
             asleep: Cell::new(None),
             awake: Cell::new(None),
+            at_rest: Cell::new(None),
+            rest_at_ms: Cell::new(u64::MAX),
             on_turn: Cell::new(None),
             on_panic: Cell::new(None),
             #[cfg(test)]
@@ -368,8 +375,7 @@ impl Loop {
             self.skip_wait();
             let now_us = self.clock_us();
             self.measure(now_us);
-            let next = self.wheel.borrow().next_ms();
-            next.map(|at| at.saturating_sub(now_us / 1000))
+            self.next_ms().map(|at| at.saturating_sub(now_us / 1000))
         } else {
             Some(0)
         };
@@ -403,6 +409,11 @@ impl Loop {
             // EBADF or EINVAL: our own descriptor is broken, so nothing can be served any more.
             panic!("epoll_wait() failed: {error}");
         }
+        if woken.is_empty() {
+            self.look_for_rest();
+        } else if self.at_rest.get().is_some() {
+            self.rest_at_ms.set(now_us / 1000 + REST_MS);
+        }
         for (reader, writer) in woken.drain(..) {
             self.wake_bits(reader);
             self.wake_bits(writer);
@@ -419,6 +430,23 @@ impl Loop {
         self.wheel.borrow_mut().advance(now, |waiter| self.wake_bits(waiter));
     }
 
+    /// When the loop has something to do even if no event comes; `None`: never.
+    #[inline]
+    fn next_ms(&self) -> Option<u64> {
+        let timer = self.wheel.borrow().next_ms().unwrap_or(u64::MAX);
+        Some(timer.min(self.rest_at_ms.get())).filter(|at| *at != u64::MAX)
+    }
+
+    /// Calls the hook once if no descriptor has had an event for [`REST_MS`].
+    fn look_for_rest(&self) {
+        if self.now_ms.get() >= self.rest_at_ms.get() {
+            self.rest_at_ms.set(u64::MAX);
+            if let Some(at_rest) = self.at_rest.get() {
+                at_rest();
+            }
+        }
+    }
+
     #[inline]
     fn clock_us(&self) -> u64 {
         #[cfg(test)]
@@ -431,7 +459,7 @@ impl Loop {
     /// Jumps to the next timer if waits are skipped. Called when there is nothing else to do.
     #[cfg(test)]
     fn skip_wait(&self) {
-        if let (Some(now_us), Some(at_ms)) = (self.virtual_us.get(), self.wheel.borrow().next_ms()) {
+        if let (Some(now_us), Some(at_ms)) = (self.virtual_us.get(), self.next_ms()) {
             self.virtual_us.set(Some(now_us.max(at_ms * 1000)));
         }
     }
@@ -578,6 +606,12 @@ pub fn set_wait_hooks(asleep: fn(), awake: fn()) {
     });
 }
 
+/// Calls `hook` once whenever no descriptor has had an event for [`REST_MS`]: memory that was kept for more of the same
+/// can be given back. Each rest costs one more turn of the loop.
+pub fn at_rest(hook: fn()) {
+    with(|current| current.at_rest.set(Some(hook)));
+}
+
 /// Calls `hook` with the duration in microseconds of each turn that was longer than all before it, and of
 /// each that took at least [`LONG_TURN_US`]. A turn lasts from one return of epoll_wait to the next call.
 pub fn set_turn_hook(hook: fn(u64)) {
@@ -603,6 +637,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::{Io, sleep};
 
     /// A task's word has room for 4,095 loop ids; over its life a process may create more loops than that.
     #[test]
@@ -639,6 +674,30 @@ mod tests {
             tasks.get()
         });
         assert_eq!((polled.get(), before), (2, 1));
+    }
+
+    #[test]
+    fn a_loop_is_at_rest_once_after_each_time_of_events() {
+        thread_local! {
+            static RESTS: Cell<u32> = const { Cell::new(0) };
+        }
+        let mut runtime = Runtime::new().expect("epoll and eventfd");
+        runtime.block_on(async {
+            skip_waits();
+            at_rest(|| RESTS.set(RESTS.get() + 1));
+            sleep(10 * REST_MS).await;
+            assert_eq!(RESTS.get(), 0, "it had nothing to do yet");
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("two sockets");
+            let ours = Io::register(ours.into()).expect("a socket");
+            for rests in 1..=3 {
+                std::io::Write::write_all(&mut &theirs, b"x").expect("room");
+                ours.read(&mut [0; 8]).await.expect("a byte");
+                sleep(REST_MS - 1).await;
+                assert_eq!(RESTS.get(), rests - 1);
+                sleep(10 * REST_MS).await;
+                assert_eq!(RESTS.get(), rests);
+            }
+        });
     }
 
     #[test]

@@ -18,8 +18,8 @@ mod work;
 #[cfg(test)]
 pub use executor::skip_waits;
 pub use executor::{
-    LONG_TURN_US, POLL_WORK, Runtime, at_turn_end, is_running, last_event, leave_sockets_open, now_ms,
-    now_us, on_panic, set_turn_hook, set_wait_hooks, spawn, task_count, wake_all,
+    LONG_TURN_US, POLL_WORK, Runtime, at_rest, at_turn_end, is_running, last_event, leave_sockets_open,
+    now_ms, now_us, on_panic, set_turn_hook, set_wait_hooks, spawn, task_count, wake_all,
 };
 pub use io::{Acceptor, Io, ask_to_close, asked_count, registration_count, waiting_count};
 pub use reactor::Waiting;

@@ -25,8 +25,8 @@
 //! Behaviour: nginx.org, `proxy_cache_path`, `proxy_cache_lock`, `proxy_cache_min_uses`.
 
 use std::io;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU64, fence};
 
 use super::leaky_bucket::{init_header, keyed_hash};
 use super::named;
@@ -399,9 +399,10 @@ impl Index {
 
     /// The way of a key, made if there is none, and the key with a file that gave way for it.
     fn place(&self, key: Key, now_s: u64) -> (Option<Way>, Option<Digest>) {
+        let mut gave_way = None;
         for _ in 0..ATTEMPTS {
             if let Some(way) = self.own(key) {
-                return (Some(way), None);
+                return (Some(way), gave_way);
             }
             let Some(victim) = self.victim(key, now_s) else { continue };
             let [first, second] = victim.halves();
@@ -412,21 +413,23 @@ impl Index {
             victim.tally[0].store(1, Relaxed);
             let before = FileWord(victim.file().load(Relaxed));
             let had_file = before.is_present() && victim.replace_file(before, before.gone());
-            let evicted = (had_file && first != 0).then(|| digest_of([first, second]));
+            gave_way = gave_way.or((had_file && first != 0).then(|| digest_of([first, second])));
             for word in [victim.used(), victim.error(), victim.lock()] {
                 word.store(0, Relaxed);
             }
             if victim.second().compare_exchange(second, key.halves[1], Release, Relaxed).is_err() {
-                return (None, evicted);
+                return (None, gave_way);
             }
-            // If two processes took a way for one key at the same time, both use the first of them.
-            let way = self.own(key).unwrap_or(victim);
-            if !way.is_same(&victim) {
-                let _ = victim.first.compare_exchange(key.halves[0], 0, Release, Relaxed);
+            // Two processes may take a way for one key at the same time. A process that sees the other one's way gives up
+            // its own: at least one of them does, wherever the two ways are.
+            fence(SeqCst);
+            let is_other = |way: &Way| way.is(key) && !way.is_same(&victim);
+            if !self.buckets(key).iter().flatten().any(is_other) {
+                return (Some(victim), gave_way);
             }
-            return (Some(way), evicted);
+            let _ = victim.first.compare_exchange(key.halves[0], 0, Release, Relaxed);
         }
-        (None, None)
+        (None, gave_way)
     }
 
     fn own(&self, key: Key) -> Option<Way> {

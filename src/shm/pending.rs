@@ -106,25 +106,48 @@ impl State {
 
 /// Finds the item of a word in the journal.
 pub(super) struct Lookup {
-    /// The item of each hash, plus one.
-    items: [u16; Self::SIZE],
+    /// The item of each hash, and the journal that it belongs to.
+    items: [Found; Self::SIZE],
+    /// The number of the present journal. Those of older ones are out of date, so that none has to be removed.
+    journal: u16,
+}
+
+#[derive(Clone, Copy)]
+struct Found {
+    journal: u16,
+    item: u16,
 }
 
 impl Lookup {
     const SIZE: usize = 2 * ITEMS;
 
     pub const fn new() -> Self {
-        Self { items: [0; Self::SIZE] }
+        Self { items: [Found { journal: 0, item: 0 }; Self::SIZE], journal: 0 }
     }
 
-    /// The place of a key: that of its item, or one that is free.
+    /// Begins a journal without items.
+    fn begin(&mut self) {
+        self.journal = self.journal.wrapping_add(1);
+        if self.journal == 0 {
+            *self = Self { journal: 1, ..Self::new() };
+        }
+    }
+
+    /// The item of a key; `None`: it has none yet, and gets `new`.
     #[inline]
-    fn place(&mut self, key: u64, keys: impl Fn(usize) -> u64) -> &mut u16 {
+    fn item(&mut self, key: u64, new: usize, keys: impl Fn(usize) -> u64) -> Option<usize> {
         let mut at = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize;
-        while self.items[at] != 0 && keys(usize::from(self.items[at]) - 1) != key {
+        loop {
+            let found = &mut self.items[at];
+            if found.journal != self.journal {
+                *found = Found { journal: self.journal, item: new as u16 };
+                return None;
+            }
+            if keys(usize::from(found.item)) == key {
+                return Some(usize::from(found.item));
+            }
             at = (at + 1) % Self::SIZE;
         }
-        &mut self.items[at]
     }
 }
 
@@ -160,22 +183,20 @@ pub(super) fn flush(words: &Words, count: usize, lookup: &mut Lookup, lane: Lane
 
 /// Adds up as many facts in the journal as it has room for. Returns the state to commit.
 fn journal(words: &Words, state: State, lookup: &mut Lookup, lane: Lane) -> State {
-    lookup.items.fill(0);
+    lookup.begin();
     let items = items(words);
     let mut state = State { items: 0, items_done: 0, ..state };
     while state.facts_done < state.facts && state.items + ITEMS_OF_ENTRY <= ITEMS {
         each_sum(entry(words, state.facts_done), lane, |key, sum| {
-            let place = lookup.place(key, |index| items[index % ITEMS][0].load(Relaxed));
-            match *place {
-                0 => {
-                    *place = state.items as u16 + 1;
+            match lookup.item(key, state.items, |index| items[index % ITEMS][0].load(Relaxed)) {
+                None => {
                     let [at, total, before] = &items[state.items % ITEMS];
                     at.store(key, Relaxed);
                     total.store(sum, Relaxed);
                     before.store(UNTRIED, Relaxed);
                     state.items += 1;
                 }
-                known => add(&items[(usize::from(known) - 1) % ITEMS][1], sum),
+                Some(known) => add(&items[known % ITEMS][1], sum),
             }
         });
         state.facts_done += 1;

@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use crate::base::frame::{Fields, put_option, put_vector16};
+use crate::base::number::MaybeU64;
 use crate::runtime;
 use crate::shm::behind::{self, Pending, Sign};
 use crate::shm::counter::{Slot, Word};
@@ -40,38 +41,6 @@ impl Action {
     }
 }
 
-/// Microseconds that may be unknown, in half of the memory of an `Option`: each tunnel keeps some of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MaybeUs(u64);
-
-impl MaybeUs {
-    const UNKNOWN: u64 = u64::MAX;
-
-    #[inline]
-    pub fn get(self) -> Option<u64> {
-        (self.0 != Self::UNKNOWN).then_some(self.0)
-    }
-}
-
-impl Default for MaybeUs {
-    fn default() -> Self {
-        Self(Self::UNKNOWN)
-    }
-}
-
-impl From<u64> for MaybeUs {
-    #[inline]
-    fn from(us: u64) -> Self {
-        Self(us.min(Self::UNKNOWN - 1))
-    }
-}
-
-impl From<Option<u64>> for MaybeUs {
-    fn from(us: Option<u64>) -> Self {
-        us.map_or_else(Self::default, Self::from)
-    }
-}
-
 /// The name of a group in place of a peer's, behind a single pointer.
 #[derive(Debug)]
 struct GroupName(Box<str>);
@@ -87,11 +56,11 @@ pub struct Attempt {
     pub status: u16,
     pub started_us: u64,
     /// This and the following times are microseconds since `started_us`. Zero for a kept connection.
-    pub connect_us: MaybeUs,
+    pub connect_us: MaybeU64,
     /// Time at which the whole request had been sent.
-    pub sent_us: MaybeUs,
-    pub header_us: MaybeUs,
-    pub ended_us: MaybeUs,
+    pub sent_us: MaybeU64,
+    pub header_us: MaybeU64,
+    pub ended_us: MaybeU64,
     /// Bytes of the response's body.
     pub length: u64,
     pub received: u64,
@@ -348,7 +317,7 @@ impl Attempt {
         let (is_new_pass, status) = (fields.flag()?, fields.u16().filter(|status| *status <= 999)?);
         let started_us = runtime::now_us().saturating_sub(fields.u64()?);
         let [connect_us, sent_us, header_us] =
-            [fields.option()?, fields.option()?, fields.option()?].map(MaybeUs::from);
+            [fields.option()?, fields.option()?, fields.option()?].map(MaybeU64::from);
         let ended_us = fields.option()?.map(|us| started_us.saturating_add(us)).into();
         Some(Self {
             peer: None,

@@ -33,9 +33,10 @@ use crate::net::drain::{self, Mode};
 use crate::net::handover::{Handover, MovedSession, MovedTunnel};
 use crate::net::tls::{key_log, parcel};
 use crate::net::{open, room};
-use crate::runtime::{self, Io, Runtime, Timer};
+use crate::runtime::{self, Io, Runtime, Timer, buffer};
 use crate::shared::control::Desk;
 use crate::shm::{behind, heartbeat, lanes, whereabouts};
+use crate::sys::alloc;
 use crate::sys::memory;
 use crate::sys::msg;
 use crate::sys::process;
@@ -255,6 +256,19 @@ enum Event {
     Panicked,
 }
 
+/// As much memory a worker at rest keeps for the next requests: a few of them need no more.
+const KEPT_AT_REST_BYTES: usize = 256 * 1024;
+
+/// Frees what is kept for the next requests, as none has come for a while: a burst leaves megabytes.
+fn give_back_memory() {
+    if buffer::kept_bytes() + alloc::kept_bytes() <= KEPT_AT_REST_BYTES {
+        return;
+    }
+    buffer::release();
+    alloc::release();
+    alloc::trim();
+}
+
 async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io::Result<()> {
     runtime::set_wait_hooks(heartbeat::asleep, || heartbeat::awake(runtime::now_ms()));
     room::probe(DESCRIPTORS_MIN)?;
@@ -265,6 +279,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     }
     runtime::at_turn_end(flush_logs);
     runtime::at_turn_end(behind::flush);
+    runtime::at_rest(give_back_memory);
     runtime::on_panic(panicked);
     runtime::set_turn_hook(turn_was_long);
     heartbeat::awake(runtime::now_ms());
