@@ -39,7 +39,23 @@ pub enum Pause {
     /// The response to a subrequest.
     Answer(Box<Ask>),
     /// The whole body of the request, in memory or a file.
-    Body(fn(&mut Request) -> Verdict),
+    Body(Arrived),
+}
+
+/// The continuation after the body of a request has been read, run on the worker's loop.
+pub struct Arrived(pub Box<dyn FnOnce(&mut Request) -> Verdict>);
+
+impl Pause {
+    /// Waits for the whole body of the request.
+    pub fn body(then: impl FnOnce(&mut Request) -> Verdict + 'static) -> Self {
+        Self::Body(Arrived(Box::new(then)))
+    }
+}
+
+impl std::fmt::Debug for Arrived {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Arrived")
+    }
 }
 
 /// Work that is too long for the worker's loop: it runs on another thread, and its result is the function

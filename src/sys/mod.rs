@@ -20,6 +20,7 @@ pub mod nature;
 pub mod pair;
 pub mod process;
 pub mod random;
+pub mod remove_tree;
 pub mod retire;
 pub mod sealed;
 pub mod signal;

@@ -18,6 +18,7 @@ http {
         location / { }
         location /read/ { dav_methods off; }
         location /deep/ { create_full_put_path on; min_delete_depth 3; dav_access user:rw group:rw all:r; }
+        location ~ ^/regex/ { }
         location /alias/ { alias %%DIR%%/files/other/; }
         location /open { alias %%DIR%%/files/other/; }
         location /mirrored/ { mirror /mirror; }
@@ -29,8 +30,11 @@ http {
 fn start() -> (Origin, Daemon) {
     let origin = Origin::saying("mirrored");
     let setup = Setup::new(CONF).set("ORIGIN", origin.address());
-    let setup =
-        setup.file("files/other/file", "other").file("files/mirrored/file", "").file("files/read/file", "");
+    let setup = setup
+        .file("files/regex/file", "regex")
+        .file("files/other/file", "other")
+        .file("files/mirrored/file", "")
+        .file("files/read/file", "");
     (origin, setup.level("info").start())
 }
 
@@ -123,6 +127,51 @@ fn conditions_protect_the_changes_of_others() {
     assert_eq!(daemon.read("files/file"), "a longer one");
 }
 
+/// The condition must hold when the file gets its name: the upload may take minutes.
+#[test]
+fn a_file_that_changes_during_an_upload_is_not_replaced() {
+    let (_origin, daemon) = start();
+    for (name, field) in
+        [("new", "If-None-Match: *\r\n".to_owned()), ("old", "If-Match: %TAG%\r\n".to_owned())]
+    {
+        let path = format!("/{name}");
+        let tag = match name {
+            "old" => {
+                assert_eq!(ask(&daemon, "PUT /old", "", b"before").status, 201);
+                get(daemon.port(0), "/old").header("etag").expect("a tag").to_owned()
+            }
+            _ => String::new(),
+        };
+        let field = field.replace("%TAG%", &tag);
+        let mut slow = Client::connect(daemon.port(0));
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n{field}\r\n"
+        );
+        slow.send(head);
+        assert!(slow.line().starts_with(b"HTTP/1.1 100"), "the condition holds so far");
+        slow.line();
+        assert!(ask(&daemon, &format!("PUT {path}"), "", b"another's").status < 300);
+        slow.send("mine");
+        assert_eq!(slow.response().status, 412, "{name}");
+        assert_eq!(daemon.read(&format!("files/{name}")), "another's");
+    }
+    assert_eq!(names(&daemon.path("temp")), [""; 0]);
+}
+
+/// One path is long enough for a tree that is too deep to be removed by a function that calls itself.
+#[test]
+fn a_tree_as_deep_as_paths_are_long_is_removed() {
+    let (_origin, daemon) = start();
+    let root = daemon.path("files/deep/a/b");
+    let depth = (4000 - root.as_os_str().len()) / 2;
+    let path = format!("/deep/a/b/{}", "d/".repeat(depth));
+    assert_eq!(ask(&daemon, &format!("PUT {path}file"), "", b"x").status, 201);
+    let worker = daemon.worker();
+    assert_eq!(status(&daemon, "DELETE /deep/a/b/", ""), 204);
+    assert!(!root.exists());
+    assert_eq!(daemon.worker(), worker, "it is still the same process");
+}
+
 #[test]
 fn copies_and_moves_stay_inside_what_is_served() {
     let (_origin, daemon) = start();
@@ -144,6 +193,15 @@ fn copies_and_moves_stay_inside_what_is_served() {
     ] {
         assert_eq!(status(&daemon, "COPY /other/file", &to(destination)), 400, "{destination}");
     }
+    // Below a root the destination may be anywhere, as in nginx.
+    for (from, text) in [("/deep/a/file", "deep"), ("/regex/file", "regex")] {
+        if text == "deep" {
+            assert_eq!(ask(&daemon, "PUT /deep/a/file", "", b"deep").status, 201);
+        }
+        assert_eq!(status(&daemon, &format!("COPY {from}"), &to("/other/copy")), 204, "{from}");
+        assert_eq!(daemon.read("files/other/copy"), text);
+    }
+    std::fs::remove_file(daemon.path("files/other/copy")).expect("it is there");
     assert_eq!(status(&daemon, "MOVE /alias/file", &to("/elsewhere")), 400, "not below the alias");
     for line in
         ["PUT /open../put", "MKCOL /open../made/", "DELETE /open../read/file", "COPY /open../read/file"]

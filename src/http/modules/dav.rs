@@ -128,12 +128,20 @@ pub fn content(request: &mut Request) -> Verdict {
         Ok(path) => PathBuf::from(OsString::from_vec(path)),
         Err(status) => return Verdict::Done(Reply::Status(status)),
     };
-    let act = match request.method {
+    let act: Act = match request.method {
         Method::Put => put,
         Method::Delete => delete,
         Method::Mkcol => make_collection,
         _ => transfer,
     };
+    on_condition(request, conf, path, act)
+}
+
+/// A change of the file or directory at a path.
+type Act = fn(&mut Request, &'static Conf, PathBuf) -> Verdict;
+
+/// Makes the change if the conditions of the request hold for what is there now.
+fn on_condition(request: &mut Request, conf: &'static Conf, path: PathBuf, act: Act) -> Verdict {
     let conditions = [Id::IfMatch, Id::IfNoneMatch, Id::IfUnmodifiedSince];
     if conditions.iter().all(|id| request.header(*id).is_none()) {
         return act(request, conf, path);
@@ -155,7 +163,7 @@ pub fn content(request: &mut Request) -> Verdict {
     Work::on_files(job).into()
 }
 
-fn put(request: &mut Request, _: &'static Conf, _: PathBuf) -> Verdict {
+fn put(request: &mut Request, conf: &'static Conf, path: PathBuf) -> Verdict {
     if request.uri.last() == Some(&b'/') {
         return refuse(request, 409, "cannot PUT to a collection");
     }
@@ -163,16 +171,14 @@ fn put(request: &mut Request, _: &'static Conf, _: PathBuf) -> Verdict {
         return refuse(request, 501, "PUT with range is unsupported");
     }
     request.body.want_file();
-    Verdict::Wait(Pause::Body(arrived))
+    // Another client may have changed the file while the body came, which may have taken minutes.
+    let then = move |request: &mut Request| on_condition(request, conf, path, arrived);
+    Verdict::Wait(Pause::body(then))
 }
 
 /// The body is in a file.
-fn arrived(request: &mut Request) -> Verdict {
-    let conf: &'static Conf = &request.location.confs.dav;
-    let (Some(file), Ok(path)) = (request.body.take_file(), static_file::path(request)) else {
-        return Verdict::Done(Reply::Status(500));
-    };
-    let path = PathBuf::from(OsString::from_vec(path));
+fn arrived(request: &mut Request, conf: &'static Conf, path: PathBuf) -> Verdict {
+    let Some(file) = request.body.take_file() else { return Verdict::Done(Reply::Status(500)) };
     let date = request.header(Id::Date).and_then(|value| std::str::from_utf8(value).ok());
     let modified = date.and_then(|date| httpdate::parse_http_date(date).ok());
     let folder_mode = conf.create_full_put_path.get().then(|| folder_mode(conf));

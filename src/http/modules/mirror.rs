@@ -74,7 +74,7 @@ pub fn precontent(request: &mut Request) -> Verdict {
     }
     let has_body = matches!(request.body.declared(), BodyLength::Length(1..) | BodyLength::Chunked);
     if has_body && conf.request_body.get() {
-        return Verdict::Wait(Pause::Body(copy_with_body));
+        return Verdict::Wait(Pause::body(copy_with_body));
     }
     copy(request, conf, Body::without)
 }

@@ -24,7 +24,7 @@ pub(super) fn add(request: &mut Request, name: (Part, &str)) -> Verdict {
     if name.1.len() > NAME_BYTES_MAX || group(request, name).is_none() {
         return failure(request, &NO_UPSTREAM);
     }
-    Verdict::Wait(Pause::Body(added))
+    Verdict::Wait(Pause::body(added))
 }
 
 fn added(request: &mut Request) -> Verdict {
@@ -58,7 +58,7 @@ fn added(request: &mut Request) -> Verdict {
 /// PATCH of a server.
 pub(super) fn set(request: &mut Request, name: (Part, &str), id: &str) -> Verdict {
     match found(request, name, id) {
-        Ok(_) => Verdict::Wait(Pause::Body(changed)),
+        Ok(_) => Verdict::Wait(Pause::body(changed)),
         Err(why) => failure(request, why),
     }
 }

@@ -108,7 +108,7 @@ fn pairs(zone: &Zone) -> Map<String, Value> {
 /// POST of pairs.
 pub(super) fn add(request: &mut Request, part: Part, name: &str) -> Verdict {
     match exists(request, part, name) {
-        true => Verdict::Wait(Pause::Body(|request| read_then(request, added))),
+        true => Verdict::Wait(Pause::body(|request| read_then(request, added))),
         false => failure(request, &NOT_FOUND),
     }
 }
@@ -116,7 +116,7 @@ pub(super) fn add(request: &mut Request, part: Part, name: &str) -> Verdict {
 /// PATCH of a pair.
 pub(super) fn set(request: &mut Request, part: Part, name: &str) -> Verdict {
     match exists(request, part, name) {
-        true => Verdict::Wait(Pause::Body(|request| read_then(request, changed))),
+        true => Verdict::Wait(Pause::body(|request| read_then(request, changed))),
         false => failure(request, &NOT_FOUND),
     }
 }

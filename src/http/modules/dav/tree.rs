@@ -4,6 +4,7 @@
 //! A file is never visible half written: it is made under a name of its own and renamed.
 //! Behaviour: nginx.org, ngx_http_dav_module; RFC 4918 §9.6 to §9.9.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -12,6 +13,7 @@ use std::time::SystemTime;
 
 use crate::http::temp_file::{self, TempFile};
 use crate::log::Cause;
+use crate::sys::remove_tree::remove_tree;
 
 /// Why nothing, or not everything, was done.
 #[derive(Debug, PartialEq, Eq)]
@@ -122,10 +124,13 @@ pub fn delete(path: &Path, is_collection: bool, depth: Option<Depth>) -> Result<
 pub fn transfer(task: &Transfer) -> Result<u16, Refusal> {
     let (from, to) = (without_slash(&task.from), without_slash(&task.to));
     let is_within = task.is_collection && (to.starts_with(&from) || from.starts_with(&to));
-    if from == to || is_within {
+    let contained = || {
         let why =
             format!("\"{}\" and \"{}\" are the same or contain each other", from.display(), to.display());
-        return Err(Refusal::client(403, why));
+        Refusal::client(403, why)
+    };
+    if from == to || is_within {
+        return Err(contained());
     }
     let replaced = match fs::symlink_metadata(&to) {
         Ok(found) if found.is_dir() && !task.is_collection => {
@@ -148,6 +153,9 @@ pub fn transfer(task: &Transfer) -> Result<u16, Refusal> {
     if !task.is_collection {
         return Err(Refusal::client(400, format!("\"{}\" is a collection", from.display())));
     }
+    if (task.is_move || replaced.is_some()) && overlap(&from, &to) {
+        return Err(contained());
+    }
     if let Some(replaced) = replaced {
         remove(&to, &replaced)?;
     }
@@ -168,6 +176,17 @@ pub fn transfer(task: &Transfer) -> Result<u16, Refusal> {
         remove(&from, &source)?;
     }
     Ok(201)
+}
+
+/// True if one of two directories is or contains the other, also by a link on the way: what is removed to make room for the
+/// copy would be its source.
+fn overlap(from: &Path, to: &Path) -> bool {
+    let Ok(from) = fs::canonicalize(from) else { return false };
+    // A link that is there already is replaced itself.
+    let (Some(folder), Some(name)) = (to.parent(), to.file_name()) else { return true };
+    let Ok(folder) = fs::canonicalize(folder) else { return false };
+    let to = folder.join(name);
+    to.starts_with(&from) || from.starts_with(&to)
 }
 
 fn transfer_file(task: &Transfer, from: &Path, to: &Path, source: &Metadata) -> Result<u16, Refusal> {
@@ -211,50 +230,84 @@ fn copy_file(from: &Path, to: &Path, source: &Metadata) -> Result<bool, Refusal>
     Ok(true)
 }
 
+/// A directory of a tree that is being copied.
+struct Level {
+    source: Metadata,
+    /// The directories in it that are not copied yet.
+    waiting: Vec<OsString>,
+}
+
 /// Copies a directory, with or without its members. Returns how many entries were left out because they are neither files
 /// nor directories.
+///
+/// It keeps the names of the directories that wait on the way down, not those of the whole tree.
 fn copy_tree(from: &Path, to: &Path, source: &Metadata, is_empty: bool) -> Result<u64, Refusal> {
-    let missing = |error: &io::Error| Refusal::of("mkdir()", to, error, 409);
-    make_folder(to, source.mode() & 0o777 | 0o700).map_err(|error| missing(&error))?;
-    let made = fs::symlink_metadata(to).map_err(|error| missing(&error))?;
+    let (mut from, mut to) = (from.to_owned(), to.to_owned());
+    make_copy(&to, source)?;
+    let made = fs::symlink_metadata(&to).map_err(|error| Refusal::of("mkdir()", &to, &error, 409))?;
     let mut left_out = 0;
-    // The directories to copy, and those whose times and permissions are set at the end.
-    let mut waiting = if is_empty { Vec::new() } else { vec![(from.to_owned(), to.to_owned())] };
-    let mut finished = vec![(to.to_owned(), source.clone())];
-    while let Some((from, to)) = waiting.pop() {
-        let failed = |error: &io::Error| Refusal::of("readdir()", &from, error, 404);
-        for entry in fs::read_dir(&from).map_err(|error| failed(&error))? {
-            let entry = entry.map_err(|error| failed(&error))?;
-            let (from, to) = (entry.path(), to.join(entry.file_name()));
-            let found = link_info(&from, 404)?;
-            if found.is_dir() {
-                if (found.dev(), found.ino()) == (made.dev(), made.ino()) {
-                    continue; // a link on the way to the destination leads back into the source
-                }
-                make_folder(&to, found.mode() & 0o777 | 0o700)
-                    .map_err(|error| Refusal::of("mkdir()", &to, &error, 409))?;
-                waiting.push((from, to.clone()));
-                finished.push((to, found));
-            } else if !copy_file(&from, &to, &found)? {
-                left_out += 1;
-            }
-        }
-    }
-    for (folder, source) in finished.iter().rev() {
-        let same = || {
-            let folder = File::open(folder)?;
-            folder.set_modified(source.modified()?)?;
-            folder.set_permissions(PermissionsExt::from_mode(source.mode() & 0o777))
+    let waiting = if is_empty { Vec::new() } else { copy_files(&from, &to, &mut left_out)? };
+    let mut levels = vec![Level { source: source.clone(), waiting }];
+    while let Some(level) = levels.last_mut() {
+        let Some(name) = level.waiting.pop() else {
+            dress(&to, &level.source)?;
+            levels.pop();
+            from.pop();
+            to.pop();
+            continue;
         };
-        same().map_err(|error| Refusal::of("utimes()", folder, &error, 404))?;
+        from.push(&name);
+        let source = link_info(&from, 404)?;
+        // A link on the way to the destination may lead back into the source.
+        let is_made = (source.dev(), source.ino()) == (made.dev(), made.ino());
+        if is_made || !source.is_dir() {
+            from.pop();
+            continue;
+        }
+        to.push(&name);
+        make_copy(&to, &source)?;
+        let waiting = copy_files(&from, &to, &mut left_out)?;
+        levels.push(Level { source, waiting });
     }
     Ok(left_out)
+}
+
+/// Makes the directory for a copy, open to us until its members are there.
+fn make_copy(to: &Path, source: &Metadata) -> Result<(), Refusal> {
+    let made = make_folder(to, source.mode() & 0o777 | 0o700);
+    made.map_err(|error| Refusal::of("mkdir()", to, &error, 409))
+}
+
+/// Copies the files of a directory, and returns the names of the directories in it.
+fn copy_files(from: &Path, to: &Path, left_out: &mut u64) -> Result<Vec<OsString>, Refusal> {
+    let failed = |error: &io::Error| Refusal::of("readdir()", from, error, 404);
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(from).map_err(|error| failed(&error))? {
+        let entry = entry.map_err(|error| failed(&error))?;
+        let found = link_info(&entry.path(), 404)?;
+        if found.is_dir() {
+            folders.push(entry.file_name());
+        } else if !copy_file(&entry.path(), &to.join(entry.file_name()), &found)? {
+            *left_out += 1;
+        }
+    }
+    Ok(folders)
+}
+
+/// Gives a copied directory the time and the permissions of its source.
+fn dress(folder: &Path, source: &Metadata) -> Result<(), Refusal> {
+    let same = || {
+        let folder = File::open(folder)?;
+        folder.set_modified(source.modified()?)?;
+        folder.set_permissions(PermissionsExt::from_mode(source.mode() & 0o777))
+    };
+    same().map_err(|error| Refusal::of("utimes()", folder, &error, 404))
 }
 
 fn remove(path: &Path, found: &Metadata) -> Result<(), Refusal> {
     let path = without_slash(path);
     let (call, removed) = match found.is_dir() {
-        true => ("rmdir()", fs::remove_dir_all(&path)),
+        true => ("rmdir()", remove_tree(&path)),
         false => ("unlink()", fs::remove_file(&path)),
     };
     removed.map_err(|error| Refusal::of(call, &path, &error, 404))
@@ -354,6 +407,27 @@ mod tests {
         symlink("a", root.join("link")).unwrap();
         assert_eq!(status(transfer(&task(root, "a/", "link/b/"))), 201);
         assert!(root.join("a/b/file").exists() && !root.join("a/b/b").exists());
+    }
+
+    #[test]
+    fn a_tree_that_is_its_own_destination_by_a_link_is_not_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir_all(root.join("a/b/c")).unwrap();
+        fs::write(root.join("a/b/c/file"), "text").unwrap();
+        symlink("a", root.join("link")).unwrap();
+        for (from, to) in [("a/b/", "link/b/"), ("link/b/", "a/b/"), ("a/b/c/", "link/b/"), ("a/", "link/b/")]
+        {
+            let copied = task(root, from, to);
+            assert_eq!(status(transfer(&copied)), 403, "{from} to {to}");
+            assert_eq!(status(transfer(&Transfer { is_move: true, ..copied })), 403, "{from} to {to}");
+            assert!(root.join("a/b/c/file").exists(), "{from} to {to}");
+        }
+        let moved = Transfer { is_move: true, ..task(root, "a/", "link/new/") };
+        assert_eq!(status(transfer(&moved)), 403);
+        // A link that is replaced contains nothing.
+        assert_eq!(status(transfer(&task(root, "a/", "link/"))), 201);
+        assert!(root.join("a/b/c/file").exists() && root.join("link/b/c/file").exists());
     }
 
     #[test]
