@@ -65,9 +65,8 @@ static FEATURES: &[&Feature] = &[
         "clients connect without it, and the name that they ask for can be read on the way",
     ),
     &own("JWT", &["auth_jwt*"], &["auth_jwt"], UNPROTECTED),
-    &own("GeoIP", &["geoip_*"], &[], "\"map\" or \"geo\" may do instead"),
-    &own("a forward proxy", &["tunnel_*"], &["tunnel_pass"], "CONNECT is refused: remove this line"),
     &foreign("dav-ext", &["dav_ext_*"], "\"dav_methods\" has PUT, DELETE, MKCOL, COPY and MOVE"),
+    &own("a forward proxy", &["tunnel_*"], &["tunnel_pass"], "CONNECT is refused: remove this line"),
     &own("images", &["image_filter*"], &["image_filter"], TAKE_OUT),
     &own("XSLT", &["xslt_*", "xml_entities", "xml_external_entities"], &["xslt_stylesheet"], TAKE_OUT),
     &own("MP4", &["mp4*"], &["mp4"], TAKE_OUT),
@@ -88,7 +87,6 @@ static FEATURES: &[&Feature] = &[
         ],
         TAKE_OUT,
     ),
-    &foreign("GeoIP2", &["geoip2*"], "\"map\" or \"geo\" may do instead"),
     &foreign("ModSecurity", &["modsecurity*"], "this firewall is not available: filter in front"),
     &foreign(
         "NAXSI",
@@ -194,7 +192,7 @@ pub fn feature(name: &str) -> Option<&'static Feature> {
 
 /// The missing feature that a variable belongs to.
 pub fn feature_of_variable(name: &str) -> Option<&'static Feature> {
-    const PREFIXES: [&str; 6] = ["geoip_", "geoip2_", "modsecurity", "jwt_", "vod_", "echo_"];
+    const PREFIXES: [&str; 4] = ["modsecurity", "jwt_", "vod_", "echo_"];
     let of = |directive: &str| features().find(|feature| is_among(directive, feature.names));
     match name {
         _ if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => {
@@ -210,8 +208,6 @@ pub fn module(file: &str) -> Option<&'static str> {
         ("image_filter", "images"),
         ("xslt", "XSLT"),
         ("perl", "Perl"),
-        ("geoip2", "GeoIP2"),
-        ("geoip", "GeoIP"),
         ("lua", "Lua"),
         ("js_", "njs"),
         ("auth_pam", "PAM"),
@@ -276,7 +272,6 @@ mod tests {
             ("dav_ext_methods", "dav-ext"),
             ("mp4_buffer_size", "MP4"),
             ("set_encode_base64", "set-misc"),
-            ("geoip2", "GeoIP2"),
         ] {
             assert_eq!(feature(name).map(|feature| feature.name), Some(expected), "{name}");
         }

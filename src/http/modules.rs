@@ -36,6 +36,8 @@ pub mod early_hints;
 pub mod empty_gif;
 pub mod fastcgi;
 pub mod geo;
+pub mod geoip;
+pub mod geoip2;
 pub mod grpc;
 pub mod gunzip;
 pub mod gzip;
@@ -314,6 +316,8 @@ modules! {
     realip      => [PostRead find, Preaccess find];
     map         => [];
     geo         => [];
+    geoip       => [] draft Databases table Databases;
+    geoip2      => [] draft Draft table Settled;
     split_clients => [];
     keyval      => [] draft Draft table Zones;
     referer     => [];
@@ -427,7 +431,7 @@ pub fn handlers(phase: Phase) -> &'static [(u32, Handler)] {
 }
 
 /// Blocks that contain data and may be long.
-pub const DATA_BLOCKS: &[&str] = &["map", "geo"];
+pub const DATA_BLOCKS: &[&str] = &["map", "geo", "geoip2"];
 
 /// The table of the `http` part of the language.
 pub fn table() -> &'static Table<Partial, Cx> {

@@ -155,7 +155,7 @@ impl Master {
         let changed = std::mem::take(&mut self.certificates.changed);
         let names: Vec<String> = changed.iter().map(|path| format!("\"{}\"", path.display())).collect();
         let names = names.join(", ");
-        log::notice!(log::process(), &(), "{names} has changed: new workers judge certificates by it");
+        log::notice!(log::process(), &(), "{names} has changed: new workers begin with it");
         self.refreshing = Some(names);
         self.happen(Event::Ordered { order: Order::Reload, is_followed: false });
     }

@@ -8,6 +8,7 @@
 
 pub mod captures;
 pub mod geo;
+pub mod geoip2;
 pub mod keyval;
 pub mod map;
 pub mod regex;

@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::script::Scope;
 use crate::script::geo::Geo;
+use crate::script::geoip2::Geoip2;
 use crate::script::keyval::Keyval;
 use crate::script::map::Map;
 use crate::script::split_clients::Split;
@@ -90,7 +91,7 @@ impl<S> Variable<S> {
 
 /// The source of a variable's value.
 ///
-/// The blocks that make variables (`map`, `geo`, `split_clients`, `keyval`) are kinds of definitions, so that a value is found
+/// The blocks that make variables (`map`, `geo`, `geoip2`, `split_clients`, `keyval`) are kinds of definitions, so that a value is found
 /// without asking any other table than that of the variables.
 pub enum Definition<S: 'static> {
     /// A module's getter.
@@ -102,6 +103,7 @@ pub enum Definition<S: 'static> {
     },
     Map(Box<Map<S>>),
     Geo(Box<Geo<S>>),
+    Geoip2(Box<Geoip2<S>>),
     Split(Box<Split<S>>),
     Keyval(Box<Keyval<S>>),
     /// Some `set` gives it a value, and none has yet: empty, which is worth a warning.
@@ -137,6 +139,7 @@ impl<S: Scope> Definition<S> {
             },
             Self::Map(map) => map.evaluate(scope, out),
             Self::Geo(geo) => geo.evaluate(scope, out),
+            Self::Geoip2(geoip2) => geoip2.evaluate(scope, out),
             Self::Split(split) => split.evaluate(scope, out),
             Self::Keyval(keyval) => keyval.evaluate(scope, out),
             Self::Uninitialized { name, slot, warn } => {
@@ -156,6 +159,7 @@ impl<S: Scope> fmt::Debug for Definition<S> {
             Self::Slot { index, otherwise } => out.debug_tuple("Slot").field(index).field(otherwise).finish(),
             Self::Map(map) => out.debug_tuple("Map").field(&map.name()).finish(),
             Self::Geo(geo) => out.debug_tuple("Geo").field(&geo.name()).finish(),
+            Self::Geoip2(geoip2) => out.debug_tuple("Geoip2").field(&geoip2.name()).finish(),
             Self::Split(split) => out.debug_tuple("Split").field(&split.name()).finish(),
             Self::Keyval(keyval) => out.debug_tuple("Keyval").field(&keyval.name()).finish(),
             Self::Uninitialized { name, .. } => out.debug_tuple("Uninitialized").field(name).finish(),

@@ -12,6 +12,8 @@ pub mod connection;
 pub mod control;
 pub mod conversation;
 pub mod error_log;
+pub mod geoip;
+pub mod geoip2;
 pub mod health_check;
 pub mod keyval_rows;
 pub mod keyvals;

@@ -21,6 +21,8 @@ pub mod access_log;
 pub mod core;
 pub mod counters;
 pub mod geo;
+pub mod geoip;
+pub mod geoip2;
 pub mod health_check;
 pub mod keyval;
 pub mod limit_conn;
@@ -182,6 +184,8 @@ modules! {
     realip      => [PostAccept find];
     map         => [];
     geo         => [];
+    geoip       => [] draft Databases table Databases;
+    geoip2      => [] draft Draft table Settled;
     split_clients => [];
     keyval      => [] draft Draft table Zones;
     set         => [Preaccess set];

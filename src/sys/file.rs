@@ -5,10 +5,10 @@
 
 #![allow(unsafe_code)]
 
-use std::fs::File;
-use std::io;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -54,6 +54,22 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
 /// Opens a path, waiting for the disk if need be.
 pub fn open_waiting(path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
     open(path, flags, Mode::empty())
+}
+
+/// Reads all of a regular file, with what is known of it. A named pipe, which might be waited for, is an error, and so is a
+/// file of more than `bytes_max`.
+pub fn read_regular(path: &Path, bytes_max: u64) -> io::Result<(Vec<u8>, Metadata)> {
+    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if metadata.len() > bytes_max {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).map_err(io::Error::other)?);
+    file.by_ref().take(bytes_max).read_to_end(&mut bytes)?;
+    Ok((bytes, metadata))
 }
 
 /// Opens a path below a directory; no part of the path may be a symbolic link. Errors: ELOOP if one is.

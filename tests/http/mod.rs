@@ -22,6 +22,7 @@ mod filters;
 mod foreign_bytes;
 mod framing;
 mod geo;
+mod geoip;
 mod gunzip;
 mod gzip;
 mod gzip_static;
@@ -41,6 +42,8 @@ mod location;
 mod map;
 mod memory_budget;
 mod mirror;
+#[path = "../../src/base/mmdb/toy.rs"]
+pub mod mmdb;
 mod nesting;
 mod open_file_cache;
 mod plain_variables;

@@ -21,13 +21,14 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use crate::base::mmdb::{self, Database};
 use crate::config::Span;
 use crate::log::{Cause, Text};
 use crate::net::tls::certificate::{self, Certificate};
 use crate::net::tls::client::Client;
 use crate::net::tls::parcel;
 use crate::net::tls::pem::{self, Passwords};
-use crate::sys::clock_local;
+use crate::sys::{clock_local, file};
 
 /// How long files must stay as they are before they are read: a certificate and its key change one after
 /// the other.
@@ -64,14 +65,23 @@ impl Files {
     }
 }
 
-/// A file of certificates or of revoked ones by which peers' certificates are judged.
+/// A file by which peers are judged: workers begin with its contents, and new ones with others.
 #[derive(Clone, Debug)]
 pub struct Trusted {
     pub path: PathBuf,
-    /// It has lists of revoked certificates.
-    pub is_crl: bool,
+    pub kind: Kind,
     /// Of the file before it was read.
     pub stamp: Stamp,
+}
+
+/// The contents of a [`Trusted`] file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Certificates,
+    /// Lists of revoked certificates.
+    Revoked,
+    /// A database of addresses (`base/mmdb.rs`).
+    Addresses,
 }
 
 /// A place where a certificate is used: the index of a server, and the position among its certificates.
@@ -129,10 +139,10 @@ impl Pairs {
     }
 
     /// Notes that a file by which peers are judged is about to be read.
-    pub fn add_trusted(&mut self, path: PathBuf, is_crl: bool) {
-        if self.trusted.iter().all(|known| known.path != path || known.is_crl != is_crl) {
+    pub fn add_trusted(&mut self, path: PathBuf, kind: Kind) {
+        if self.trusted.iter().all(|known| known.path != path || known.kind != kind) {
             let stamp = Stamp::of_file(&path);
-            self.trusted.push(Trusted { path, is_crl, stamp });
+            self.trusted.push(Trusted { path, kind, stamp });
         }
     }
 
@@ -155,17 +165,31 @@ impl Pair {
 impl Trusted {
     /// Checks that the file can be read, and has what it is for. Errors: it is not to be used yet.
     pub fn check(&self) -> Result<(), Error> {
-        let what = if self.is_crl { "CRL" } else { "certificate" };
+        let what = match self.kind {
+            Kind::Certificates => "certificate",
+            Kind::Revoked => "CRL",
+            Kind::Addresses => return self.check_addresses(),
+        };
         let data = read(&self.path, what)?;
-        let outcome = match self.is_crl {
-            true => pem::revocation_lists(&data).map(drop),
-            false => pem::certificates(&data).map(drop),
+        let outcome = match self.kind {
+            Kind::Revoked => pem::revocation_lists(&data).map(drop),
+            _ => pem::certificates(&data).map(drop),
         };
         outcome.map_err(|error| Error::Unusable {
             what,
             path: self.path.clone(),
             error: certificate::Error::Certificate(error),
         })
+    }
+}
+
+impl Trusted {
+    fn check_addresses(&self) -> Result<(), Error> {
+        let path = &self.path;
+        let unreadable = |error| Error::Unreadable { what: "database", path: path.clone(), error };
+        let (data, _) = file::read_regular(path, mmdb::BYTES_MAX).map_err(unreadable)?;
+        let parsed = Database::parse(data.into());
+        parsed.map(drop).map_err(|error| Error::NoDatabase { path: path.clone(), error })
     }
 }
 
@@ -351,6 +375,7 @@ pub enum Error {
     Unreadable { what: &'static str, path: PathBuf, error: io::Error },
     Unusable { what: &'static str, path: PathBuf, error: certificate::Error },
     Passwords { path: PathBuf, error: pem::Error },
+    NoDatabase { path: PathBuf, error: mmdb::Error },
     Ocsp { path: PathBuf },
     TooLong { path: PathBuf },
     Expired { path: PathBuf, at_s: i64 },
@@ -377,6 +402,9 @@ impl fmt::Display for Error {
             ),
             Self::Passwords { path, error } => {
                 write!(out, "cannot use the passwords in \"{}\": {error}: mend the file", path.display())
+            }
+            Self::NoDatabase { path, error } => {
+                write!(out, "cannot use database \"{}\": {error}: write another one", path.display())
             }
             Self::Ocsp { path } => {
                 write!(out, "\"{}\" is no successful OCSP response in DER: fetch another one", path.display())

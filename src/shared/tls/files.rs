@@ -19,7 +19,7 @@ use crate::net::tls::client::Client;
 use crate::net::tls::key_log::KeyLogFile;
 use crate::net::tls::pem::Passwords;
 use crate::net::tls::settings::{self as selection, Choice};
-use crate::net::tls::watch::Files;
+use crate::net::tls::watch::{Files, Kind};
 use crate::script::value;
 use crate::shared::tls::Secured;
 
@@ -206,7 +206,7 @@ pub fn read_trusted(
 ) -> Option<Arc<Zeroizing<Vec<u8>>>> {
     if !name.starts_with("data:") {
         let path = cx.folder().join(name);
-        cx.pairs().add_trusted(path, is_crl);
+        cx.pairs().add_trusted(path, if is_crl { Kind::Revoked } else { Kind::Certificates });
     }
     read(name, what, span, cx)
 }
