@@ -69,8 +69,6 @@ static FEATURES: &[&Feature] = &[
     &own("a forward proxy", &["tunnel_*"], &["tunnel_pass"], "CONNECT is refused: remove this line"),
     &own("images", &["image_filter*"], &["image_filter"], TAKE_OUT),
     &own("XSLT", &["xslt_*", "xml_entities", "xml_external_entities"], &["xslt_stylesheet"], TAKE_OUT),
-    &own("MP4", &["mp4*"], &["mp4"], TAKE_OUT),
-    &own("FLV", &["flv"], &["flv"], TAKE_OUT),
     &own("Perl", &["perl*"], &["perl", "perl_set"], TAKE_OUT),
     &own(
         "njs",
@@ -270,7 +268,6 @@ mod tests {
             ("content_by_lua", "Lua"),
             ("auth_jwt", "JWT"),
             ("dav_ext_methods", "dav-ext"),
-            ("mp4_buffer_size", "MP4"),
             ("set_encode_base64", "set-misc"),
         ] {
             assert_eq!(feature(name).map(|feature| feature.name), Some(expected), "{name}");

@@ -134,7 +134,8 @@ pub static MAIN: &[Row] = &[
     number("worker_rlimit_nofile", Context::MAIN, (0, u64::MAX), |s: &mut Settings| &mut s.worker_rlimit_nofile,
         "Limits the number of open files of a worker.").default("the system's"),
     size("worker_memory_budget", Context::MAIN, |s| &mut s.worker_memory_budget,
-        "Limits the memory of a worker for work that requests can do without: encoders, SSI, includes that run ahead of their turn, directory listings. \
+        "Limits the memory of a worker for work that requests can do without: encoders, SSI, includes that run ahead of their turn, directory listings, \
+         indexes of parts of MP4 files. \
          Beyond it requests get smaller encoders or none, and includes run one after the other; 0 sets no limit."),
     size("worker_rlimit_core", Context::MAIN, |s: &mut Settings| &mut s.worker_rlimit_core, "Limits the size of a worker's core file.").default("the system's"),
     custom("worker_cpu_affinity", Context::MAIN, Arity::at_least(1), worker_cpu_affinity,

@@ -14,7 +14,7 @@ use crate::http::modules::counters;
 use crate::http::modules::ranges::{self, Parts, Plan};
 use crate::http::request::Request;
 use crate::http::request::error::{During, Error, Limit};
-use crate::http::response::file::{Answer, Content, OnDisk};
+use crate::http::response::file::{Answer, Joined, OnDisk, Source, part};
 use crate::log;
 use crate::net::transport::Raw;
 use crate::runtime;
@@ -27,30 +27,41 @@ const READ_MAX: u64 = 16 * 1024;
 
 /// Sends the head and the file, or the requested parts of it.
 pub async fn send(request: &mut Request, client: &mut Client<'_>, answer: Answer) -> Result<(), Error> {
-    let Answer { content, response, start, size } = answer;
+    let Answer { source, response, start, size } = answer;
     if ranges::asked(request).is_some() {
         request.states.ranges = Some(Box::new(Plan::Asked));
     }
     client.start(request, *response);
     let plan = request.states.ranges.take();
-    match (plan.map(|plan| *plan), content) {
-        (None | Some(Plan::Asked), Content::Memory(bytes)) => {
-            client.write(request, part(&bytes, start..start + size)).await
-        }
-        (None | Some(Plan::Asked), Content::File(file)) => {
-            send_file(request, client, &file, start, size).await
-        }
-        (Some(Plan::Page(page)), _) => client.write(request, page.as_bytes()).await,
-        (Some(Plan::Parts(parts)), content) => {
-            Box::pin(send_parts(request, client, (&content, start), &parts)).await
-        }
+    match plan.map(|plan| *plan) {
+        None | Some(Plan::Asked) => match source {
+            Source::Memory(bytes) => client.write(request, part(&bytes, &(start..start + size))).await,
+            Source::File(file) => send_file(request, client, &file, start, size).await,
+            Source::Joined(joined) => {
+                Box::pin(send_joined(request, client, &joined, start..start + size)).await
+            }
+        },
+        Some(Plan::Page(page)) => client.write(request, page.as_bytes()).await,
+        Some(Plan::Parts(parts)) => Box::pin(send_parts(request, client, (&source, start), &parts)).await,
     }
 }
 
-/// A part of a file in memory; empty if it has none of it.
-fn part(bytes: &[u8], range: Range<u64>) -> &[u8] {
-    let ends = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
-    ends.and_then(|(start, end)| bytes.get(start..end)).unwrap_or(b"")
+/// Sends a range of bytes of which the first ones are in memory.
+async fn send_joined(
+    request: &mut Request,
+    client: &mut Client<'_>,
+    joined: &Joined,
+    range: Range<u64>,
+) -> Result<(), Error> {
+    let head_bytes = joined.head.len() as u64;
+    let head = part(&joined.head, &(range.start.min(head_bytes)..range.end.min(head_bytes)));
+    client.write(request, head).await?;
+    let skipped = range.start.saturating_sub(head_bytes);
+    let count = range.end.saturating_sub(head_bytes) - skipped;
+    if count > 0 {
+        send_file(request, client, &joined.file, joined.at + skipped, count).await?;
+    }
+    Ok(())
 }
 
 /// The cost of a short read (`runtime::worked`): a client may request thousands of parts.
@@ -62,7 +73,7 @@ const GATHERED_BYTES: usize = 32 * 1024;
 async fn send_parts(
     request: &mut Request,
     client: &mut Client<'_>,
-    (content, start): (&Content, u64),
+    (source, start): (&Source, u64),
     parts: &Parts,
 ) -> Result<(), Error> {
     let mut gathered = Vec::new();
@@ -73,17 +84,21 @@ async fn send_parts(
         gathered.extend_from_slice(&parts.head(index));
         let length = range.end - range.start;
         let range = start + range.start..start + range.end;
-        match content {
-            Content::Memory(bytes) => {
-                gathered.extend_from_slice(part(bytes, range));
+        match source {
+            Source::Memory(bytes) => {
+                gathered.extend_from_slice(part(bytes, &range));
             }
-            Content::File(file) if length <= READ_MAX => {
+            Source::File(file) if length <= READ_MAX => {
                 runtime::worked(READ_WORK).await;
                 gathered.extend_from_slice(&read(file, range.start, length as usize).await?);
             }
-            Content::File(file) => {
+            Source::File(file) => {
                 client.write(request, &std::mem::take(&mut gathered)).await?;
                 send_file(request, client, file, range.start, length).await?;
+            }
+            Source::Joined(joined) => {
+                client.write(request, &std::mem::take(&mut gathered)).await?;
+                send_joined(request, client, joined, range).await?;
             }
         }
         if gathered.len() >= GATHERED_BYTES {

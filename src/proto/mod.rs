@@ -16,6 +16,7 @@ pub mod line;
 pub mod mail_auth;
 pub mod memcached;
 pub mod message;
+pub mod mp4;
 pub mod mqtt;
 pub mod pop3;
 pub mod postgres;

@@ -217,6 +217,14 @@ const HOST_BYTES: [bool; 256] = {
     bytes
 };
 
+/// The value of an argument in the query of a URI, as it is written there; `None`: no pair has this name.
+pub fn argument<'a>(args: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    args.split(|byte| *byte == b'&').find_map(|pair| {
+        let at = memchr::memchr(b'=', pair).filter(|at| pair[..*at].eq_ignore_ascii_case(name))?;
+        Some(&pair[at + 1..])
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

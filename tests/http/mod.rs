@@ -19,6 +19,7 @@ mod disable_symlinks;
 mod empty_gif;
 mod error_page;
 mod filters;
+mod flv;
 mod foreign_bytes;
 mod framing;
 mod geo;
@@ -44,6 +45,7 @@ mod memory_budget;
 mod mirror;
 #[path = "../../src/base/mmdb/toy.rs"]
 pub mod mmdb;
+mod mp4;
 mod nesting;
 mod open_file_cache;
 mod plain_variables;
@@ -64,6 +66,8 @@ mod status;
 mod stub_status;
 mod sub_filter;
 mod termination;
+#[path = "../../src/proto/mp4/toy.rs"]
+pub mod toy;
 mod trace_context;
 mod traversal;
 mod try_files;

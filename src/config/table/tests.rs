@@ -118,8 +118,8 @@ fn each_error_has_nginx_words_and_help() {
         ("sendfil on;", "unknown directive \"sendfil\" | did you mean \"sendfile\"?"),
         ("wibble;", "unknown directive \"wibble\""),
         (
-            "mp4;",
-            "the \"mp4\" directive is not available yet \
+            "xslt_stylesheet;",
+            "the \"xslt_stylesheet\" directive is not available yet \
              | responses are passed on unchanged: remove this line",
         ),
         (

@@ -4,6 +4,7 @@
 //! $limit_rate` take precedence.
 //! Behaviour: nginx.org, ngx_http_core_module.
 
+use crate::base::number::MaybeU64;
 use crate::base::number::parse_size;
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, settings};
@@ -26,11 +27,13 @@ settings! {
 
 const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
 
-/// What one request was told, whatever the locations say that it goes on to.
+/// The rates that one request was told, whatever the locations say that it goes on to.
 #[derive(Debug, Default)]
 pub struct State {
     /// In bytes a second, if the upstream or `set $limit_rate` set it; 0: no limit.
-    pub told: Option<u64>,
+    pub told: MaybeU64,
+    /// The bytes before that rate applies, if they are not those of `limit_rate_after`.
+    pub told_after: MaybeU64,
 }
 
 impl states::State for State {}
@@ -82,7 +85,7 @@ pub fn evaluate(script: Option<&'static Script>, request: &mut Request) -> u64 {
 }
 
 fn rate(request: &mut Request) -> u64 {
-    match request.states.limit_rate.told {
+    match request.states.limit_rate.told.get() {
         Some(rate) => rate,
         None => {
             let rate = request.location.confs.limit_rate.rate.as_ref();
@@ -93,15 +96,17 @@ fn rate(request: &mut Request) -> u64 {
 
 /// `set $limit_rate`: applies to this request in every location that it passes.
 fn set(request: &mut Request, value: Vec<u8>) {
-    request.states.limit_rate.told = std::str::from_utf8(&value).ok().and_then(parse_size);
+    request.states.limit_rate.told = std::str::from_utf8(&value).ok().and_then(parse_size).into();
 }
 
 /// The pace of the response that starts now; `None`: unlimited.
 pub fn pace(request: &mut Request) -> Option<Pace> {
     let conf: &'static Conf = &request.location.confs.limit_rate;
-    if conf.rate.as_ref().is_none() && request.states.limit_rate.told.is_none() {
+    if conf.rate.as_ref().is_none() && request.states.limit_rate.told.get().is_none() {
         return None;
     }
     let rate = rate(request);
-    Pace::new(rate, evaluate(conf.after.as_ref(), request))
+    let after = request.states.limit_rate.told_after.get();
+    let after = after.unwrap_or_else(|| evaluate(conf.after.as_ref(), request));
+    Pace::new(rate, after)
 }

@@ -22,6 +22,7 @@ use crate::http::request::{Request, states};
 use crate::http::response::Body;
 use crate::http::response::error_page;
 use crate::http::response::filter::{BodyFilter, Flow, Piece, Signal};
+use crate::http::response::headers::Headers;
 use crate::http::scope::Variable;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
@@ -114,7 +115,8 @@ pub fn head(request: &mut Request) {
         request.response.allows_ranges = true;
     }
     if request.response.allows_ranges && request.response.status == 200 && !request.is_subrequest() {
-        cut(request, conf.max.as_ref().copied().unwrap_or(u64::MAX));
+        let max = conf.max.as_ref().copied().unwrap_or(u64::MAX);
+        cut(request, if request.response.has_single_range { max.min(1) } else { max });
     }
 }
 
@@ -195,30 +197,32 @@ pub fn unsatisfied(size: u64) -> String {
     format!("bytes */{size}")
 }
 
-/// True if a file with this size and these validators has none of the ranges that the request asks for.
-pub fn is_refused(request: &Request, size: u64, modified: i64, etag: &[u8]) -> bool {
+/// True if a file of this size, with the validators of this head, has none of the ranges that the request asks for.
+pub fn is_refused(request: &Request, headers: &Headers, size: u64) -> bool {
     let Some(value) = asked(request) else { return false };
     request.location.confs.ranges.max.as_ref().copied().unwrap_or(u64::MAX) > 0
         && !request.is_subrequest()
-        && is_validated(request, Some(modified), Some(etag))
+        && is_validated(request, headers)
         && parse(value, size, usize::MAX) == Wanted::Unsatisfiable
 }
 
 /// True if the part that the client has, if any, comes from the same representation (`If-Range`).
 fn is_same(request: &Request) -> bool {
-    let headers = &request.response.headers;
-    is_validated(request, headers.get(Id::LastModified).and_then(http_date::parse), headers.get(Id::Etag))
+    is_validated(request, &request.response.headers)
 }
 
-/// True if `If-Range` matches, or is missing.
-fn is_validated(request: &Request, modified: Option<i64>, etag: Option<&[u8]>) -> bool {
+/// True if `If-Range` matches the validators of a head, or is missing.
+fn is_validated(request: &Request, headers: &Headers) -> bool {
     match request.header(Id::IfRange) {
         None => true,
         // Weak tags never compare equal here (RFC 9110 §13.1.5).
         Some(value) if value.len() >= 2 && value.ends_with(b"\"") => {
-            etag == Some(value) && !value.starts_with(b"W/")
+            headers.get(Id::Etag) == Some(value) && !value.starts_with(b"W/")
         }
-        Some(value) => modified.is_some() && http_date::parse(value) == modified,
+        Some(value) => {
+            let modified = headers.get(Id::LastModified).and_then(http_date::parse);
+            modified.is_some() && http_date::parse(value) == modified
+        }
     }
 }
 

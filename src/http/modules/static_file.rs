@@ -14,6 +14,7 @@ use crate::http::modules::open_file_cache::{self, Entry, FileKind, Found};
 use crate::http::modules::{BlockConf, Directive, ranges};
 use crate::http::request::Request;
 use crate::http::response::Response;
+use crate::http::response::file::Source;
 use crate::http::response::redirect;
 use crate::http::response::{condition, file};
 use crate::http::scope::Variable;
@@ -102,7 +103,8 @@ pub fn path(request: &mut Request) -> Result<Vec<u8>, u16> {
 /// location's `alias`.
 pub fn path_of(request: &mut Request, uri: Vec<u8>) -> Result<Vec<u8>, u16> {
     let location = request.location;
-    let is_aliased = location.confs.http_core.root().is_some_and(|root| root.replaced.is_some());
+    let root = location.confs.http_core.root();
+    let is_aliased = root.is_some_and(|root| root.is_alias && root.replaced.is_some());
     if is_aliased && !uri.starts_with(location.name.as_bytes()) {
         return Err(400);
     }
@@ -201,41 +203,46 @@ pub fn failed(request: &Request, path: &[u8], errno: Errno) -> u16 {
 
 /// The response with this file, or the outcome of the request's conditions.
 pub fn answer(request: &mut Request, entry: &Entry) -> Reply {
+    match head(request, entry) {
+        Ok(response) => reply(request, entry.content.clone().into(), entry.size(), response),
+        Err(reply) => reply,
+    }
+}
+
+/// The head of a response with this file. Errors: the outcome of the request's conditions.
+pub fn head(request: &mut Request, entry: &Entry) -> Result<Response, Reply> {
     let etag = if request.location.confs.http_core.etag() { &*entry.etag } else { "" };
     let mut response = Response::with_type(200, &request.content_type());
-    let size = entry.size();
-    response.content_length = Some(size);
     if request.error_page.status.is_some_and(|status| status != 200) {
         // An error page is sent whole: conditions and ranges of the request refer to something else.
         push_etag(&mut response, etag);
-        return reply(entry, response);
+        return Ok(response);
     }
     response.first = Some(Id::LastModified);
     response.headers.push_id(Id::LastModified, entry.last_modified.as_bytes());
     push_etag(&mut response, etag);
+    response.content_length = Some(entry.size());
     if let Some(status) = condition::condition(request, Some(entry.modified()), etag.as_bytes()) {
-        if status == 412 {
-            return Reply::Status(412);
-        }
-        return condition::not_modified(response);
+        return Err(match status {
+            412 => Reply::Status(412),
+            _ => condition::not_modified(response),
+        });
     }
     response.allows_ranges = true;
-    if request.location.confs.http_core.error_page(416).is_some()
-        && ranges::is_refused(request, size, entry.modified(), etag.as_bytes())
+    Ok(response)
+}
+
+/// The reply that has the first `size` bytes of a source as its body.
+pub fn reply(request: &mut Request, source: Source, size: u64, mut response: Response) -> Reply {
+    response.content_length = Some(size);
+    if response.allows_ranges
+        && request.location.confs.http_core.error_page(416).is_some()
+        && ranges::is_refused(request, &response.headers, size)
     {
         request.keep(Id::ContentRange, Some(ranges::unsatisfied(size).as_bytes()));
         return Reply::Status(416);
     }
-    reply(entry, response)
-}
-
-fn reply(entry: &Entry, response: Response) -> Reply {
-    Reply::File(file::Answer {
-        content: entry.content.clone(),
-        response: Box::new(response),
-        start: 0,
-        size: entry.size(),
-    })
+    Reply::File(file::Answer { source, response: Box::new(response), start: 0, size })
 }
 
 fn push_etag(response: &mut Response, etag: &str) {

@@ -46,16 +46,16 @@ mod tests {
     fn what_is_lent_comes_back_and_the_rest_is_a_request_s_own() {
         with_request(SERVER, "/", |request| {
             request.states.ssi = Some(Box::default());
-            request.states.limit_rate.told = Some(7);
+            request.states.limit_rate.told = 7.into();
             request.states.userid = Some(Box::default());
             let mut sub = request.sub(b"/sub".to_vec(), Vec::new());
             assert!(request.states.ssi.is_none() && sub.states.ssi.is_some());
-            assert!(sub.states.userid.is_none() && sub.states.limit_rate.told.is_none());
-            sub.states.limit_rate.told = Some(9);
+            assert!(sub.states.userid.is_none() && sub.states.limit_rate.told.get().is_none());
+            sub.states.limit_rate.told = 9.into();
             request.take_back(&mut sub);
             assert!(request.states.ssi.is_some() && sub.states.ssi.is_none());
             assert!(request.states.userid.is_some());
-            assert_eq!(request.states.limit_rate.told, Some(7));
+            assert_eq!(request.states.limit_rate.told.get(), Some(7));
         });
     }
 

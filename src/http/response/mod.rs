@@ -40,6 +40,8 @@ pub struct Response {
     pub omits: Omits,
     /// Ranges of it may be requested; the module `ranges` cuts them.
     pub allows_ranges: bool,
+    /// A request for several ranges gets the whole.
+    pub has_single_range: bool,
     /// The conditions of the client's request apply to it: it was stored, or is being stored, so that its upstream was
     /// asked without them.
     pub is_conditional: bool,
@@ -149,6 +151,7 @@ pub fn reason(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Not Allowed", // nginx's phrase
         406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
         408 => "Request Time-out",
         409 => "Conflict",
         410 => "Gone",

@@ -143,7 +143,7 @@ fn obey(request: &mut Request, answer: &Head, conf: &Conf) {
     let value = |id| fields.value(data, id).filter(|_| !conf.ignores(id));
     request.proxied.buffering = told_buffering(answer, conf);
     if let Some(rate) = value(Id::XAccelLimitRate).and_then(parse_u64) {
-        request.states.limit_rate.told = Some(rate);
+        request.states.limit_rate.told = rate.into();
     }
     if let Some(charset) = value(Id::XAccelCharset).filter(|charset| !charset.is_empty())
         && !request.is_subrequest()

@@ -179,7 +179,7 @@ impl Stored {
         let is_whole = self.bytes.len() as u64 == self.size;
         let content = if is_whole { Content::Memory(self.bytes) } else { self.content };
         let start = u64::from(self.meta.body_start);
-        Reply::File(Answer { content, response: Box::new(response), start, size })
+        Reply::File(Answer { source: content.into(), response: Box::new(response), start, size })
     }
 }
 
