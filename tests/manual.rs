@@ -41,9 +41,15 @@ fn metrics() -> String {
     let mut out = String::from(".Bl -tag -width Ds -compact\n");
     rows(&mut out, "", metrics::PROCESS);
     rows(&mut out, "worker_", metrics::WORKER);
-    rows(&mut out, "server_", metrics::SERVER);
-    rows(&mut out, "zone_", metrics::ZONE);
+    rows(&mut out, "server_", metrics::RESPONSES);
+    rows(&mut out, "server_", metrics::CLIENTS);
+    rows(&mut out, "mail_server_", metrics::MAIL);
+    rows(&mut out, "mail_server_", metrics::CLIENTS);
+    rows(&mut out, "zone_", metrics::RESPONSES);
+    rows(&mut out, "zone_", metrics::CLIENTS);
+    rows(&mut out, "upstream_", metrics::RESPONSES);
     rows(&mut out, "upstream_", metrics::UPSTREAM);
+    rows(&mut out, "upstream_peer_", metrics::RESPONSES);
     rows(&mut out, "upstream_peer_", metrics::PEER);
     rows(&mut out, "resolver_", metrics::RESOLVER);
     rows(&mut out, "cache_", metrics::CACHE);

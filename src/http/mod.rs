@@ -176,6 +176,21 @@ pub struct Shown {
     /// The worker whose upstreams it is about; `None`: the one that is asked.
     pub http: Option<&'static Worker>,
     pub stream: Option<Streams>,
+    pub mail: Option<Mail>,
+}
+
+impl Shown {
+    /// The part of the status page that other language parts provide: plain data, for other threads.
+    pub fn others(self) -> Others {
+        Others { stream_zones: self.stream.map(|stream| stream.zones), mail: self.mail }
+    }
+}
+
+/// The things besides the `http` block whose numbers are shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Others {
+    pub stream_zones: Option<&'static Zones>,
+    pub mail: Option<Mail>,
 }
 
 /// The part of it that is about the `stream` block.
@@ -187,6 +202,21 @@ pub struct Streams {
     pub keyvals: &'static [Declared],
     pub zones: &'static Zones,
     pub limit_conns: &'static [zone::Shown],
+}
+
+/// The part of it that is about the `mail` block.
+#[derive(Clone, Copy, Debug)]
+pub struct Mail {
+    pub servers: &'static [MailServer],
+    pub zones: &'static Zones,
+}
+
+/// A server of mail with its counters.
+#[derive(Debug)]
+pub struct MailServer {
+    /// imap, pop3 or smtp.
+    pub protocol: &'static str,
+    pub counted: Counted,
 }
 
 /// A server with its counters.

@@ -11,7 +11,7 @@ use crate::net::connect;
 use crate::net::tls::Info;
 use crate::net::tls::subject::Subject;
 use crate::net::transport::Transport;
-use crate::proto::mail_auth::{ANSWER_BYTES_MAX, Answer, Fault, Question, parse};
+use crate::proto::mail_auth::{ANSWER_BYTES_MAX, Answer, Fault, Question, has_end, parse};
 use crate::proto::sasl::{Credentials, Method};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::timeout;
@@ -56,13 +56,16 @@ async fn exchange(session: &Session, server: &AuthServer, question: &[u8]) -> Op
         return None;
     }
     let mut buffer = Buffer::take(FIRST_BYTES);
+    let mut looked_at = 0;
     let answer = loop {
-        match parse(buffer.data()) {
-            Ok(Some(answer)) => break answer,
-            Ok(None) => {}
-            Err(fault) => {
-                report(session, name, &fault);
-                return None;
+        if has_end(buffer.data(), &mut looked_at) || buffer.data().len() >= ANSWER_BYTES_MAX {
+            match parse(buffer.data()) {
+                Ok(Some(answer)) => break answer,
+                Ok(None) => {}
+                Err(fault) => {
+                    report(session, name, &fault);
+                    return None;
+                }
             }
         }
         if buffer.space().is_empty() {

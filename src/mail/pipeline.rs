@@ -25,7 +25,7 @@ use crate::proto::sasl::{Credentials, Method};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, Timer, Waiting, race, sleep, timeout};
 use crate::script::Scope;
-use crate::shm::counter::Total;
+use crate::shm::counter::{Total, Word};
 use crate::sys::{clock, random};
 
 /// The buffer for a PROXY header: more than most have.
@@ -34,6 +34,9 @@ const HEADER_BYTES: usize = 512;
 /// The shortest pause before the authentication server is asked again: a server that says WAIT and not how long would be asked as fast as
 /// it answers.
 const ASK_AGAIN_S: u64 = 1;
+
+/// How often a client's last bytes are read, 16 KB at a time: as much as a socket usually holds.
+const DISCARDED_PIECES_MAX: usize = 16;
 
 /// Why the dialogue with a client ends without a login.
 enum End {
@@ -78,11 +81,11 @@ pub async fn serve(
 }
 
 /// Reads what a client has sent: closing a socket with unread bytes resets the connection, which could destroy the last words on their
-/// way.
+/// way. A client that goes on sending does not occupy the worker for longer.
 fn discard(transport: &Transport) {
     let mut buffer = Buffer::take(16 * 1024);
-    while matches!(transport.try_read(buffer.space()), Ok(1..)) {
-        if transport.is_gone() {
+    for _ in 0..DISCARDED_PIECES_MAX {
+        if !matches!(transport.try_read(buffer.space()), Ok(1..)) || transport.is_gone() {
             return;
         }
     }
@@ -243,9 +246,11 @@ async fn converse(
                 session.starttls = true;
                 encrypt(service, session, transport, Buffer::default()).await?;
                 guest.dialogue.forget();
+                // The handshake had a time of its own, as in nginx.
+                timer.set(runtime::now_ms().saturating_add(timeout_ms));
             }
             Step::Login(credentials) => {
-                let outcome = Box::pin(try_login(session, &mut guest, *credentials)).await?;
+                let outcome = Box::pin(try_login(session, transport, &mut guest, *credentials)).await?;
                 match outcome {
                     Outcome::In(upstream) => return Ok((upstream, input)),
                     Outcome::Again(words) => {
@@ -270,6 +275,7 @@ enum Outcome {
 /// Asks whether a client may log in, and does it.
 async fn try_login(
     session: &mut Session,
+    transport: &Transport,
     guest: &mut Guest,
     mut credentials: Credentials,
 ) -> Result<Outcome, End> {
@@ -283,11 +289,17 @@ async fn try_login(
         let Some(answer) = auth::ask(session, guest, &credentials).await else { return internal(session) };
         match answer.decision {
             Decision::Pass(pass) => break pass,
-            Decision::Wait => pause(answer.wait_s.max(ASK_AGAIN_S)).await?,
+            Decision::Wait => {
+                pause(answer.wait_s.max(ASK_AGAIN_S)).await?;
+                if transport.is_gone() {
+                    return Err(End::Silent);
+                }
+            }
             Decision::Refuse { text, code } => {
                 let shown = log::Text(&text);
                 log::info!(session.logger(), &*session, "client login failed: \"{shown}\"");
                 session.status = 403;
+                session.add(Word::LOGINS_FAILED);
                 let words = guest.dialogue.refusal(&text, code.as_deref());
                 if answer.wait_s == 0 {
                     return Err(End::Said(words));
@@ -347,10 +359,11 @@ async fn hear(
             if drain::mode() >= leaves_at {
                 return Poll::Ready(Event::Leaves);
             }
-            match transport.poll_waiting(Waiting::Head, cx) {
-                Poll::Ready(ready) => Poll::Ready(Event::Heard(ready)),
-                Poll::Pending => timer.poll_expired(cx).map(|()| Event::TimedOut),
+            // First: there are always more bytes of a client that sends faster than it is answered.
+            if timer.poll_expired(cx).is_ready() {
+                return Poll::Ready(Event::TimedOut);
             }
+            transport.poll_waiting(Waiting::Head, cx).map(Event::Heard)
         });
         match event.await {
             Event::Leaves => return Err(End::Farewell(Farewell::Leaving)),
@@ -380,5 +393,25 @@ async fn hear(
                 return Ok(input);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::transport::script::play;
+
+    #[test]
+    fn a_client_that_goes_on_sending_is_not_read_for_ever() {
+        let (transport, script) = play();
+        for _ in 0..1000 {
+            script.sends(&[b'x'; 16 * 1024]);
+        }
+        discard(&transport);
+        assert!(matches!(transport.try_read(&mut [0; 1]), Ok(1)), "the rest is still there");
+        let (transport, script) = play();
+        script.sends(b"QUIT\r\n").sends(b"NOOP\r\n");
+        discard(&transport);
+        assert!(transport.try_read(&mut [0; 1]).is_err(), "everything was read");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Pure. The texts are nginx's.
 
+use crate::net::clients;
 use crate::proto::sasl::Method;
 
 /// The protocol of a server's clients.
@@ -40,6 +41,15 @@ impl Protocol {
 
     pub fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|protocol| protocol.name() == name)
+    }
+
+    /// The protocol of its connections in lists.
+    pub fn of_clients(self) -> clients::Protocol {
+        match self {
+            Self::Imap => clients::Protocol::Imap,
+            Self::Pop3 => clients::Protocol::Pop3,
+            Self::Smtp => clients::Protocol::Smtp,
+        }
     }
 
     /// The protocol that a port is for.

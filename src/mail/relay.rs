@@ -21,6 +21,7 @@ use crate::runtime;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::relay::{Cause, RelayError};
 use crate::script::Scope;
+use crate::shm::counter::Word;
 use crate::sys::address::SockAddr;
 
 /// A session that relays.
@@ -46,6 +47,7 @@ impl Relaying {
         open: Guard,
     ) -> Self {
         session.status = 200;
+        session.add(Word::LOGINS);
         session.action = "";
         log::info!(session.logger(), &*session, "client logged in");
         session.action = "proxying";
@@ -163,6 +165,7 @@ pub fn resume(service: Service, arrived: Arrived, listen: &'static Listen) -> Op
     let local = load_address(&mut fields)?.unwrap_or_else(|| listen.address.clone());
     let login = fields.vector16()?;
     let number = open.client().number();
+    open.client().speaks(service.config().servers[listen.server].terms.protocol.of_clients());
     let mut session = Box::new(Session::new(service.config(), listen, number, from, local));
     session.is_moved = true; // until it is complete
     if !fields.0.is_empty() {

@@ -82,7 +82,8 @@ impl Service {
         }
         let number = self.number();
         let session = Box::new(Session::new(self.config(), listen, number, peer, local));
-        let client = clients::Client::new(number, clients::Protocol::Tcp, transport.probe());
+        let protocol = session.server.terms.protocol.of_clients();
+        let client = clients::Client::new(number, protocol, transport.probe());
         runtime::spawn(pipeline::serve(self, transport, session, open::Guard::new(client)));
     }
 

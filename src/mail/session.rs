@@ -93,6 +93,13 @@ impl Session {
         runtime::now_us().saturating_sub(self.started_us) / 1000
     }
 
+    /// Adds one to a count of its server.
+    pub fn add(&self, word: Word) {
+        if let Some(slot) = self.server.slot {
+            slot.add(word, 1);
+        }
+    }
+
     fn count(&self) {
         let Some(slot) = self.server.slot else { return };
         let status = if self.status == 0 { 400 } else { self.status };

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
 use crate::net::transport::Probe;
 use crate::runtime;
@@ -16,8 +17,6 @@ use crate::sys::address::SockAddr;
 pub const ROWS_MAX: usize = 1024;
 /// The longest text of an address in a row, and the beginning of a request that is kept.
 pub const TEXT_BYTES_MAX: usize = 120;
-/// Requests whose memory is kept for the next ones.
-const SPARE_MAX: usize = 256;
 
 /// The protocol that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +26,9 @@ pub enum Protocol {
     Tcp = 2,
     Udp = 3,
     Http3 = 4,
+    Imap = 5,
+    Pop3 = 6,
+    Smtp = 7,
 }
 
 /// The record of a connection.
@@ -52,8 +54,8 @@ enum Known {
     /// The requests of tunnels, which may last for days, in as little memory as they need.
     Short(Box<Beginning<31>>),
     Longer(Box<Beginning<63>>),
-    /// The address of a client without a connection of its own.
-    Peer(Box<SockAddr>),
+    /// A client without a socket of its own.
+    Remote(Box<Remote>),
 }
 
 impl Known {
@@ -62,9 +64,20 @@ impl Known {
             Self::Request(beginning) => Some(beginning.line()),
             Self::Short(beginning) => Some(beginning.line()),
             Self::Longer(beginning) => Some(beginning.line()),
-            Self::Nothing | Self::Peer(_) => None,
+            Self::Nothing | Self::Remote(_) => None,
         }
     }
+}
+
+/// A client whose datagrams arrive at a socket that it shares with others.
+struct Remote {
+    peer: SockAddr,
+    /// The task of its connection, if it is one that an operator may end.
+    task: Option<Waker>,
+    /// An operator has ended it, or it has to give way.
+    is_ended: bool,
+    /// Since when it only waits.
+    rested_ms: u64,
 }
 
 /// The beginning of a request line.
@@ -94,9 +107,9 @@ const _: () = assert!(TEXT_BYTES_MAX <= u8::MAX as usize);
 /// A connection as it is shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Row {
-    /// The number in the logs; those of streams have the highest bit set.
+    /// The number in the logs; those of streams and of mail have the highest bit set.
     pub id: u64,
-    /// HTTP/1, HTTP/2, TCP, UDP.
+    /// The index of its name in [`PROTOCOLS`].
     pub protocol: u8,
     /// Waiting, reading, answering.
     pub state: u8,
@@ -108,16 +121,14 @@ pub struct Row {
 }
 
 /// The names of [`Row::protocol`] and [`Row::state`].
-pub const PROTOCOLS: [&str; 4] = ["HTTP/1", "HTTP/2", "TCP", "UDP"];
+pub const PROTOCOLS: [&str; 8] = ["HTTP/1", "HTTP/2", "TCP", "UDP", "HTTP/3", "IMAP", "POP3", "SMTP"];
 pub const STATES: [&str; 3] = ["waiting", "reading", "answering"];
 
-/// Marks the numbers of streams.
+/// Marks the numbers of streams and of mail, which are one series.
 pub const OF_STREAM: u64 = 1 << 63;
 
 thread_local! {
     static CLIENTS: RefCell<Vec<Rc<Client>>> = const { RefCell::new(Vec::new()) };
-    #[allow(clippy::vec_box, reason = "each goes to a connection as it is")]
-    static SPARE: RefCell<Vec<Box<Beginning<TEXT_BYTES_MAX>>>> = const { RefCell::new(Vec::new()) };
 }
 
 impl std::fmt::Debug for Client {
@@ -147,7 +158,36 @@ impl Client {
 
     /// A client that sends datagrams.
     pub fn of_datagrams(number: u64, peer: SockAddr) -> Self {
-        Self { known: Cell::new(Known::Peer(Box::new(peer))), ..Self::new(number, Protocol::Udp, None) }
+        let remote = Remote { peer, task: None, is_ended: false, rested_ms: runtime::now_ms() };
+        Self { known: Cell::new(Known::Remote(Box::new(remote))), ..Self::new(number, Protocol::Udp, None) }
+    }
+
+    /// Ready once an operator has ended the connection of a client that sends datagrams. One that is asked for this can be
+    /// ended.
+    pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut known = self.known.take();
+        let mut is_ended = false;
+        if let Known::Remote(remote) = &mut known {
+            is_ended = remote.is_ended;
+            match &mut remote.task {
+                Some(task) => task.clone_from(cx.waker()),
+                task => *task = Some(cx.waker().clone()),
+            }
+        }
+        self.known.set(known);
+        if is_ended { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Has the task of such a connection end it. False: it cannot be ended.
+    fn end_remote(&self) -> bool {
+        let mut known = self.known.take();
+        let mut task = None;
+        if let Known::Remote(remote) = &mut known {
+            task = remote.task.take();
+            remote.is_ended |= task.is_some();
+        }
+        self.known.set(known);
+        task.map(Waker::wake).is_some()
     }
 
     pub(super) fn enlist(self) -> Rc<Self> {
@@ -195,11 +235,7 @@ impl Client {
     #[inline]
     pub fn asks(&self, line: &[u8]) {
         self.requests.set(self.requests.get().wrapping_add(1));
-        let kept = match self.known.take() {
-            Known::Request(kept) => Some(kept),
-            _ => SPARE.with_borrow_mut(Vec::pop),
-        };
-        let mut beginning = kept.unwrap_or_else(Beginning::new);
+        let mut beginning = Beginning::new();
         beginning.set(line);
         self.known.set(Known::Request(beginning));
     }
@@ -207,8 +243,8 @@ impl Client {
     /// The request becomes a tunnel.
     pub fn lasts(&self) {
         self.known.set(match self.known.take() {
-            Known::Request(beginning) if beginning.length <= 31 => Known::Short(shorter(beginning)),
-            Known::Request(beginning) if beginning.length <= 63 => Known::Longer(shorter(beginning)),
+            Known::Request(beginning) if beginning.length <= 31 => Known::Short(shorter(&beginning)),
+            Known::Request(beginning) if beginning.length <= 63 => Known::Longer(shorter(&beginning)),
             other => other,
         });
     }
@@ -221,16 +257,33 @@ impl Client {
     #[inline]
     fn forget_request(&self) {
         match self.known.take() {
-            Known::Nothing | Known::Short(_) | Known::Longer(_) => {}
-            Known::Request(beginning) => spare(beginning),
-            peer @ Known::Peer(_) => self.known.set(peer),
+            Known::Nothing | Known::Request(_) | Known::Short(_) | Known::Longer(_) => {}
+            Known::Remote(mut remote) => {
+                remote.rested_ms = runtime::now_ms();
+                self.known.set(Known::Remote(remote));
+            }
         }
+    }
+
+    /// Since when the connection of a client that sends datagrams only waits, if it does, and can be ended.
+    fn rested_ms(&self) -> Option<u64> {
+        let known = self.known.take();
+        let rested_ms = match &known {
+            Known::Remote(remote) if remote.task.is_some() && self.gauge.get() == Total::Waiting => {
+                Some(remote.rested_ms)
+            }
+            _ => None,
+        };
+        self.known.set(known);
+        rested_ms
     }
 
     fn id(&self) -> u64 {
         match self.protocol.get() {
             Protocol::Http1 | Protocol::Http2 | Protocol::Http3 => self.number & !OF_STREAM,
-            Protocol::Tcp | Protocol::Udp => self.number | OF_STREAM,
+            Protocol::Tcp | Protocol::Udp | Protocol::Imap | Protocol::Pop3 | Protocol::Smtp => {
+                self.number | OF_STREAM
+            }
         }
     }
 
@@ -243,7 +296,7 @@ impl Client {
         // A client may send empty lines first (RFC 9112 §2.2).
         let request = known.request().map(|line| line.trim_ascii_start().into());
         let peer = match &known {
-            Known::Peer(peer) => Some((**peer).clone()),
+            Known::Remote(remote) => Some(remote.peer.clone()),
             _ => self.probe.and_then(Probe::peer_addr),
         };
         self.known.set(known);
@@ -266,21 +319,10 @@ impl Client {
 }
 
 /// Copies a request to a smaller place, which has room for it.
-fn shorter<const MAX: usize>(beginning: Box<Beginning<TEXT_BYTES_MAX>>) -> Box<Beginning<MAX>> {
+fn shorter<const MAX: usize>(beginning: &Beginning<TEXT_BYTES_MAX>) -> Box<Beginning<MAX>> {
     let mut copy = Beginning::new();
     copy.set(beginning.line());
-    spare(beginning);
     copy
-}
-
-/// Keeps the memory of a request for the next one.
-fn spare(beginning: Box<Beginning<TEXT_BYTES_MAX>>) {
-    let _ = SPARE.try_with(|spare| {
-        let mut spare = spare.borrow_mut();
-        if spare.len() < SPARE_MAX {
-            spare.push(beginning);
-        }
-    });
 }
 
 /// The number of connections, and rows for those that matter most: requests that are being answered, the oldest first,
@@ -302,11 +344,31 @@ pub fn rows(clients: &[Rc<Client>]) -> Vec<Row> {
     clients.iter().map(|client| client.row()).collect()
 }
 
-/// Ends a connection: its socket is shut down, and its task meets the end as if the client had left. False: there is no
-/// such connection, or it has no socket of its own.
+/// Ends as many of the connections of QUIC that only wait as this share, at most `most`; those that have waited for the
+/// longest time. Returns their number.
+///
+/// Looks at all connections, so it is for shortages.
+pub fn end_resting(share: usize, most: usize) -> usize {
+    let chosen: Vec<Rc<Client>> = CLIENTS.with_borrow(|all| {
+        let rest = |(index, client): (usize, &Rc<Client>)| Some((client.rested_ms()?, index));
+        let mut resting: Vec<(u64, usize)> = all.iter().enumerate().filter_map(rest).collect();
+        let count = (resting.len() / share.max(1)).clamp(1, most).min(resting.len());
+        if count < resting.len() {
+            resting.select_nth_unstable(count);
+        }
+        resting[..count].iter().map(|(_, index)| Rc::clone(&all[*index])).collect()
+    });
+    chosen.iter().filter(|client| client.end_remote()).count()
+}
+
+/// Ends a connection: its socket is shut down, and its task meets the end as if the client had left; the client of a
+/// connection of QUIC is told. False: there is no such connection, or it is a session of UDP.
 pub fn end(id: u64) -> bool {
     let found = CLIENTS.with_borrow(|all| all.iter().find(|client| client.id() == id).cloned());
-    found.and_then(|client| client.probe).is_some_and(Probe::shut_down)
+    found.is_some_and(|client| match client.probe {
+        Some(probe) => probe.shut_down(),
+        None => client.end_remote(),
+    })
 }
 
 #[cfg(test)]
@@ -347,6 +409,63 @@ mod tests {
             drop((two, three));
             assert_eq!(listed(), []);
         });
+    }
+
+    #[test]
+    fn a_client_of_datagrams_is_ended_by_its_task_if_it_has_one() {
+        Runtime::new().expect("a loop").block_on(async {
+            let peer = SockAddr::Inet(([192, 0, 2, 1], 5).into());
+            let (session, quic) = (
+                Guard::new(Client::of_datagrams(1, peer.clone())),
+                Guard::new(Client::of_datagrams(2, peer)),
+            );
+            quic.client().speaks(Protocol::Http3);
+            let mut polls = 0;
+            std::future::poll_fn(|cx| {
+                polls += 1;
+                assert!(polls > 1 || quic.client().poll_ended(cx).is_pending());
+                assert!(polls > 1 || end(2) && !end(1 | OF_STREAM) && !end(7));
+                quic.client().poll_ended(cx)
+            })
+            .await;
+            let found = rows(&list().1);
+            let row = found.iter().find(|row| row.id == 2).expect("it is listed");
+            assert_eq!((PROTOCOLS[usize::from(row.protocol)], &*row.peer), ("HTTP/3", &b"192.0.2.1:5"[..]));
+            drop(session);
+        });
+    }
+
+    #[test]
+    fn connections_of_datagrams_that_rest_give_way_the_longest_idle_first() {
+        Runtime::new().expect("a loop").block_on(async {
+            let guard =
+                |number| Guard::new(Client::of_datagrams(number, SockAddr::Inet(([192, 0, 2, 1], 5).into())));
+            let mut guards: Vec<Guard> = (0..8).map(guard).collect();
+            guards[0].turn(Total::Writing);
+            std::future::poll_fn(|cx| {
+                guards[..6].iter().for_each(|guard| assert!(guard.client().poll_ended(cx).is_pending()));
+                Poll::Ready(())
+            })
+            .await;
+            // Five rest and can be ended: 1 to 5.
+            assert_eq!((end_resting(2, 10), end_resting(1, 1)), (2, 1));
+            let mut ended = Vec::new();
+            std::future::poll_fn(|cx| {
+                ended = guards[..6].iter().map(|guard| guard.client().poll_ended(cx).is_ready()).collect();
+                Poll::Ready(())
+            })
+            .await;
+            assert_eq!(ended, [false, true, true, true, false, false]);
+            assert_eq!(end_resting(1, 10), 5, "those that have not ended yet, too");
+        });
+    }
+
+    #[test]
+    fn each_protocol_has_its_name() {
+        use Protocol::*;
+        let names = [Http1, Http2, Tcp, Udp, Http3, Imap, Pop3, Smtp]
+            .map(|protocol| PROTOCOLS.get(protocol as usize).copied().unwrap_or_default());
+        assert_eq!(names, ["HTTP/1", "HTTP/2", "TCP", "UDP", "HTTP/3", "IMAP", "POP3", "SMTP"]);
     }
 
     #[test]

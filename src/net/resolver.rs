@@ -291,14 +291,13 @@ impl Resolver {
     }
 
     async fn fly(self: Rc<Self>, key: Key, flight: Rc<Flight>) {
-        let word = match key.1 {
-            Sought::Addresses => Some(Word::NAMES),
-            Sought::Services => Some(Word::SERVICES),
-            Sought::Hosts => None, // there is no count of these
-        };
-        word.into_iter().for_each(|word| self.count(word));
+        self.count(match key.1 {
+            Sought::Addresses => Word::NAMES,
+            Sought::Services => Word::SERVICES,
+            Sought::Hosts => Word::HOSTS,
+        });
         let value = self.look_up(&key, &flight).await;
-        word.into_iter().for_each(|_| self.count(end(&value.0)));
+        self.count(end(&value.0));
         self.state.borrow_mut().flights.remove(&key);
         flight.landed.replace(Some(value));
         flight.notify.notify();

@@ -168,6 +168,12 @@ impl Word {
     pub const VERIFY_FAILED: Self = Self::Own3;
 }
 
+/// Servers of mail: clients that have logged in, and attempts that the authentication server has refused.
+impl Word {
+    pub const LOGINS: Self = Self::Retries;
+    pub const LOGINS_FAILED: Self = Self::Failures;
+}
+
 /// Peers: active checks.
 impl Word {
     pub const CHECKS: Self = Self::Own0;
@@ -189,6 +195,8 @@ impl Word {
 impl Word {
     pub const NAMES: Self = Self::Requests;
     pub const SERVICES: Self = Self::Own0;
+    /// Names of addresses.
+    pub const HOSTS: Self = Self::Own1;
     pub const NO_ERROR: Self = Self::Status1xx;
     pub const FORMAT_ERROR: Self = Self::Status2xx;
     pub const SERVER_FAILURE: Self = Self::Status3xx;

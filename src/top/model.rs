@@ -66,11 +66,11 @@ impl Model {
         if seconds > 0.0 { now.saturating_sub(then) as f64 / seconds } else { 0.0 }
     }
 
-    /// The sum of a number over all servers and their zones.
+    /// The sum of a number over all servers, of mail too, and their zones.
     pub fn of_servers(status: &Value, key: &str) -> Option<u64> {
         let list = |name: &str| status[name].as_array().into_iter().flatten();
         let zones = list("zones").filter(|zone| zone["place"] == "server" || zone["place"] == "stream");
-        Some(list("servers").chain(zones).filter_map(|one| one[key].as_u64()).sum())
+        Some(list("servers").chain(zones).chain(list("mail")).filter_map(|one| one[key].as_u64()).sum())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The screen: traffic, latencies, processes, zones, and upstreams with their peers.
+//! The screen: traffic, latencies, processes, zones, mail, and upstreams with their peers.
 //!
 //! A function from the model to a frame. Narrow terminals have one column, wide ones two.
 
@@ -170,7 +170,7 @@ fn processes(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     frame.render_widget(table(&["pid", "gen", "active", "turn", "process"], rows, widths), area);
 }
 
-/// Zones and upstreams, each upstream with its peers; they scroll.
+/// Zones, servers of mail, and upstreams, each with its peers; they scroll. The rate of mail is that of logins.
 fn peers(frame: &mut Frame<'_>, area: Rect, model: &mut Model) {
     let status = &model.now.status;
     let mut rows = Vec::new();
@@ -182,6 +182,15 @@ fn peers(frame: &mut Frame<'_>, area: Rect, model: &mut Model) {
             [name, "zone".to_owned(), String::new(), short(rate.round()), counts(zone), quantiles(times)],
             Style::new(),
         ));
+    }
+    for (at, server) in list(status, "mail").enumerate() {
+        let rate = model.rate(|status| status["mail"][at]["logins"].as_u64());
+        let counts = ["sessions_4xx", "sessions_5xx"].map(|key| short(number(server, key)));
+        let name = format!("{} ({})", text(server, "name"), text(server, "protocol"));
+        let active = short(number(server, "sessions_active"));
+        let refused = format!("{} refused", short(number(server, "logins_failed")));
+        let cells = [name, "mail".to_owned(), active, short(rate.round()), counts.join(" / "), refused];
+        rows.push(row(cells, Style::new()));
     }
     for (at, upstream) in list(status, "upstreams").enumerate() {
         let rate = model.rate(|status| status["upstreams"][at]["requests"].as_u64());
@@ -270,6 +279,8 @@ mod tests {
             "workers": [{ "pid": 77, "generation": 3, "connections_active": 12, "loop_turn_max_seconds": 0.002 }],
             "latency": { "request": latency }, "servers": [],
             "zones": [{ "name": "si\u{1b}te", "place": "server", "requests": 1000, "latency": { "duration": latency } }],
+            "mail": [{ "name": "mail.example", "protocol": "imap", "sessions_active": 7, "logins": 6,
+                "logins_failed": 2, "sessions_4xx": 3, "sessions_5xx": 1 }],
             "upstreams": [{ "name": "u", "requests": 900, "latency": { "response": latency },
                 "peers": (0..peers).map(peer).collect::<Vec<_>>() }],
         });
@@ -307,6 +318,9 @@ mod tests {
                 "77",
                 "leaving",
                 "si?te (server)",
+                "mail.example (imap)",
+                "3 / 1",
+                "2 refused",
                 "10.0.0.1:80",
                 "down",
                 "10.0.0.2:80 (backup)",

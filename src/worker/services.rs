@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use crate::cycle::Config;
-use crate::http::{self, Counted, Shown, Streams};
+use crate::http::{self, Counted, Mail, MailServer, Shown, Streams};
 use crate::log;
 use crate::mail;
 use crate::net::clients;
@@ -145,6 +145,17 @@ fn streams(config: &'static Config, upstreams: &'static Upstreams) -> Streams {
     Streams { upstreams, servers: Box::leak(counted.collect()), keyvals, zones, limit_conns }
 }
 
+/// The part of the control interface and the status page that the `mail` block provides.
+fn mail(config: &'static Config) -> Option<Mail> {
+    let mail = config.mail.as_ref()?;
+    let servers = mail.servers.iter().filter_map(|server| {
+        let (name, address) = (server.name.clone(), server.address.clone());
+        let counted = Counted { name, address, slot: server.slot? };
+        Some(MailServer { protocol: server.terms.protocol.name(), counted })
+    });
+    Some(Mail { servers: Box::leak(servers.collect()), zones: &mail.zones })
+}
+
 /// The messages that list the connections of this worker.
 pub fn list_connections(query: u32) -> Vec<ToMaster> {
     let (total, clients) = clients::list();
@@ -255,8 +266,9 @@ impl Services {
             return None;
         }
         if let Some(http) = http {
+            let mail_shown = self::mail(config);
             let streams = stream.map(|stream| streams(config, &stream.worker().upstreams));
-            http.show(Shown { http: None, stream: streams });
+            http.show(Shown { http: None, stream: streams, mail: mail_shown });
         }
         let services = Self {
             listeners: config.listeners(),
@@ -288,7 +300,8 @@ impl Services {
             &*Box::leak(Box::new(worker))
         });
         let http = http::Service::with_orders(config.control.as_ref()?, hooks, desk);
-        http.show(Shown { http: subject, stream: stream.map(|worker| streams(config, &worker.upstreams)) });
+        let stream_shown = stream.map(|worker| streams(config, &worker.upstreams));
+        http.show(Shown { http: subject, stream: stream_shown, mail: self::mail(config) });
         Some(Self {
             listeners: config.listeners(),
             http: Some(http),

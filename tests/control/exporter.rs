@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use super::control;
 use super::zones::plus;
+use super::{control, with_certificate};
 use crate::support::daemon::is_stand_in;
 use crate::support::origin::ok;
 use crate::support::program::{Program, find};
@@ -154,17 +154,10 @@ fn the_exporter_for_nginx_plus_shows_what_was_sent_over_a_reload() {
             peer.send(ok(b"good day"));
         }
     });
-    let authority = Authority::new("an authority");
-    let pair = authority.issue(&["localhost"]);
     let dead = port::free();
-    let daemon = Setup::new(CONF)
-        .set("ORIGIN", origin.address())
-        .set("GREETER", greeter.address())
-        .set("DEAD", dead)
-        .level("crit")
-        .file("chain.pem", &pair.certificate)
-        .file("key.pem", &pair.key)
-        .start();
+    let (authority, setup) = with_certificate(Setup::new(CONF), "localhost");
+    let setup = setup.set("ORIGIN", origin.address()).set("GREETER", greeter.address()).set("DEAD", dead);
+    let daemon = setup.level("crit").start();
     let Some((_exporter, exporter)) = start_exporter(daemon.port(2)) else { return };
 
     let mut site = Sent { received: 0, sent: 0 };

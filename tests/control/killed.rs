@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
+use super::with_certificate;
 use super::zones::plus;
 use crate::support::daemon::{is_stand_in, send};
 use crate::support::h2::{self, END_STREAM};
 use crate::support::message::Response;
-use crate::support::tls::{Authority, TlsClient, trusting};
+use crate::support::tls::{TlsClient, trusting};
 use crate::support::{H2, Origin, Setup, deadline, wait_for};
 
 const CONF: &str = r#"
@@ -193,8 +194,8 @@ const SESSIONS: &str = r#"
 worker_processes 2;
 control unix:%%DIR%%/ctl;
 stream {
-    ssl_certificate %%DIR%%/a.test.crt;
-    ssl_certificate_key %%DIR%%/a.test.key;
+    ssl_certificate chain.pem;
+    ssl_certificate_key key.pem;
     server {
         listen 127.0.0.1:%%PORT_0%% ssl;
         status_zone relayed;
@@ -221,11 +222,8 @@ fn sessions_whose_end_has_arrived_are_counted_whichever_worker_was_killed() {
         return;
     }
     let origin = Origin::start(|peer| _ = peer.try_send(b"all that there is"));
-    let authority = Authority::new("ca");
-    let pair = authority.issue(&["a.test"]);
-    let setup = Setup::new(SESSIONS).set("ORIGIN", origin.address()).level("emerg");
-    let setup = setup.file("a.test.crt", &pair.certificate).file("a.test.key", &pair.key);
-    let daemon = setup.start();
+    let (authority, setup) = with_certificate(Setup::new(SESSIONS), "a.test");
+    let daemon = setup.set("ORIGIN", origin.address()).level("emerg").start();
     let trusting = trusting(&authority);
     let (stop, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let clients: Vec<_> = (0..3)
@@ -282,8 +280,8 @@ fn responses_that_are_taken_late_are_counted_once() {
         worker_processes 1;
         control unix:%%DIR%%/ctl;
         http {
-            ssl_certificate %%DIR%%/a.test.crt;
-            ssl_certificate_key %%DIR%%/a.test.key;
+            ssl_certificate chain.pem;
+            ssl_certificate_key key.pem;
             server {
                 listen 127.0.0.1:%%PORT_0%% ssl sndbuf=4k;
                 status_zone site;
@@ -295,10 +293,8 @@ fn responses_that_are_taken_late_are_counted_once() {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
         [head.as_bytes(), &vec![b'x'; length]].concat()
     });
-    let authority = Authority::new("ca");
-    let pair = authority.issue(&["a.test"]);
-    let setup = Setup::new(CONF).set("ORIGIN", origin.address()).level("emerg");
-    let daemon = setup.file("a.test.crt", &pair.certificate).file("a.test.key", &pair.key).start();
+    let (authority, setup) = with_certificate(Setup::new(CONF), "a.test");
+    let daemon = setup.set("ORIGIN", origin.address()).level("emerg").start();
     let trusting = trusting(&authority);
     let lengths: Vec<usize> = (1..=12).map(|step| step * 5_000).collect(); // not so long that they would be spliced
     let mut clients: Vec<(usize, TlsClient)> = Vec::new();

@@ -23,7 +23,15 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::support::message::Response;
-use crate::support::{Daemon, deadline, wait_for};
+use crate::support::tls::Authority;
+use crate::support::{Daemon, Setup, deadline, wait_for};
+
+/// An authority, and the setup with a certificate of it for this name in `chain.pem` and `key.pem`.
+pub fn with_certificate(setup: Setup, name: &str) -> (Authority, Setup) {
+    let authority = Authority::new("an authority");
+    let pair = authority.issue(&[name]);
+    (authority, setup.file("chain.pem", &pair.certificate).file("key.pem", &pair.key))
+}
 
 /// An answer of the control socket.
 #[derive(Debug)]

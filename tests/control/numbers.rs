@@ -6,8 +6,8 @@ use nix::sys::signal::Signal;
 use rcgen::{SerialNumber, date_time_ymd};
 use serde_json::{Value, json};
 
-use super::control;
 use super::zones::plus;
+use super::{control, with_certificate};
 use crate::process::upgrade::upgrade;
 use crate::support::daemon::{is_stand_in, send};
 use crate::support::origin::ok;
@@ -41,15 +41,9 @@ fn each_server_counts_its_handshakes_and_the_clients_that_it_refuses() {
             }
         }
     "#;
-    let authority = Authority::new("an authority");
-    let pair = authority.issue(&["localhost"]);
-    let daemon = Setup::new(CONF)
-        .level("crit")
-        .file("chain.pem", &pair.certificate)
-        .file("key.pem", &pair.key)
-        .file("ca.pem", authority.certificate())
-        .file("crl.pem", authority.revoke(&[7]))
-        .start();
+    let (authority, setup) = with_certificate(Setup::new(CONF), "localhost");
+    let setup = setup.file("ca.pem", authority.certificate()).file("crl.pem", authority.revoke(&[7]));
+    let daemon = setup.level("crit").start();
     let stranger = Authority::new("another one");
     assert!(TlsClient::try_connect(daemon.port(0), &trusting(&stranger), "localhost").is_err());
     TlsClient::connect(daemon.port(0), &trusting(&authority), "localhost").get("localhost", "/");

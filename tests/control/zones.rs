@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::control;
+use super::{control, with_certificate};
 use crate::process::upgrade::upgrade;
 use crate::support::daemon::{is_stand_in, send};
 use crate::support::load::Load;
@@ -227,13 +227,8 @@ fn handshakes_are_counted() {
             location / { return 200 x; }
         } }
     "#;
-    let authority = Authority::new("an authority");
-    let pair = authority.issue(&["localhost"]);
-    let daemon = Setup::new(CONF)
-        .level("crit")
-        .file("chain.pem", &pair.certificate)
-        .file("key.pem", &pair.key)
-        .start();
+    let (authority, setup) = with_certificate(Setup::new(CONF), "localhost");
+    let daemon = setup.level("crit").start();
     let good = trusting(&authority);
     for _ in 0..2 {
         TlsClient::connect(daemon.port(0), &good, "localhost").get("localhost", "/");

@@ -184,10 +184,14 @@ http {
         location /status { status; }
     }
 }
+mail { auth_http 127.0.0.1:1; server_name mail.test; server { listen 127.0.0.1:%%PORT_1%%; protocol imap; } }
 "#;
     let origin = Origin::saying("x");
     let daemon = Setup::new(conf).set("ORIGIN", origin.address()).level("crit").start();
     assert_eq!(get(daemon.port(0), "/").text(), "x");
+    let mut mail = Client::connect(daemon.port(1));
+    assert_eq!(mail.line(), b"* OK IMAP4 ready");
+    let server = format!("mail.test 127.0.0.1:{}</td><td>imap</td><td>1</td><td>0</td>", daemon.port(1));
     let output = browser()
         .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"])
         .args([
@@ -205,6 +209,7 @@ http {
         ">down<",
         "127.0.0.1:2 (backup)",
         "requests / s",
+        &*server,
         "polyline",
     ] {
         assert!(page.contains(part), "{part}: {page}\n{log}");

@@ -1,5 +1,7 @@
 //! Clients that mean harm: lines without end, huge literals, bytes that no protocol has, commands for the server behind.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::{answer, ask, greeted, line, pass_to, start};
 use crate::support::wire::End;
 use crate::support::{Client, Origin, process};
@@ -129,6 +131,44 @@ fn a_client_that_only_chats_is_closed_in_time() {
     }
     assert!((2..200).contains(&count), "{count}");
     daemon.wait_log("client timed out .* while in auth state");
+}
+
+/// The same for one that never stops sending, so that there is always a command to answer.
+#[test]
+fn a_client_that_chats_without_a_break_is_closed_in_time() {
+    let auth = refusing();
+    let daemon = start("smtp", &auth, "timeout 1s;");
+    let client = greeted(&daemon);
+    let mut sender = client.stream().try_clone().expect("a descriptor");
+    let mut reader = client.stream().try_clone().expect("a descriptor");
+    let ended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_ended = std::sync::Arc::clone(&ended);
+    let floods = std::thread::spawn(move || {
+        let commands = b"NOOP\r\n".repeat(10_000);
+        while std::io::Write::write_all(&mut sender, &commands).is_ok() && !is_ended.load(Relaxed) {}
+    });
+    let reads = std::thread::spawn(move || {
+        let mut piece = vec![0; 1 << 20];
+        while matches!(std::io::Read::read(&mut reader, &mut piece), Ok(1..)) {}
+    });
+    daemon.wait_log("client timed out .* while in auth state");
+    ended.store(true, Relaxed);
+    [floods, reads].into_iter().for_each(|thread| thread.join().expect("no panic"));
+}
+
+/// An authentication server that asks for patience for ever is not asked for ever.
+#[test]
+fn nobody_waits_for_a_client_that_has_left() {
+    let auth = Origin::replying(|_| answer("Auth-Status: WAIT\nAuth-Wait: 1\n"));
+    let daemon = super::setup_with("control unix:ctl;", "imap", &auth, "").start();
+    let mut client = greeted(&daemon);
+    client.send("a LOGIN me secret\r\n");
+    auth.wait_requests(1);
+    let connections = || String::from_utf8_lossy(&daemon.run(&["ctl", "connections"]).stdout).into_owned();
+    let listed = connections();
+    assert!(listed.contains("IMAP"), "{listed}");
+    drop(client);
+    crate::support::wait_for("the session to end", || (!connections().contains("IMAP")).then_some(()));
 }
 
 /// Clients that have not logged in give way to new ones, the oldest first, when places are short.

@@ -5,6 +5,7 @@ mod configuration;
 mod hostile;
 mod imap;
 mod memory;
+mod numbers;
 mod peers;
 mod pop3;
 mod reload;

@@ -26,13 +26,12 @@ use crate::http::request::Request;
 use crate::http::response::{Body, Response};
 use crate::http::scope::Variable;
 use crate::http::verdict::{Reply, Then, Verdict, Work};
-use crate::http::{Config, Counted, Shown, Worker};
+use crate::http::{Config, Counted, Others, Shown, Worker};
 use crate::net::transport::Probe;
 use crate::proto::header::Id;
 use crate::runtime::blocking::Lane;
 use crate::script::keyval::Declared;
 use crate::shared::control::{Allowed, Answer, Operator, Order};
-use crate::shared::status_zone::Zones;
 use crate::shared::zone;
 use crate::upstream::edits::Part;
 use crate::upstream::{Group, Upstreams};
@@ -167,8 +166,9 @@ struct Source {
     groups: Vec<Arc<Group>>,
     /// The servers of the `stream` block that have no zone.
     streams: &'static [Counted],
-    stream_zones: Option<&'static Zones>,
     stream_limits: &'static [zone::Shown],
+    /// The documents of other language parts.
+    others: Others,
     /// The key-value zones of the part.
     keyvals: &'static [Declared],
     fields: Option<String>,
@@ -191,7 +191,7 @@ impl Source {
             groups: groups.unwrap_or_default(),
             streams: shown(request).stream.map_or(&[], |streams| streams.servers),
             stream_limits: shown(request).stream.map_or(&[], |streams| streams.limit_conns),
-            stream_zones: shown(request).stream.map(|streams| streams.zones),
+            others: shown(request).others(),
             keyvals: keyval_zones(request, part),
             fields: fields.map(|fields| String::from_utf8_lossy(fields).into_owned()),
             address: request.connection.local.to_string(),
@@ -199,7 +199,7 @@ impl Source {
     }
 
     fn view(&self) -> View {
-        View::new(self.config, self.groups.clone(), self.stream_zones)
+        View::new(self.config, self.groups.clone(), self.others)
     }
 }
 

@@ -95,9 +95,9 @@ pub fn content(request: &mut Request) -> Verdict {
         return Verdict::Done(reply(b"text/html; charset=utf-8", Cow::Borrowed(page)));
     }
     let (config, groups) = (request.config, request.worker.upstreams.present());
-    let stream_zones = request.worker.shown.get().and_then(|shown| Some(shown.stream?.zones));
+    let others = request.worker.shown.get().copied().unwrap_or_default().others();
     Work::on(Lane::Documents, move || -> Then {
-        let view = View::new(config, groups, stream_zones);
+        let view = View::new(config, groups, others);
         let (kind, text): (&'static [u8], _) = match format {
             Format::Prometheus => (b"text/plain; version=0.0.4; charset=utf-8", write::prometheus(&view)),
             _ => (b"application/json", write::json(&view)),

@@ -33,7 +33,7 @@ pub fn compile(mail: &Node, options: &CompileOptions, out: &mut Diagnostics) -> 
         }
         let protocol = protocol.unwrap_or(Protocol::Imap);
         let first = listens.first().and_then(|listen| listen.addresses.first());
-        let address = first.map_or_else(String::new, ToString::to_string);
+        let address: Box<str> = first.map_or_else(String::new, ToString::to_string).into();
         let name: Box<str> = confs.core.server_name().unwrap_or_else(|| names::hostname()).into();
         let index = servers.len();
         let tls = secure(index, &listens, &confs, protocol, &mut cx);
@@ -43,7 +43,7 @@ pub fn compile(mail: &Node, options: &CompileOptions, out: &mut Diagnostics) -> 
             false => counter::slot(counter::Kind::Server, &format!("mail {address} {name}")),
         };
         let terms = terms(protocol, &confs, &name);
-        servers.push(Server { name, confs, terms, tls, slot, span });
+        servers.push(Server { name, address, confs, terms, tls, slot, span });
     }
     let tables = Tables::open(&mut cx);
     let Cx { variables, mut diagnostics, pairs, zones, .. } = cx;

@@ -15,6 +15,8 @@ use crate::sys::socket::ListenOptions;
 pub struct Server {
     /// `server_name`
     pub name: Box<str>,
+    /// Its first address.
+    pub address: Box<str>,
     pub confs: Confs,
     pub terms: Terms,
     /// Its side of TLS with clients; `None`: none of them can use it.

@@ -2,11 +2,13 @@
 //!
 //! Pure. Behaviour: nginx.org, ngx_mail_imap_module.
 
-use super::{Common, Here, Invalid, Note, Sasl, Step, Texts, line};
+use super::{Common, Here, Invalid, Note, Step, Texts, line};
 use crate::mail::protocol::{Allowed, mechanisms};
 use crate::proto::imap::{Command, Line, Parsed, Reader};
 use crate::proto::sasl::Credentials;
 
+/// The sign of a challenge.
+const CHALLENGE: &[u8] = b"+ ";
 const CAPABILITIES: [&str; 3] = ["IMAP4", "IMAP4rev1", "UIDPLUS"];
 
 /// The texts of a server with these capabilities, or the usual ones.
@@ -56,7 +58,7 @@ impl Dialogue {
         if self.common.awaits_answer() {
             let (used, answer) = self.reader.answer(data, max);
             let step = match answer {
-                Ok(answer) => self.common.answer(answer).map(Self::step),
+                Ok(answer) => self.common.answer(answer).map(|sasl| sasl.step(CHALLENGE)),
                 Err(Parsed::More) => return (used, Step::More),
                 Err(_) => return (used, self.too_long()),
             };
@@ -104,15 +106,8 @@ impl Dialogue {
             Command::Authenticate => {
                 let arguments: Vec<&[u8]> =
                     command.arguments.iter().map(|argument| &argument.0[..]).collect();
-                self.common.authenticate(&arguments, here).map(Self::step)
+                self.common.authenticate(&arguments, here).map(|sasl| sasl.step(CHALLENGE))
             }
-        }
-    }
-
-    fn step(sasl: Sasl) -> Step {
-        match sasl {
-            Sasl::Challenge(text) => Step::Say(line(&[b"+ ", &text])),
-            Sasl::Done(credentials) => Step::Login(Box::new(credentials)),
         }
     }
 

@@ -18,6 +18,7 @@ use std::fmt;
 
 use crate::config::keywords;
 use crate::mail::protocol::{Allowed, Protocol};
+use crate::proto::line::{Lines, Next};
 use crate::proto::sasl::{self, Credentials, Fault, Mechanism};
 
 /// `starttls`
@@ -163,6 +164,56 @@ enum Sasl {
     /// The text after the protocol's sign for a challenge.
     Challenge(Vec<u8>),
     Done(Credentials),
+}
+
+impl Sasl {
+    /// The step that follows, where a challenge begins with this sign.
+    fn step(self, sign: &[u8]) -> Step {
+        match self {
+            Self::Challenge(text) => Step::Say(line(&[sign, &text])),
+            Self::Done(credentials) => Step::Login(Box::new(credentials)),
+        }
+    }
+}
+
+/// A dialogue in which each command is one line: POP3 and SMTP.
+trait Lined {
+    /// The reply to what is no command, or is refused.
+    const INVALID: &'static [u8];
+    /// The sign of a challenge.
+    const CHALLENGE: &'static [u8];
+
+    fn common(&mut self) -> &mut Common;
+    fn lines(&mut self) -> &mut Lines;
+
+    /// The step that follows from a line; `None`: it is no command.
+    fn command(&mut self, line: &[u8], here: Here<'_>) -> Option<Result<Step, Invalid>>;
+
+    /// Takes the line at the front of the client's bytes; returns how many are done with.
+    fn next(&mut self, data: &[u8], here: Here<'_>) -> (usize, Step) {
+        let (text, whole) = match self.lines().next(data, here.terms.command_bytes_max) {
+            Next::Line { text, whole } => (&data[..text], whole),
+            Next::More => return (0, Step::More),
+            Next::TooLong => {
+                self.common().note = Some(Note::TooLong);
+                return (0, Step::Close(Self::INVALID.to_vec()));
+            }
+        };
+        let step = if self.common().awaits_answer() {
+            self.common().answer(text).map(|sasl| sasl.step(Self::CHALLENGE))
+        } else if let Some(step) = self.command(text, here) {
+            step
+        } else if self.common().is_too_wrong(here) {
+            Ok(Step::Close(Self::INVALID.to_vec()))
+        } else {
+            Err(Invalid)
+        };
+        let step = step.unwrap_or_else(|Invalid| {
+            self.common().awaited = Awaited::Command;
+            Step::Say(Self::INVALID.to_vec())
+        });
+        (whole, step)
+    }
 }
 
 impl Common {

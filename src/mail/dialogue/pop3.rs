@@ -2,9 +2,9 @@
 //!
 //! Pure. Behaviour: nginx.org, ngx_mail_pop3_module.
 
-use super::{Awaited, Common, Here, Invalid, Note, Sasl, Step, Terms, Texts, line};
+use super::{Awaited, Common, Here, Invalid, Lined, Step, Terms, Texts, line};
 use crate::mail::protocol::{Allowed, mechanisms};
-use crate::proto::line::{Lines, Next};
+use crate::proto::line::Lines;
 use crate::proto::pop3::{self, Command};
 use crate::proto::sasl::{Credentials, Method, Secret};
 
@@ -37,6 +37,23 @@ pub struct Dialogue {
     lines: Lines,
 }
 
+impl Lined for Dialogue {
+    const INVALID: &'static [u8] = b"-ERR invalid command\r\n";
+    const CHALLENGE: &'static [u8] = b"+ ";
+
+    fn common(&mut self) -> &mut Common {
+        &mut self.common
+    }
+
+    fn lines(&mut self) -> &mut Lines {
+        &mut self.lines
+    }
+
+    fn command(&mut self, line: &[u8], here: Here<'_>) -> Option<Result<Step, Invalid>> {
+        Some(self.obey(&pop3::parse(line)?, here))
+    }
+}
+
 impl Dialogue {
     pub fn new(salt: Box<[u8]>) -> Self {
         Self { common: Common { salt, ..Common::default() }, lines: Lines::default() }
@@ -55,32 +72,7 @@ impl Dialogue {
         self.common.awaited = Awaited::Command;
     }
 
-    pub(super) fn next(&mut self, data: &[u8], here: Here<'_>) -> (usize, Step) {
-        let (text, whole) = match self.lines.next(data, here.terms.command_bytes_max) {
-            Next::Line { text, whole } => (&data[..text], whole),
-            Next::More => return (0, Step::More),
-            Next::TooLong => {
-                self.common.note = Some(Note::TooLong);
-                return (0, Step::Close(INVALID.to_vec()));
-            }
-        };
-        let step = if self.common.awaits_answer() {
-            self.common.answer(text).map(Self::step)
-        } else if let Some(command) = pop3::parse(text) {
-            self.command(&command, here)
-        } else if self.common.is_too_wrong(here) {
-            Ok(Step::Close(INVALID.to_vec()))
-        } else {
-            Err(Invalid)
-        };
-        let step = step.unwrap_or_else(|Invalid| {
-            self.common.awaited = Awaited::Command;
-            Step::Say(INVALID.to_vec())
-        });
-        (whole, step)
-    }
-
-    fn command(&mut self, command: &pop3::Line<'_>, here: Here<'_>) -> Result<Step, Invalid> {
+    fn obey(&mut self, command: &pop3::Line<'_>, here: Here<'_>) -> Result<Step, Invalid> {
         let texts = &here.terms.texts;
         let ok = || b"+OK\r\n".to_vec();
         let login = match std::mem::take(&mut self.common.awaited) {
@@ -111,7 +103,9 @@ impl Dialogue {
             }
             (Command::Auth, _, _) if here.must_encrypt() => Err(Invalid),
             (Command::Auth, [], _) => Ok(Step::Say(texts.mechanisms.to_vec())),
-            (Command::Auth, arguments, _) => self.common.authenticate(arguments, here).map(Self::step),
+            (Command::Auth, arguments, _) => {
+                self.common.authenticate(arguments, here).map(|sasl| sasl.step(Self::CHALLENGE))
+            }
             (Command::User | Command::Pass | Command::Apop | Command::Stls, ..) => Err(Invalid),
         }
     }
@@ -119,13 +113,4 @@ impl Dialogue {
     fn allows_apop(&self, here: Here<'_>) -> bool {
         here.terms.allows(Allowed::Apop) && !here.must_encrypt()
     }
-
-    fn step(sasl: Sasl) -> Step {
-        match sasl {
-            Sasl::Challenge(text) => Step::Say(line(&[b"+ ", &text])),
-            Sasl::Done(credentials) => Step::Login(Box::new(credentials)),
-        }
-    }
 }
-
-const INVALID: &[u8] = b"-ERR invalid command\r\n";

@@ -2,14 +2,13 @@
 //!
 //! Pure. Behaviour: nginx.org, ngx_mail_smtp_module. What a client has said before STARTTLS is forgotten (RFC 3207 §4.2).
 
-use super::{Awaited, Common, Here, Invalid, Note, Sasl, Step, Texts, line};
+use super::{Awaited, Common, Here, Invalid, Lined, Note, Step, Texts};
 use crate::mail::protocol::{Allowed, mechanisms};
-use crate::proto::line::{Lines, Next};
+use crate::proto::line::Lines;
 use crate::proto::sasl::{Credentials, Method};
 use crate::proto::smtp::{self, Command};
 
 const OK: &[u8] = b"250 2.0.0 OK\r\n";
-const INVALID: &[u8] = b"500 5.5.1 Invalid command\r\n";
 const INVALID_ARGUMENT: &[u8] = b"501 5.5.4 Invalid argument\r\n";
 const BAD_SEQUENCE: &[u8] = b"503 5.5.1 Bad sequence of commands\r\n";
 /// RFC 3207 §4. nginx takes MAIL without STARTTLS where it is required.
@@ -65,6 +64,23 @@ pub struct Dialogue {
     pub said: Said,
 }
 
+impl Lined for Dialogue {
+    const INVALID: &'static [u8] = b"500 5.5.1 Invalid command\r\n";
+    const CHALLENGE: &'static [u8] = b"334 ";
+
+    fn common(&mut self) -> &mut Common {
+        &mut self.common
+    }
+
+    fn lines(&mut self) -> &mut Lines {
+        &mut self.lines
+    }
+
+    fn command(&mut self, line: &[u8], here: Here<'_>) -> Option<Result<Step, Invalid>> {
+        Some(self.obey(&smtp::parse(line)?, here))
+    }
+}
+
 impl Dialogue {
     pub fn new(salt: Box<[u8]>) -> Self {
         let common = Common { salt, ..Common::default() };
@@ -77,32 +93,7 @@ impl Dialogue {
         self.common.awaited = Awaited::Command;
     }
 
-    pub(super) fn next(&mut self, data: &[u8], here: Here<'_>) -> (usize, Step) {
-        let (text, whole) = match self.lines.next(data, here.terms.command_bytes_max) {
-            Next::Line { text, whole } => (&data[..text], whole),
-            Next::More => return (0, Step::More),
-            Next::TooLong => {
-                self.common.note = Some(Note::TooLong);
-                return (0, Step::Close(INVALID.to_vec()));
-            }
-        };
-        let step = if self.common.awaits_answer() {
-            self.common.answer(text).map(Self::step)
-        } else if let Some(command) = smtp::parse(text) {
-            self.command(&command, here)
-        } else if self.common.is_too_wrong(here) {
-            Ok(Step::Close(INVALID.to_vec()))
-        } else {
-            Err(Invalid)
-        };
-        let step = step.unwrap_or_else(|Invalid| {
-            self.common.awaited = Awaited::Command;
-            Step::Say(INVALID.to_vec())
-        });
-        (whole, step)
-    }
-
-    fn command(&mut self, command: &smtp::Line<'_>, here: Here<'_>) -> Result<Step, Invalid> {
+    fn obey(&mut self, command: &smtp::Line<'_>, here: Here<'_>) -> Result<Step, Invalid> {
         let say = |text: &[u8]| Ok(Step::Say(text.to_vec()));
         match (command.command, &command.arguments[..]) {
             (Command::Quit, _) => Ok(Step::Close(b"221 2.0.0 Bye\r\n".to_vec())),
@@ -122,7 +113,9 @@ impl Dialogue {
             }
             (Command::Auth, _) if here.must_encrypt() => Err(Invalid),
             (Command::Auth, []) => say(INVALID_ARGUMENT),
-            (Command::Auth, arguments) => self.common.authenticate(arguments, here).map(Self::step),
+            (Command::Auth, arguments) => {
+                self.common.authenticate(arguments, here).map(|sasl| sasl.step(Self::CHALLENGE))
+            }
             (Command::Mail, arguments) => say(self.mail(command.text, arguments.is_empty(), here)),
             (Command::Rcpt, _) if self.said.from.is_empty() => say(BAD_SEQUENCE),
             (Command::Rcpt, []) => say(INVALID_ARGUMENT),
@@ -151,12 +144,5 @@ impl Dialogue {
         }
         self.said.from = text.into();
         OK
-    }
-
-    fn step(sasl: Sasl) -> Step {
-        match sasl {
-            Sasl::Challenge(text) => Step::Say(line(&[b"334 ", &text])),
-            Sasl::Done(credentials) => Step::Login(Box::new(credentials)),
-        }
     }
 }

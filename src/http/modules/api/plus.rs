@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{Source, Verdict, change, document, keyvals, made, made_of, made_of_one, ordered, written};
+use super::{
+    Source, Verdict, change, document, keyvals, made, made_of, made_of_one, ordered, shown, written,
+};
 use crate::base::json::Json;
 use crate::cache::status::{Status, Sum};
 use crate::cache::zone::Zone;
 use crate::http::Counted;
-use crate::http::modules::status::view::{Named, Peer, View};
+use crate::http::modules::status::view::{MailServer, Named, Peer, View};
 use crate::http::request::Request;
 use crate::log::format::time_iso8601;
 use crate::proto::message::Method;
@@ -111,18 +113,12 @@ fn part_of(word: &str) -> Part {
 fn get(request: &mut Request, path: &[&str]) -> Verdict {
     let names = |names: &[&str]| document(200, &json!(names));
     match path {
-        [] => names(&[
-            "nginx",
-            "processes",
-            "license",
-            "connections",
-            "slabs",
-            "http",
-            "stream",
-            "resolvers",
-            "ssl",
-            "workers",
-        ]),
+        [] => {
+            let mut parts = vec!["nginx", "processes", "license", "connections", "slabs", "http", "stream"];
+            parts.extend(["resolvers", "ssl", "workers"]);
+            parts.extend(shown(request).mail.map(|_| "mail"));
+            names(&parts)
+        }
         ["stream"] => names(&["server_zones", "limit_conns", "keyvals", "zone_sync", "upstreams"]),
         ["http"] => names(&[
             "requests",
@@ -229,6 +225,12 @@ fn get(request: &mut Request, path: &[&str]) -> Verdict {
             let missing = fails(404, "location zone not found", "LocationZoneNotFound");
             one(request, name, |source| zones(source, Place::Location), &missing)
         }
+        // Plus has nothing of mail: these documents are ours, in the form of those of streams.
+        ["mail"] => names(&["server_zones"]),
+        ["mail", "server_zones"] => made(request, |source| filtered(source, mail_servers(source).into())),
+        ["mail", "server_zones", name] => {
+            one(request, name, mail_servers, &fails(404, "server zone not found", "ServerZoneNotFound"))
+        }
         ["stream", "server_zones"] => made(request, |source| filtered(source, stream_zones(source).into())),
         ["stream", "server_zones", name] => {
             one(request, name, stream_zones, &fails(404, "server zone not found", "ServerZoneNotFound"))
@@ -246,12 +248,12 @@ fn one(request: &Request, name: &str, all: fn(&Source) -> Map<String, Value>, no
     })
 }
 
-/// The lookups of resolvers with a `status_zone`. Those of the names of addresses, which only `mail` makes, are not counted.
+/// The lookups of resolvers with a `status_zone`.
 fn resolvers(source: &Source) -> Map<String, Value> {
     let zone = |zone: Named| {
         let of = |word| zone.slot.map_or(0, |slot| slot.get(word));
         let counts = json!({
-            "requests": { "name": of(Word::NAMES), "srv": of(Word::SERVICES), "addr": 0 },
+            "requests": { "name": of(Word::NAMES), "srv": of(Word::SERVICES), "addr": of(Word::HOSTS) },
             "responses": {
                 "noerror": of(Word::NO_ERROR),
                 "formerr": of(Word::FORMAT_ERROR),
@@ -462,6 +464,19 @@ fn stream_zones(source: &Source) -> Map<String, Value> {
         zones.insert(name.to_string(), with_ssl(numbers, Some(*slot)));
     }
     zones
+}
+
+/// The numbers of the servers of the `mail` block, by their addresses, of which each is one server's.
+fn mail_servers(source: &Source) -> Map<String, Value> {
+    let server = |server: MailServer| {
+        let of = |word| server.slot.map_or(0, |slot| slot.get(word));
+        let mut numbers = with_ssl(with_processing(sessions(server.slot), server.slot), server.slot);
+        numbers["name"] = server.name.into();
+        numbers["protocol"] = server.protocol.into();
+        numbers["logins"] = json!({ "passed": of(Word::LOGINS), "failed": of(Word::LOGINS_FAILED) });
+        (server.address.to_owned(), numbers)
+    };
+    source.view().mail().map(server).collect()
 }
 
 /// Adds the requests or sessions in progress of a server to its numbers.

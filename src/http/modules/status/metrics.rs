@@ -4,9 +4,10 @@
 //! (prometheus.io, "Metric and label naming"): base units, `_total` for what only grows. Touches: shared memory.
 
 use crate::cache::status::{Status, Sum};
-use crate::http::modules::status::view::{Cache, Named, Peer, Process, Upstream, Worker, Zone};
+use crate::http::modules::status::view::{Cache, Named, Peer, Process, Upstream, Worker};
 use crate::shm::counter::{Slot, Total, Word, total};
 use crate::shm::detail::Detail;
+use crate::shm::gauges::Present;
 use crate::shm::heartbeat;
 
 /// The way in which a value changes.
@@ -109,19 +110,6 @@ fn sum(of: Total) -> Value {
     Value::Number(total(of))
 }
 
-/// The counts of statuses by class, for anything with a slot.
-macro_rules! with_statuses {
-    ($entity:ty; $($others:expr),* $(,)?) => { &[
-        counter("requests_total", "requests", |e: &$entity| of(e.slot, Word::Requests), "Requests that have been answered."),
-        counter("responses_1xx_total", "responses_1xx", |e: &$entity| of(e.slot, Word::Status1xx), "Responses with a status from 100 to 199."),
-        counter("responses_2xx_total", "responses_2xx", |e: &$entity| of(e.slot, Word::Status2xx), "Responses with a status from 200 to 299."),
-        counter("responses_3xx_total", "responses_3xx", |e: &$entity| of(e.slot, Word::Status3xx), "Responses with a status from 300 to 399."),
-        counter("responses_4xx_total", "responses_4xx", |e: &$entity| of(e.slot, Word::Status4xx), "Responses with a status from 400 to 499."),
-        counter("responses_5xx_total", "responses_5xx", |e: &$entity| of(e.slot, Word::Status5xx), "Responses with a status from 500 to 599."),
-        $($others),*
-    ] };
-}
-
 #[rustfmt::skip]
 pub static PROCESS: &[Metric<Process>] = &[
     counter("connections_accepted_total", "connections_accepted", |_| sum(Total::Accepted), "Client connections that have been accepted."),
@@ -161,35 +149,52 @@ pub static WORKER: &[Metric<Worker>] = &[
     gauge("loop_turn_max_seconds", "loop_turn_max_seconds", |w| Value::Us(w.longest_turn_us), "The longest turn of the worker's event loop."),
 ];
 
+/// The responses of servers, zones, upstreams and peers.
 #[rustfmt::skip]
-pub static SERVER: &[Metric<Zone>] = with_statuses![Zone;
-    counter("received_bytes_total", "received_bytes", |e| of(e.slot, Word::BytesIn), "Bytes received from clients."),
-    counter("sent_bytes_total", "sent_bytes", |e| of(e.slot, Word::BytesOut), "Bytes sent to clients."),
-    counter("tls_handshakes_total", "tls_handshakes", |e| of(e.slot, Word::HANDSHAKES), "TLS handshakes with clients that succeeded."),
-    counter("tls_handshakes_failed_total", "tls_handshakes_failed", |e| of(e.slot, Word::HANDSHAKES_FAILED), "Those that failed."),
-    counter("tls_handshakes_resumed_total", "tls_handshakes_resumed", |e| of(e.slot, Word::RESUMED), "Those that resumed a session."),
-    counter("tls_clients_refused_total", "tls_clients_refused", |e| of(e.slot, Word::VERIFY_FAILED), "TLS clients whose certificate is refused or missing."),
+pub static RESPONSES: &[Metric<Option<Slot>>] = &[
+    counter("requests_total", "requests", |slot| of(*slot, Word::Requests), "Requests that have been answered."),
+    counter("responses_1xx_total", "responses_1xx", |slot| of(*slot, Word::Status1xx), "Responses with a status from 100 to 199."),
+    counter("responses_2xx_total", "responses_2xx", |slot| of(*slot, Word::Status2xx), "Responses with a status from 200 to 299."),
+    counter("responses_3xx_total", "responses_3xx", |slot| of(*slot, Word::Status3xx), "Responses with a status from 300 to 399."),
+    counter("responses_4xx_total", "responses_4xx", |slot| of(*slot, Word::Status4xx), "Responses with a status from 400 to 499."),
+    counter("responses_5xx_total", "responses_5xx", |slot| of(*slot, Word::Status5xx), "Responses with a status from 500 to 599."),
 ];
 
+/// The clients of servers and zones.
 #[rustfmt::skip]
-pub static ZONE: &[Metric<Named>] = with_statuses![Named;
-    counter("received_bytes_total", "received_bytes", |e| of(e.slot, Word::BytesIn), "Bytes received from clients."),
-    counter("sent_bytes_total", "sent_bytes", |e| of(e.slot, Word::BytesOut), "Bytes sent to clients."),
-    counter("tls_handshakes_total", "tls_handshakes", |e| of(e.slot, Word::HANDSHAKES), "TLS handshakes with clients that succeeded."),
-    counter("tls_handshakes_failed_total", "tls_handshakes_failed", |e| of(e.slot, Word::HANDSHAKES_FAILED), "Those that failed."),
-    counter("tls_handshakes_resumed_total", "tls_handshakes_resumed", |e| of(e.slot, Word::RESUMED), "Those that resumed a session."),
-    counter("tls_clients_refused_total", "tls_clients_refused", |e| of(e.slot, Word::VERIFY_FAILED), "TLS clients whose certificate is refused or missing."),
+pub static CLIENTS: &[Metric<Option<Slot>>] = &[
+    counter("received_bytes_total", "received_bytes", |slot| of(*slot, Word::BytesIn), "Bytes received from clients."),
+    counter("sent_bytes_total", "sent_bytes", |slot| of(*slot, Word::BytesOut), "Bytes sent to clients."),
+    counter("tls_handshakes_total", "tls_handshakes", |slot| of(*slot, Word::HANDSHAKES), "TLS handshakes with clients that succeeded."),
+    counter("tls_handshakes_failed_total", "tls_handshakes_failed", |slot| of(*slot, Word::HANDSHAKES_FAILED), "Those that failed."),
+    counter("tls_handshakes_resumed_total", "tls_handshakes_resumed", |slot| of(*slot, Word::RESUMED), "Those that resumed a session."),
+    counter("tls_clients_refused_total", "tls_clients_refused", |slot| of(*slot, Word::VERIFY_FAILED), "TLS clients whose certificate is refused or missing."),
 ];
 
+/// The sessions of servers of mail.
 #[rustfmt::skip]
-pub static UPSTREAM: &[Metric<Upstream>] = with_statuses![Upstream;
+pub static MAIL: &[Metric<Option<Slot>>] = &[
+    counter("sessions_total", "sessions", |slot| of(*slot, Word::Requests), "Sessions that have ended."),
+    gauge("sessions_active", "sessions_active", |slot| Value::Number(slot.map_or(0, |slot| slot.present(Present::Processing).into())), "Sessions now."),
+    counter("sessions_2xx_total", "sessions_2xx", |slot| of(*slot, Word::Status2xx), "Ended sessions whose client had logged in."),
+    counter("sessions_4xx_total", "sessions_4xx", |slot| of(*slot, Word::Status4xx), "Those whose client had not, by its own doing."),
+    counter("sessions_5xx_total", "sessions_5xx", |slot| of(*slot, Word::Status5xx),
+        "Those that failed by the authentication server, the client's server or us."),
+    counter("logins_total", "logins", |slot| of(*slot, Word::LOGINS), "Clients that have logged in, or may send mail without."),
+    counter("logins_failed_total", "logins_failed", |slot| of(*slot, Word::LOGINS_FAILED), "Attempts to log in that the authentication server has refused."),
+];
+
+/// Upstreams, besides their responses.
+#[rustfmt::skip]
+pub static UPSTREAM: &[Metric<Upstream>] = &[
     counter("retries_total", "retries", |e| of(e.slot, Word::Retries), "Requests that were passed on to another server after a failure."),
     counter("response_seconds_total", "response_seconds", |e| us_of(e.slot, Word::ResponseUs), "Sum of the times to the end of the responses."),
     counter("queue_overflows_total", "queue_overflows", |e| of(e.slot, Word::QUEUE_OVERFLOWS), "Requests that found the queue full (queue)."),
 ];
 
+/// Peers, besides their responses.
 #[rustfmt::skip]
-pub static PEER: &[Metric<Peer>] = with_statuses![Peer;
+pub static PEER: &[Metric<Peer>] = &[
     counter("received_bytes_total", "received_bytes", |e| of(e.slot, Word::BytesIn), "Bytes received from the server."),
     counter("sent_bytes_total", "sent_bytes", |e| of(e.slot, Word::BytesOut), "Bytes sent to the server."),
     counter("response_seconds_total", "response_seconds", |e| us_of(e.slot, Word::ResponseUs), "Sum of the times to the end of the responses."),
@@ -208,6 +213,7 @@ pub static PEER: &[Metric<Peer>] = with_statuses![Peer;
 #[rustfmt::skip]
 pub static RESOLVER: &[Metric<Named>] = &[
     counter("names_total", "names", |e| of(e.slot, Word::NAMES), "Lookups of names at the name servers; those that the cache answers are not counted."),
+    counter("hosts_total", "hosts", |e| of(e.slot, Word::HOSTS), "Lookups of the names of addresses (PTR records)."),
     counter("services_total", "services", |e| of(e.slot, Word::SERVICES), "Lookups of services (SRV records)."),
     counter("found_total", "found", |e| of(e.slot, Word::NO_ERROR), "Lookups that found something."),
     counter("no_name_total", "no_name", |e| of(e.slot, Word::NO_NAME), "Lookups of names that do not exist, or have no such record."),

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use crate::cache::status::Counts;
-use crate::http::Config;
 use crate::http::modules::counters::Durations;
 use crate::http::modules::status::metrics::Value;
+use crate::http::{Config, Others};
 use crate::shared::status_zone::{self, Zones};
 use crate::shm::cache_index::Size;
 use crate::shm::counter::{self, Slot, Total};
@@ -55,6 +55,16 @@ pub struct Zone<'a> {
 pub struct Named {
     pub place: status_zone::Place,
     pub name: &'static str,
+    pub slot: Option<Slot>,
+}
+
+/// A server of mail.
+#[derive(Clone, Copy, Debug)]
+pub struct MailServer {
+    pub name: &'static str,
+    pub address: &'static str,
+    /// imap, pop3 or smtp.
+    pub protocol: &'static str,
     pub slot: Option<Slot>,
 }
 
@@ -209,19 +219,15 @@ pub struct View {
     config: &'static Config,
     /// The upstreams with the servers that they have now.
     groups: Vec<Arc<Group>>,
-    /// The zones of the `stream` block.
-    stream_zones: Option<&'static Zones>,
+    others: Others,
     pub workers: Vec<Worker>,
     pub durations: Vec<(&'static str, &'static str, Snapshot)>,
     now_ms: u64,
 }
 
 impl View {
-    pub fn new(
-        config: &'static Config,
-        groups: Vec<Arc<Group>>,
-        stream_zones: Option<&'static Zones>,
-    ) -> Self {
+    /// `groups`: the upstreams with the servers that they have now.
+    pub fn new(config: &'static Config, groups: Vec<Arc<Group>>, others: Others) -> Self {
         let workers = lanes::living().map(|lane| Worker {
             lane,
             number: lanes::worker(lane),
@@ -240,14 +246,7 @@ impl View {
             .into_iter()
             .filter_map(|(name, help, histogram)| Some((name, help, snapshot(histogram)?)))
             .collect();
-        Self {
-            config,
-            groups,
-            stream_zones,
-            workers: workers.collect(),
-            durations,
-            now_ms: clock::monotonic_ms(),
-        }
+        Self { config, groups, others, workers: workers.collect(), durations, now_ms: clock::monotonic_ms() }
     }
 
     /// The servers without a zone, each counter once.
@@ -274,6 +273,16 @@ impl View {
         all.filter(move |zone| seen.insert(zone.name))
     }
 
+    /// The servers of the `mail` block.
+    pub fn mail(&self) -> impl Iterator<Item = MailServer> + use<> {
+        self.others.mail.into_iter().flat_map(|mail| mail.servers).map(|server| MailServer {
+            name: &server.counted.name,
+            address: &server.counted.address,
+            protocol: server.protocol,
+            slot: Some(server.counted.slot),
+        })
+    }
+
     pub fn caches(&self) -> impl Iterator<Item = Cache> + use<> {
         self.config.tables.cache.iter().map(|zone| Cache {
             name: zone.name(),
@@ -285,8 +294,9 @@ impl View {
     }
 
     fn named(&self) -> impl Iterator<Item = Named> + use<> {
-        let streams = self.stream_zones.into_iter().flat_map(Zones::iter);
-        self.config.tables.status_zone.iter().chain(streams).map(|zone| Named {
+        let others = [self.others.stream_zones, self.others.mail.map(|mail| mail.zones)];
+        let others = others.into_iter().flatten().flat_map(Zones::iter);
+        self.config.tables.status_zone.iter().chain(others).map(|zone| Named {
             place: zone.place,
             name: &zone.name,
             slot: Some(zone.slot),

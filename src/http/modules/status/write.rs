@@ -48,7 +48,8 @@ pub fn json(view: &View) -> Vec<u8> {
         out.item().open('{');
         out.key("place").string(zone.place.name());
         out.key("name").string(zone.name);
-        members(&mut out, metrics::ZONE, &zone);
+        members(&mut out, metrics::RESPONSES, &zone.slot);
+        members(&mut out, metrics::CLIENTS, &zone.slot);
         detail(&mut out, zone.slot, metrics::ZONE_TIMES);
         out.close('}');
     }
@@ -74,7 +75,19 @@ pub fn json(view: &View) -> Vec<u8> {
         out.item().open('{');
         out.key("name").string(server.name);
         out.key("address").string(server.address);
-        members(&mut out, metrics::SERVER, &server);
+        members(&mut out, metrics::RESPONSES, &server.slot);
+        members(&mut out, metrics::CLIENTS, &server.slot);
+        out.close('}');
+    }
+    out.close(']');
+    out.key("mail").open('[');
+    for server in view.mail() {
+        out.item().open('{');
+        out.key("name").string(server.name);
+        out.key("address").string(server.address);
+        out.key("protocol").string(server.protocol);
+        members(&mut out, metrics::MAIL, &server.slot);
+        members(&mut out, metrics::CLIENTS, &server.slot);
         out.close('}');
     }
     out.close(']');
@@ -82,6 +95,7 @@ pub fn json(view: &View) -> Vec<u8> {
     for upstream in view.upstreams() {
         out.item().open('{');
         out.key("name").string(&upstream.group.name);
+        members(&mut out, metrics::RESPONSES, &upstream.slot);
         members(&mut out, metrics::UPSTREAM, &upstream);
         detail(&mut out, upstream.slot, metrics::UPSTREAM_TIMES);
         out.key("peers").open('[');
@@ -91,6 +105,7 @@ pub fn json(view: &View) -> Vec<u8> {
             out.key("server").string(&peer.server().name);
             out.key("backup").boolean(peer.is_backup);
             out.key("state").string(peer.state().as_str());
+            members(&mut out, metrics::RESPONSES, &peer.slot);
             members(&mut out, metrics::PEER, &peer);
             out.close('}');
         }
@@ -159,13 +174,27 @@ pub fn prometheus(view: &View) -> Vec<u8> {
     family_of(&mut out, "worker_", metrics::WORKER, workers.iter().map(|(labels, worker)| (labels, *worker)));
     let servers: Vec<_> = view
         .servers()
-        .map(|server| (Labels::default().with("server", server.name).with("address", server.address), server))
+        .map(|server| {
+            (Labels::default().with("server", server.name).with("address", server.address), server.slot)
+        })
         .collect();
-    family(&mut out, "server_", metrics::SERVER, &servers);
+    family(&mut out, "server_", metrics::RESPONSES, &servers);
+    family(&mut out, "server_", metrics::CLIENTS, &servers);
+    let mail: Vec<_> = view
+        .mail()
+        .map(|server| {
+            let labels = Labels::default().with("server", server.name).with("address", server.address);
+            (labels.with("protocol", server.protocol), server.slot)
+        })
+        .collect();
+    family(&mut out, "mail_server_", metrics::MAIL, &mail);
+    family(&mut out, "mail_server_", metrics::CLIENTS, &mail);
     let upstreams: Vec<_> = view
         .upstreams()
         .map(|upstream| (Labels::default().with("upstream", &upstream.group.name), upstream))
         .collect();
+    let slots = upstreams.iter().map(|(labels, upstream)| (labels, &upstream.slot));
+    family_of(&mut out, "upstream_", metrics::RESPONSES, slots);
     family(&mut out, "upstream_", metrics::UPSTREAM, &upstreams);
     let of_upstreams: Vec<_> = upstreams
         .iter()
@@ -174,11 +203,12 @@ pub fn prometheus(view: &View) -> Vec<u8> {
     details(&mut out, "upstream_", &of_upstreams, metrics::UPSTREAM_TIMES);
     let zones: Vec<_> = view
         .zones()
-        .map(|zone| (Labels::default().with("place", zone.place.name()).with("zone", zone.name), zone))
+        .map(|zone| (Labels::default().with("place", zone.place.name()).with("zone", zone.name), zone.slot))
         .collect();
-    family(&mut out, "zone_", metrics::ZONE, &zones);
+    family(&mut out, "zone_", metrics::RESPONSES, &zones);
+    family(&mut out, "zone_", metrics::CLIENTS, &zones);
     let of_zones: Vec<_> =
-        zones.iter().filter_map(|(labels, zone)| Some((labels.clone(), zone.slot?.detail()?))).collect();
+        zones.iter().filter_map(|(labels, slot)| Some((labels.clone(), (*slot)?.detail()?))).collect();
     details(&mut out, "zone_", &of_zones, metrics::ZONE_TIMES);
     let resolvers: Vec<_> =
         view.resolvers().map(|zone| (Labels::default().with("resolver", zone.name), zone)).collect();
@@ -191,6 +221,8 @@ pub fn prometheus(view: &View) -> Vec<u8> {
         .flat_map(|upstream| view.peers(&upstream.group).collect::<Vec<_>>())
         .map(|peer| (Labels::default().with("upstream", &peer.group.name).with("peer", &peer.name), peer))
         .collect();
+    let slots = peers.iter().map(|(labels, peer)| (labels, &peer.slot));
+    family_of(&mut out, "upstream_peer_", metrics::RESPONSES, slots);
     family(&mut out, "upstream_peer_", metrics::PEER, &peers);
     // Those of upstreams have the name of their upstream.
     for (name, help, snapshot) in view.durations.iter().filter(|(name, ..)| *name == "request") {
@@ -308,22 +340,24 @@ mod tests {
 
     #[test]
     fn names_and_keys_of_metrics_are_unique_and_end_as_their_kind_does() {
-        fn check<E>(table: &[Metric<E>]) {
-            let mut seen = std::collections::HashSet::new();
+        /// Names and keys, after those of other tables about the same.
+        fn check<E>(table: &[Metric<E>], others: &[&str]) -> Vec<&'static str> {
+            let mut seen: std::collections::HashSet<_> = others.iter().copied().collect();
             for metric in table {
                 assert!(seen.insert(metric.name) && metric.help.ends_with('.'), "{}", metric.name);
                 assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
+                assert!(metric.key == metric.name || seen.insert(metric.key), "{}", metric.key);
             }
-            let keys: std::collections::HashSet<_> = table.iter().map(|metric| metric.key).collect();
-            assert_eq!(keys.len(), table.len());
+            table.iter().flat_map(|metric| [metric.name, metric.key]).collect()
         }
-        check(metrics::PROCESS);
-        check(metrics::WORKER);
-        check(metrics::SERVER);
-        check(metrics::UPSTREAM);
-        check(metrics::PEER);
-        check(metrics::ZONE);
-        check(metrics::RESOLVER);
-        check(metrics::CACHE);
+        let responses = check(metrics::RESPONSES, &[]);
+        check(metrics::CLIENTS, &responses);
+        check(metrics::UPSTREAM, &responses);
+        check(metrics::PEER, &responses);
+        check(metrics::CLIENTS, &check(metrics::MAIL, &[]));
+        check(metrics::PROCESS, &[]);
+        check(metrics::WORKER, &[]);
+        check(metrics::RESOLVER, &[]);
+        check(metrics::CACHE, &[]);
     }
 }
