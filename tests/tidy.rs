@@ -33,7 +33,7 @@ const UNSAFE_ROOMS: [&str; 3] = ["src/sys/", "src/runtime/waker.rs", "src/shm/zo
 
 /// The only places that may name the runtime's `Io` and the `Transport` over it: all others use a request's
 /// `Downstream` or a peer's connection.
-const TRANSPORT_ROOMS: [&str; 15] = [
+const TRANSPORT_ROOMS: [&str; 16] = [
     "src/runtime/",
     "src/net/",
     "src/upstream/",
@@ -42,6 +42,7 @@ const TRANSPORT_ROOMS: [&str; 15] = [
     "src/http/upstream/",
     "src/http/downstream.rs",
     "src/http/handshake.rs",
+    "src/http/streams/tunnel.rs",
     "src/http/service.rs", // it takes connections that a stream listener has accepted
     "src/http/tunnel.rs",
     "src/mail/",

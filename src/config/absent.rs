@@ -66,7 +66,6 @@ static FEATURES: &[&Feature] = &[
     ),
     &own("JWT", &["auth_jwt*"], &["auth_jwt"], UNPROTECTED),
     &foreign("dav-ext", &["dav_ext_*"], "\"dav_methods\" has PUT, DELETE, MKCOL, COPY and MOVE"),
-    &own("a forward proxy", &["tunnel_*"], &["tunnel_pass"], "CONNECT is refused: remove this line"),
     &own("images", &["image_filter*"], &["image_filter"], TAKE_OUT),
     &own("XSLT", &["xslt_*", "xml_entities", "xml_external_entities"], &["xslt_stylesheet"], TAKE_OUT),
     &own("Perl", &["perl*"], &["perl", "perl_set"], TAKE_OUT),

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use crate::http::Service;
+use crate::http::config::server::Listen;
 use crate::http::handshake;
 use crate::http::request::body::{self, Body, Limits};
 use crate::http::request::target;
@@ -21,9 +22,11 @@ use crate::runtime::buffer::Buffer;
 use crate::script::regex;
 
 /// A head that has arrived.
-pub struct Arrived<'a> {
+pub struct Arrived<'a, C: FnOnce() -> Connection> {
     pub service: Service,
-    pub connection: Connection,
+    pub listen: &'static Listen,
+    /// Makes the request's view of its connection, where it is to stay.
+    pub connection: C,
     pub input: Buffer,
     pub head: Box<RequestHead>,
     /// How the body is delimited; as the error, why the head is refused, with the status. The text follows `client sent`.
@@ -36,12 +39,11 @@ pub struct Arrived<'a> {
 /// `100 Continue`. Errors: the status of the refusal.
 #[inline]
 pub fn request(
-    arrived: Arrived<'_>,
+    arrived: Arrived<'_, impl FnOnce() -> Connection>,
     reader: impl FnOnce(BodyLength, bool, &Limits) -> body::Reader,
 ) -> Result<Box<Request>, (Box<Request>, u16)> {
-    let Arrived { service, connection, input, head, declared, is_plain_instead } = arrived;
+    let Arrived { service, listen, connection, input, head, declared, is_plain_instead } = arrived;
     let config = service.config();
-    let listen = connection.listen;
     let data = input.data();
     let target = uri::parse(head.method, data.get(head.target.clone()).unwrap_or(b""));
     let host = service.worker().last_host.borrow_mut().host(&head, data, target.as_ref().ok());
@@ -105,10 +107,9 @@ pub fn request(
         regex::give_up(&mut *request, error);
         return Err((request, 500));
     }
-    if matches!(request.method, Method::Connect | Method::Trace) {
-        let name = if request.method == Method::Trace { "TRACE" } else { "CONNECT" };
-        log::info!(request.error_log(), &request, "client sent {name} method");
-        return Err((request, 405));
+    if let Some((what, status)) = method_refusal(&request, length) {
+        log::info!(request.error_log(), &request, "client sent {what}");
+        return Err((request, status));
     }
     if let Err(status) = target::set_target(&mut request, &target) {
         by_default_server(&mut request);
@@ -117,6 +118,20 @@ pub fn request(
     match handshake::refusal(&request, is_plain_instead) {
         Some(status) => Err((request, status)),
         None => Ok(request),
+    }
+}
+
+/// The status for a method that is never served, or not here, and what to log.
+fn method_refusal(request: &Request, length: BodyLength) -> Option<(&'static str, u16)> {
+    match request.method {
+        Method::Trace => Some(("TRACE method", 405)),
+        Method::Connect if request.head.version != Version::Http11 || !request.server.allows_connect => {
+            Some(("CONNECT method", 405))
+        }
+        Method::Connect if !matches!(length, BodyLength::None | BodyLength::Length(0)) => {
+            Some(("CONNECT request with body", 400))
+        }
+        _ => None,
     }
 }
 

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use crate::http::request::error::Error;
+use crate::http::streams::Carrier;
 use crate::http::{h1, h2, h3, streams};
 use crate::net::Transport;
 use crate::net::transport::Raw;

@@ -237,7 +237,8 @@ fn load_for(
         opened_ms: runtime::now_ms(),
         is_pipelined: false,
     };
-    let mut request = Request::new(worker, server, connection, Buffer::default(), Box::default(), Body::none);
+    let mut request =
+        Request::new(worker, server, || connection, Buffer::default(), Box::default(), Body::none);
     let loaded = server.root.confs.ssl.load_for(&mut request, &worker.config.folder);
     request.is_parked = true; // nobody asked for anything: nothing to log
     loaded.map_err(|error| log::error!(request.error_log(), client, "{error}")).ok()

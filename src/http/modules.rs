@@ -84,6 +84,7 @@ pub mod sub_filter;
 
 pub mod trace_context;
 pub mod try_files;
+pub mod tunnel;
 pub mod upstream;
 pub mod userid;
 pub mod uwsgi;
@@ -332,6 +333,7 @@ modules! {
     scgi        => [];
     memcached   => [];
     grpc        => [];
+    tunnel      => [];
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
     rewrite_log => [];
     limit_req   => [Preaccess preaccess] state State draft Zones table Table;

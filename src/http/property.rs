@@ -189,7 +189,7 @@ pub(in crate::http) fn read(worker: &'static Worker, text: &str, body: Body) -> 
         opened_ms: 0,
         is_pipelined: false,
     };
-    let mut request = Request::new(worker, &worker.config.servers[0], connection, input, head, || body);
+    let mut request = Request::new(worker, &worker.config.servers[0], || connection, input, head, || body);
     target::set_target(&mut request, &target).is_ok().then_some(request)
 }
 

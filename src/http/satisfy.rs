@@ -8,6 +8,7 @@ use crate::http::response::error_page;
 use crate::http::verdict::{Pause, Reply, Verdict};
 use crate::log;
 use crate::proto::header::Id;
+use crate::proto::message::Method;
 
 /// A location's settings for its access phase.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,7 +44,7 @@ impl Rules {
                 }
                 return Next::Verdict(Verdict::Next);
             }
-            Verdict::Done(Reply::Status(401)) if self.delays => return Next::Delay,
+            Verdict::Done(Reply::Status(401 | 407)) if self.delays => return Next::Delay,
             Verdict::Granted if !self.any => return Next::Verdict(Verdict::Next),
             Verdict::Done(_) | Verdict::Granted => *refusal = None,
             Verdict::Next | Verdict::Pass | Verdict::Wait(_) => {}
@@ -55,7 +56,7 @@ impl Rules {
     fn conclude(self, refusal: &mut Option<u16>) -> Next {
         match refusal.take() {
             None => Next::Verdict(Verdict::Next),
-            Some(401) if self.delays => Next::Delay,
+            Some(401 | 407) if self.delays => Next::Delay,
             Some(status) => Next::Verdict(Verdict::Done(Reply::Status(status))),
         }
     }
@@ -67,6 +68,7 @@ pub fn judge(request: &mut Request, verdict: Verdict) -> Verdict {
         Next::Delay => delay(request),
         Next::Verdict(Verdict::Granted) => {
             request.forget(Id::WwwAuthenticate);
+            request.forget(Id::ProxyAuthenticate);
             Verdict::Granted
         }
         Next::Verdict(verdict) => verdict,
@@ -95,7 +97,11 @@ fn delay(request: &mut Request) -> Verdict {
     log::info!(request.error_log(), &*request, "delaying unauthorized request");
     let ms = request.location.confs.auth_basic.delay_ms();
     // Its page, not its status, which would be judged and delayed again.
-    Verdict::Wait(Pause::Delay { ms, then: |request| Verdict::Done(error_page::reply(request, 401)) })
+    let then = |request: &mut Request| {
+        let status = if request.method == Method::Connect { 407 } else { 401 };
+        Verdict::Done(error_page::reply(request, status))
+    };
+    Verdict::Wait(Pause::Delay { ms, then })
 }
 
 #[cfg(test)]

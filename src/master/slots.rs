@@ -146,6 +146,11 @@ impl Group {
         self.own_fds().iter().for_each(|fd| retire::retire(fd.as_fd()));
     }
 
+    /// Leaves these sockets to the workers that have connections there.
+    pub fn leave(&self) {
+        self.own_fds().iter().for_each(|fd| drop(retire::leave(fd.as_fd())));
+    }
+
     /// True if workers that leave go on receiving at these sockets.
     pub fn has_connections(&self) -> bool {
         self.options.as_ref().is_some_and(|options| options.has_connections)

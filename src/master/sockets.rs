@@ -151,7 +151,7 @@ impl Master {
     /// Stops new clients from reaching these sockets; [`shut_removed`](Self::shut_removed) shuts them down.
     pub(super) fn retire(&mut self, mut groups: Vec<Group>) {
         // These are closed here. The workers that have connections there keep theirs as long as they need them.
-        groups.retain(|group| !group.has_connections());
+        groups.extract_if(.., |group| group.has_connections()).for_each(|group| group.leave());
         if !groups.is_empty() {
             self.retired_ms = clock::monotonic_ms();
             groups.iter().for_each(Group::retire);

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
 
 use crate::log;
+use crate::net::clients;
 use crate::net::open::{self, Place};
 use crate::runtime;
 use crate::shm::counter::{self, Total};
@@ -28,6 +29,9 @@ const ASKED_MAX: usize = 32; // nginx has the same
 
 /// Turns granted to connections that were asked to close; they need one or two.
 const TURNS_MAX: usize = 64;
+
+/// Minimum time between two looks for connections of QUIC that rest.
+const LOOK_MS: u64 = 20;
 
 /// Minimum time between two log lines about a shortage.
 const TELL_MS: u64 = 1000;
@@ -51,6 +55,8 @@ thread_local! {
     /// free one.
     static TIGHT_DESCRIPTOR: Cell<i32> = const { Cell::new(i32::MAX) };
     static TOLD_MS: Cell<u64> = const { Cell::new(0) };
+    /// When connections of QUIC may be looked through again, and how many the last look has ended.
+    static LOOKED: Cell<(u64, usize)> = const { Cell::new((0, 0)) };
     static CLOSE_KEPT: Cell<Option<CloseKept>> = const { Cell::new(None) };
 }
 
@@ -94,9 +100,30 @@ pub fn has_slack() -> bool {
 pub fn client_has_come(descriptor: i32) {
     if descriptor >= TIGHT_DESCRIPTOR.get() {
         reuse(Shortage::Descriptors(EMFILE));
-    } else if open::total() > LIMIT.get() - LIMIT.get() / 16 {
+    } else if is_short() {
         reuse(Shortage::Connections);
     }
+}
+
+fn is_short() -> bool {
+    open::total() > LIMIT.get() - LIMIT.get() / 16
+}
+
+/// True if few places, one in sixteen, will be left with one more client: another connection then has to give way.
+pub fn is_short_for_one_more() -> bool {
+    open::total() >= LIMIT.get() - LIMIT.get() / 16
+}
+
+/// Called when a client has come that has no descriptor of its own: the same.
+pub fn peer_has_come() {
+    if is_short() {
+        reuse(Shortage::Connections);
+    }
+}
+
+/// For code that cannot wait: when all places are taken, asks connections that only wait to close. False: there is none.
+pub fn is_being_made() -> bool {
+    reuse(Shortage::Connections)
 }
 
 /// Makes room for a client when all places are taken. False: no connection only waits.
@@ -177,8 +204,13 @@ fn reuse(shortage: Shortage) -> bool {
     }
     let ask = || {
         let asked = runtime::ask_to_close((runtime::waiting_count() / SHARE).clamp(1, ASKED_MAX));
-        counter::add(Total::Reused, asked as u64);
-        asked
+        // Connections of QUIC have no descriptors, and are not in the runtime's list.
+        let (ended, are_ending) = match shortage {
+            Shortage::Connections => end_quic(),
+            Shortage::Descriptors(_) => (0, false),
+        };
+        counter::add(Total::Reused, (asked + ended) as u64);
+        asked + usize::from(are_ending)
     };
     let close_kept = || CLOSE_KEPT.get().map_or(0, |close| close(1));
     // Closing a kept connection harms no client. But if only places are short, a kept connection used a
@@ -191,6 +223,20 @@ fn reuse(shortage: Shortage) -> bool {
         tell(shortage);
     }
     found
+}
+
+/// Ends connections of QUIC that rest. Returns their number, and whether any end now, these or those of the last time.
+///
+/// Each time it looks at all connections of the worker, so it does that seldom, however many clients come.
+fn end_quic() -> (usize, bool) {
+    let (again_ms, last) = LOOKED.get();
+    let now_ms = runtime::now_ms();
+    if now_ms < again_ms {
+        return (0, last > 0);
+    }
+    let ended = clients::end_resting(SHARE, ASKED_MAX);
+    LOOKED.set((now_ms + LOOK_MS, ended));
+    (ended, ended > 0)
 }
 
 fn tell(shortage: Shortage) {
@@ -222,5 +268,41 @@ pub fn remedy(number: i32) -> &'static str {
         EMFILE => "raise \"worker_rlimit_nofile\"",
         ENFILE => "raise the system's fs.file-max",
         _ => "the system is short of memory",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    use super::*;
+    use crate::net::clients::Client;
+    use crate::net::open::Guard;
+    use crate::runtime::{Runtime, skip_waits, sleep};
+    use crate::sys::address::SockAddr;
+
+    #[test]
+    fn connections_of_quic_are_looked_through_seldom() {
+        Runtime::new().expect("a loop").block_on(async {
+            skip_waits();
+            let peer = || SockAddr::Inet(([192, 0, 2, 1], 5).into());
+            let guards = [1, 2].map(|number| Guard::new(Client::of_datagrams(number, peer())));
+            let ended = async || {
+                poll_fn(|cx| {
+                    Poll::Ready(
+                        guards.iter().filter(|guard| guard.client().poll_ended(cx).is_ready()).count(),
+                    )
+                })
+                .await
+            };
+            assert_eq!(ended().await, 0);
+            assert_eq!((end_quic(), ended().await), ((1, true), 1));
+            assert_eq!((end_quic(), ended().await), ((0, true), 1), "not looked through again at once");
+            drop(guards);
+            sleep(LOOK_MS).await;
+            assert_eq!(end_quic(), (0, false));
+            assert_eq!(end_quic(), (0, false));
+        });
     }
 }

@@ -32,8 +32,20 @@ const SEGMENTS_MAX: usize = 64;
 /// The longest burst to be sent: it has to fit into one IP packet with its heads.
 const BURST_BYTES_MAX: usize = 65_000;
 
-/// Words for the control messages of one message: the address asked, and the length of a burst's datagrams.
-const CONTROL_WORDS: usize = 8;
+/// Words for the control messages of one message: the address asked, the length of a burst's datagrams, and the mark.
+const CONTROL_WORDS: usize = 11;
+
+/// The two bits of an IP header that routers mark instead of dropping packets (ECN, RFC 3168 §5); 0: the packet is not part of
+/// that.
+pub type Mark = u8;
+const MARK_BITS: u8 = 3;
+
+/// Has the kernel tell the mark of each datagram that this socket receives.
+pub fn read_marks(socket: &SockRef<'_>) {
+    // A socket of IPv6 receives both kinds if it takes IPv4 too; one of IPv4 refuses the second option.
+    let _ = socket::set_option(socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 1);
+    let _ = socket::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1);
+}
 
 /// Lets the kernel put bursts together for this socket, if it can.
 pub fn gather(socket: &SockRef<'_>) {
@@ -48,6 +60,8 @@ pub struct Received<'a> {
     pub from: Option<SocketAddr>,
     /// The address that it was sent to, if the socket listens on all of them.
     pub to: Option<IpAddr>,
+    /// The mark of all its datagrams, if the socket [reads marks](read_marks).
+    pub mark: Mark,
     /// The length of each datagram but the last, if this is a burst.
     segment: Option<usize>,
     /// Bytes are missing at the end.
@@ -129,6 +143,7 @@ impl Receiver {
             bytes,
             from: if header.msg_namelen == 0 { None } else { inet(&self.names[index]) },
             to: None,
+            mark: 0,
             segment: None,
             is_cut: header.msg_flags & libc::MSG_TRUNC != 0,
         };
@@ -147,6 +162,12 @@ impl Receiver {
                     (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                         let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
                         received.to = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                    }
+                    (libc::IPPROTO_IP, libc::IP_TOS) => {
+                        received.mark = data.read() & MARK_BITS; // one byte, ip(7)
+                    }
+                    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                        received.mark = data.cast::<libc::c_int>().read_unaligned() as u8 & MARK_BITS;
                     }
                     (libc::SOL_UDP, libc::UDP_GRO) => {
                         let length = data.cast::<libc::c_int>().read_unaligned();
@@ -190,6 +211,7 @@ pub type Route = Option<(SocketAddr, Option<IpAddr>)>;
 struct Message<'a> {
     bytes: &'a [u8],
     route: Route,
+    mark: Mark,
     /// The length of each datagram but the last, if this is a burst.
     segment: Option<u16>,
     /// The number of datagrams.
@@ -210,13 +232,19 @@ struct Head {
     /// Where the datagram's bytes end.
     end: usize,
     route: Route,
+    mark: Mark,
 }
 
 impl Outbox {
     /// Adds a datagram.
     pub fn push(&mut self, bytes: &[u8], route: Route) {
+        self.push_marked(bytes, route, 0);
+    }
+
+    /// Adds a datagram that has this mark. Marks need a route.
+    pub fn push_marked(&mut self, bytes: &[u8], route: Route, mark: Mark) {
         self.bytes.extend_from_slice(bytes);
-        self.heads.push(Head { end: self.bytes.len(), route });
+        self.heads.push(Head { end: self.bytes.len(), route, mark });
     }
 
     /// The number of datagrams.
@@ -303,13 +331,14 @@ impl Outbox {
 
     /// The message that begins with a datagram: as many of equal length as a burst can have.
     fn message(&self, (index, begin): (usize, usize), burst_max: usize) -> Option<Message<'_>> {
-        let Head { mut end, route } = *self.heads.get(index)?;
+        let Head { mut end, route, mark } = *self.heads.get(index)?;
         let length = end - begin;
         let mut count = 1;
         if length > 0 && length <= burst_max {
             for head in self.heads[index + 1..].iter().take(SEGMENTS_MAX - 1) {
                 let next = head.end - end;
-                if head.route != route || next > length || next == 0 || head.end - begin > BURST_BYTES_MAX {
+                let goes_along = head.route == route && head.mark == mark;
+                if !goes_along || next > length || next == 0 || head.end - begin > BURST_BYTES_MAX {
                     break;
                 }
                 (count, end) = (count + 1, head.end);
@@ -319,7 +348,7 @@ impl Outbox {
             }
         }
         let segment = u16::try_from(length).ok().filter(|_| count > 1);
-        Some(Message { bytes: &self.bytes[begin..end], route, segment, count })
+        Some(Message { bytes: &self.bytes[begin..end], route, mark, segment, count })
     }
 }
 
@@ -408,6 +437,13 @@ fn write_control(message: &Message<'_>, control: &mut [u64; CONTROL_WORDS]) -> u
             let info = libc::in6_pktinfo { ipi6_addr: source, ipi6_ifindex: 0 };
             append(control, &mut written, (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO), info);
         }
+    }
+    if let Some((to, _)) = message.route.filter(|_| message.mark != 0) {
+        let kind = match to.ip().to_canonical() {
+            IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
+            IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+        };
+        append(control, &mut written, kind, libc::c_int::from(message.mark & MARK_BITS));
     }
     if let Some(segment) = message.segment {
         append(control, &mut written, (libc::SOL_UDP, libc::UDP_SEGMENT), segment);
@@ -558,6 +594,28 @@ mod tests {
                     assert_eq!(&buffer[..length], text.as_bytes());
                 }
             }
+        }
+    }
+
+    #[test]
+    fn marks_arrive_as_they_were_sent_and_do_not_mix() {
+        for (any, host) in [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("0.0.0.0:0", "127.0.0.1")] {
+            let (server, port) = server(any);
+            read_marks(&SockRef::from(&server));
+            let client = client((host, port));
+            read_marks(&SockRef::from(&client));
+            let to = client.local_addr().expect("bound");
+            let mut outbox = Outbox::default();
+            let marks = [2, 2, 1, 0, 0, 3, 2];
+            marks.iter().for_each(|mark| outbox.push_marked(b"datagram", Some((to, None)), *mark));
+            send_all(&mut outbox, server.as_fd(), &mut 1_000);
+            let (mut receiver, mut found) = (Receiver::default(), Vec::new());
+            while let Ok(count) = receiver.receive(client.as_fd(), MESSAGES_MAX) {
+                for message in (0..count).map(|index| receiver.message(index)) {
+                    found.extend(message.datagrams().map(|bytes| (bytes == b"datagram", message.mark)));
+                }
+            }
+            assert_eq!(found, marks.map(|mark| (true, mark)), "{any}");
         }
     }
 

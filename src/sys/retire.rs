@@ -78,6 +78,19 @@ pub fn is_hidden(listener: BorrowedFd<'_>) -> bool {
     get(listener, SO_BINDTOIFINDEX).is_ok_and(|index| index == NOWHERE) || has_filter(listener)
 }
 
+/// The note of [`leave`]: how much data makes a socket readable, which means nothing for datagrams (socket(7), SO_RCVLOWAT).
+const LEFT: i32 = 2;
+
+/// Notes on a socket of datagrams that only the workers that have connections there receive from it: no newer one will.
+pub fn leave(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set(socket, libc::SO_RCVLOWAT, LEFT)
+}
+
+/// Whether a socket has the note of [`leave`].
+pub fn is_left(socket: BorrowedFd<'_>) -> bool {
+    get(socket, libc::SO_RCVLOWAT).is_ok_and(|value| value == LEFT)
+}
+
 /// Whether this process can open hidden listeners and reveal them later.
 pub fn can_reveal() -> bool {
     let Ok(scratch) = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None) else { return false };
@@ -205,7 +218,7 @@ fn get(fd: BorrowedFd<'_>, name: i32) -> io::Result<i32> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::fd::AsFd;
 
     use super::*;
@@ -220,6 +233,18 @@ mod tests {
 
     fn connect(address: &SockAddr) -> io::Result<TcpStream> {
         TcpStream::connect(("127.0.0.1", address.port().expect("TCP")))
+    }
+
+    #[test]
+    fn a_socket_that_is_left_still_receives() {
+        let (server, client) = (UdpSocket::bind("127.0.0.1:0"), UdpSocket::bind("127.0.0.1:0"));
+        let (server, client) = (server.expect("a socket"), client.expect("a socket"));
+        assert!(!is_left(server.as_fd()));
+        leave(server.as_fd()).expect("a note");
+        assert!(is_left(server.as_fd()));
+        client.send_to(b"x", server.local_addr().expect("bound")).expect("sent");
+        let mut ready = [PollFd::new(server.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut ready, PollTimeout::from(5000_u16)), Ok(1));
     }
 
     #[test]

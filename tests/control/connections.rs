@@ -5,7 +5,9 @@ use serde_json::Value;
 use super::{control, ctl};
 use crate::support::daemon::is_stand_in;
 use crate::support::h2::{DATA, END_HEADERS, GOAWAY, H2, HEADERS, block};
+use crate::support::h3::H3;
 use crate::support::process::is_alive;
+use crate::support::tls::Authority;
 use crate::support::{Client, Daemon, Origin, Setup, wait_for};
 
 const CONF: &str = r#"
@@ -214,4 +216,32 @@ fn a_websocket_in_a_stream_holds_an_old_generation_and_is_named_and_bounded() {
         wait_for("the end of the old worker", || (!is_alive(old)).then_some(()));
         assert!(list(&daemon).is_empty());
     }
+}
+
+#[test]
+fn a_connection_of_quic_is_shown_and_can_be_ended() {
+    if is_stand_in() {
+        return;
+    }
+    let conf = r#"
+        worker_processes 1;
+        control unix:%%DIR%%/ctl;
+        http {
+            ssl_certificate %%DIR%%/a.crt;
+            ssl_certificate_key %%DIR%%/a.key;
+            server { listen 127.0.0.1:%%PORT_0%% quic; location / { return 200 x; } }
+        }
+    "#;
+    let authority = Authority::new("Test CA");
+    let pair = authority.issue(&["a.test"]);
+    let setup = Setup::new(conf).level("notice");
+    let daemon = setup.file("a.crt", pair.certificate).file("a.key", pair.key).start();
+    let mut client = H3::connect(daemon.port(0), &authority, "a.test");
+    assert_eq!(client.fetch("a.test", "/").text(), "x");
+    let one = find(&daemon, |one| one["protocol"] == "HTTP/3");
+    assert_eq!((&one["requests"], &one["state"]), (&1.into(), &"waiting".into()), "{one}");
+    assert!(one["client"].as_str().is_some_and(|client| client.starts_with("127.0.0.1:")), "{one}");
+    assert_eq!(ctl(&daemon, &["end", one["id"].as_str().expect("an id")]).0, 0);
+    assert_eq!(client.closed(), 0x100);
+    wait_for("the end", || list(&daemon).is_empty().then_some(()));
 }

@@ -8,7 +8,7 @@ use quinn_proto::TransportConfig;
 use crate::support::h3::{self, DATA, H3, HEADERS, frame, head, section};
 use crate::support::origin::ok;
 use crate::support::tls::{Authority, client_config};
-use crate::support::{Daemon, Origin, Setup};
+use crate::support::{Daemon, Origin, Setup, wait_for};
 
 const CONF: &str = r#"
 worker_processes 1;
@@ -253,6 +253,16 @@ fn a_client_that_moves_keeps_its_connection() {
 }
 
 #[test]
+fn marks_of_routers_are_read_and_sent() {
+    let (daemon, _origin, authority) = start();
+    let mut client = H3::connect(daemon.port(0), &authority, "a.test");
+    assert!(client.fetch("a.test", "/files/big").body == big());
+    assert_eq!(client.fetch("a.test", "/").status, 200);
+    // A peer that reports marks wrongly, or not, gets no more marked packets (RFC 9000 §13.4.2).
+    assert_eq!((client.sent_mark, client.marks.last()), (2, Some(&2)), "ECT(0)");
+}
+
+#[test]
 fn a_stop_waits_for_requests() {
     let (daemon, _origin, authority) = start();
     let mut client = H3::connect(daemon.port(0), &authority, "a.test");
@@ -267,5 +277,90 @@ fn a_stop_waits_for_requests() {
     assert_eq!(client.closed(), 0x100);
     assert_eq!(idle.closed(), 0x100);
     assert!(daemon.wait_end().is_some_and(|status| status.success()));
+    assert_eq!(daemon.complaints("error|crit|alert|emerg"), Vec::<String>::new());
+}
+
+/// RFC 9220: for the upstream a WebSocket in a stream is one over HTTP/1.1.
+#[test]
+fn a_websocket_goes_through_a_stream() {
+    let origin = Origin::start(|peer| {
+        let Some(request) = peer.head() else { return };
+        let is_asked =
+            request.header("upgrade") == Some("websocket") && request.header("connection") == Some("upgrade");
+        assert!(
+            is_asked && request.header("sec-websocket-key").is_some_and(|key| key.len() == 24),
+            "{request:?}"
+        );
+        peer.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\nhello");
+        loop {
+            let bytes = peer.some(100_000);
+            if bytes.is_empty() {
+                peer.send("bye");
+                return;
+            }
+            peer.send(bytes);
+        }
+    });
+    let conf = r#"
+worker_processes 1;
+http {
+    access_log %%DIR%%/access.log;
+    ssl_certificate %%DIR%%/a.crt;
+    ssl_certificate_key %%DIR%%/a.key;
+    http3_extended_connect on;
+    server {
+        listen 127.0.0.1:%%PORT_0%% quic;
+        location / { return 200 "no tunnel"; }
+        location /chat {
+            proxy_pass http://%%ORIGIN%%;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection upgrade;
+        }
+    }
+    server {
+        listen 127.0.0.1:%%PORT_1%% quic;
+        http3_extended_connect off;
+        location / { return 200 "no tunnel"; }
+    }
+}
+"#;
+    let authority = Authority::new("Test CA");
+    let pair = authority.issue(&["a.test"]);
+    let setup = Setup::new(conf).set("ORIGIN", origin.address()).level("info");
+    let daemon = setup.file("a.crt", pair.certificate).file("a.key", pair.key).start();
+    let offers =
+        |client: &H3| client.uni.values().any(|bytes| bytes.starts_with(&[0, 4]) && bytes.ends_with(&[8, 1]));
+
+    let mut client = H3::connect(daemon.port(1), &authority, "a.test");
+    let id = client.open(&h3::websocket("/chat", "a.test"), false);
+    assert_eq!(client.answer(id).status, 400);
+    assert!(!offers(&client));
+
+    let mut client = H3::connect(daemon.port(0), &authority, "a.test");
+    let id = client.open(&h3::websocket("/", "a.test"), false);
+    assert_eq!(client.answer(id).text(), "no tunnel");
+    assert!(offers(&client), "SETTINGS_ENABLE_CONNECT_PROTOCOL: {:?}", client.uni);
+    let id = client.open(&h3::websocket("/chat", "a.test"), false);
+    client.until("the tunnel", |client| client.answers[&id].body == b"hello");
+    assert_eq!(client.answers[&id].status, 200);
+    client.send(id, &frame(DATA, b" world"), false);
+    client.until("an echo", |client| client.answers[&id].body == b"hello world");
+    // longer than the windows, in both directions
+    let long = big();
+    client.send(id, &frame(DATA, &long), false);
+    client.until("all of it", |client| client.answers[&id].body.len() == 11 + long.len());
+    assert!(client.answers[&id].body.ends_with(&long));
+    client.send(id, &[], true);
+    let answer = client.answer(id);
+    assert!(answer.is_whole && answer.body.ends_with(b"bye"));
+    daemon.wait_line("access.log", r#""GET /chat HTTP/3.0" 101 "#);
+
+    // A client that gives it up ends the upstream's connection, too.
+    let id = client.open(&h3::websocket("/chat", "a.test"), false);
+    client.until("the tunnel", |client| client.answers[&id].body == b"hello");
+    client.reset(id, 0x10c);
+    let ended = || daemon.read("access.log").matches("\"GET /chat HTTP/3.0\" 101 ").count();
+    wait_for("its line in the log", || (ended() == 2).then_some(()));
+    assert_eq!(client.fetch("a.test", "/").text(), "no tunnel");
     assert_eq!(daemon.complaints("error|crit|alert|emerg"), Vec::<String>::new());
 }

@@ -126,3 +126,103 @@ fn a_client_that_takes_nothing_holds_little_and_not_for_long() {
     assert!(line.contains("/files/big"), "{line}");
     assert_eq!(client.fetch("a.test", "/").text(), "ok\n");
 }
+
+/// A head that needs an entry of the dynamic table that never comes.
+fn blocked() -> Vec<u8> {
+    frame(HEADERS, &[2, 0, 0x80])
+}
+
+#[test]
+fn a_section_that_waits_is_forgotten_with_its_request() {
+    let (daemon, authority) = start();
+    let mut client = H3::connect(daemon.port(0), &authority, "a.test");
+    for _ in 0..2 {
+        let waiting: Vec<_> = (0..16).map(|_| client.open(&blocked(), false)).collect();
+        assert_eq!(client.fetch("a.test", "/").text(), "ok\n");
+        waiting.into_iter().for_each(|id| client.reset(id, 0x10c));
+        assert_eq!(client.fetch("a.test", "/").text(), "ok\n");
+    }
+    assert_eq!(client.lost, None);
+}
+
+#[test]
+fn each_head_has_its_own_time() {
+    let (daemon, authority) = start();
+    let mut client = H3::connect(daemon.port(0), &authority, "a.test");
+    let request = head("GET", "/", "a.test", &[]);
+    let (begin, end) = request.split_at(9);
+    let first = client.open(begin, false);
+    client.go_on(Duration::from_millis(1200));
+    let second = client.open(begin, false);
+    assert_eq!(client.answer(first).reset, Some(0x10b));
+    client.send(second, end, true);
+    assert_eq!(client.answer(second).text(), "ok\n");
+}
+
+#[test]
+fn bytes_without_use_end_the_connection_when_they_are_too_many() {
+    let (daemon, authority) = start();
+    let tls = crate::support::h3::tls(&authority);
+    let mut client = H3::begin(daemon.port(0), tls, "a.test", quinn_proto::TransportConfig::default());
+    client.until("a handshake", |client| client.is_connected);
+    let control = client.uni(&[0, 4, 0]);
+    let unknown = frame(0x21, &vec![0; 1 << 20]);
+    (0..7).for_each(|_| client.send(control, &unknown, false));
+    assert_eq!(client.fetch("a.test", "/").text(), "ok\n");
+    (0..2).for_each(|_| client.send(control, &unknown, false));
+    assert_eq!(client.closed(), 0x107);
+    daemon.wait_log("client sent far more bytes than its requests have");
+}
+
+#[test]
+fn half_open_handshakes_make_clients_prove_their_addresses_and_the_oldest_give_way() {
+    let conf = CONF.replacen("access_log off;", "access_log off; ssl_handshakes_max 4;", 1);
+    let authority = Authority::new("Test CA");
+    let pair = authority.issue(&["a.test"]);
+    let setup = Setup::new(&conf).level("info").file("a.crt", pair.certificate).file("a.key", pair.key);
+    let daemon = setup.start();
+    let begin = || {
+        let tls = crate::support::h3::tls(&authority);
+        H3::begin(daemon.port(0), tls, "a.test", quinn_proto::TransportConfig::default())
+    };
+    let mut client = H3::connect(daemon.port(0), &authority, "a.test");
+    assert_eq!(client.fetch("a.test", "/").text(), "ok\n");
+    assert_eq!(daemon.log_count("must prove their addresses"), 0);
+    // These send their first packets only.
+    let _first = [begin(), begin()];
+    // These prove their addresses, and say no more.
+    let stalled = || {
+        let mut client = begin();
+        client.until("an answer", |client| !client.marks.is_empty());
+        client
+    };
+    let mut others = vec![stalled()];
+    daemon.wait_log("2 TLS handshakes are under way: clients of QUIC must prove their addresses first");
+    others.extend((0..4).map(|_| stalled()));
+    daemon.wait_log("4 TLS handshakes are under way, giving up the oldest");
+    daemon.wait_log("SSL handshake failed: closed to make room for other connections");
+    let mut fresh = H3::connect(daemon.port(0), &authority, "a.test");
+    assert_eq!(fresh.fetch("a.test", "/").text(), "ok\n");
+    assert_eq!(client.fetch("a.test", "/").text(), "ok\n");
+}
+
+#[test]
+fn connections_that_only_wait_make_room_for_new_clients() {
+    let conf = format!("events {{ worker_connections 16; }} {CONF}");
+    let authority = Authority::new("Test CA");
+    let pair = authority.issue(&["a.test"]);
+    let setup = Setup::new(&conf).level("info").file("a.crt", pair.certificate).file("a.key", pair.key);
+    let daemon = setup.start();
+    let mut clients: Vec<H3> = (0..30)
+        .map(|_| {
+            let mut client = H3::connect(daemon.port(0), &authority, "a.test");
+            assert_eq!(client.fetch("a.test", "/").text(), "ok\n");
+            client
+        })
+        .collect();
+    assert_eq!(clients[0].closed(), 0x100);
+    assert_eq!(clients[29].fetch("a.test", "/").text(), "ok\n");
+    daemon.wait_log("worker_connections are short: clients of QUIC must prove their addresses first");
+    daemon.wait_log("16 worker_connections are not enough, reusing connections");
+    assert_eq!(daemon.log_count("new QUIC clients are refused"), 0);
+}

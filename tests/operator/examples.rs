@@ -9,10 +9,12 @@ use crate::support::tls::{Authority, TlsClient, client_config, trusting};
 use crate::support::{Client, Daemon, Dns, H3, Origin, Setup, fetch, get, wait_for};
 
 use super::place::shipped;
+use crate::http::mmdb::{Item, database};
+use crate::http::toy;
 
 /// The names of all tests here and there: an example without a test is not shipped.
-const TESTED: &str = "balanced behind-proxy cache canary compression container control discovery django dns drupal failover files \
-                      grpc health-checks http3 json-log laravel legacy-pages limits mail maintenance memcached mqtt nextcloud overload \
+const TESTED: &str = "balanced behind-proxy cache canary compression container control countries discovery django dns drupal failover files forward-proxy \
+                      grpc health-checks http3 json-log laravel legacy-pages limits mail maintenance media memcached mqtt nextcloud overload \
                       phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal tls-modern \
                       tls-passthrough uploads vhosts webdav websocket wordpress";
 
@@ -757,6 +759,76 @@ fn behind_proxy() {
         (last.header("x-real-ip"), last.header("x-forwarded-proto")),
         (Some("203.0.113.9"), Some("https"))
     );
+}
+
+#[test]
+fn countries() {
+    let about = |continent, country| {
+        let code = |name, code| Item::Map(vec![(name, Item::Text(code))]);
+        Item::Map(vec![("continent", code("code", continent)), ("country", code("iso_code", country))])
+    };
+    let networks = [("10.1.0.0", 16, about("NA", "US")), ("10.2.0.0", 16, about("AS", "XX"))];
+    let changes = [
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+        ("10.0.0.0/8", "127.0.0.1"),
+        ("GeoLite2", "%%DIR%%/GeoLite2"),
+    ];
+    let daemon =
+        example("countries.conf", &changes).file("GeoLite2-Country.mmdb", database(24, &networks)).start();
+    for (client, status, location) in [
+        ("10.1.2.3", 302, Some("https://shop-NA.example.com/a?b")),
+        ("10.2.2.3", 451, None),
+        ("192.0.2.1", 302, Some("https://shop-EU.example.com/a?b")),
+    ] {
+        let answer = send(&daemon, &format!("GET /a?b HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {client}"));
+        assert_eq!((answer.status, answer.header("location")), (status, location), "{client}");
+    }
+}
+
+#[test]
+fn forward_proxy() {
+    let origin = Origin::start(|peer| {
+        let heard = peer.exactly(5);
+        peer.send(heard);
+    });
+    let dns = Dns::knowing(&[("target.test", "127.0.0.1")]);
+    let changes = [
+        ("listen 3128", "listen 127.0.0.1:%%PORT_0%%"),
+        ("allow 10.0.0.0/8", "allow 127.0.0.0/8"),
+        ("resolver 127.0.0.53", &*format!("resolver {}", dns.address())),
+        ("~:443$", &*format!("~:{}$", origin.port())),
+    ];
+    let daemon = example("forward-proxy.conf", &changes).file("users", "me:{PLAIN}secret\n").start();
+    let connect = |target: &str, fields: &str| {
+        let mut client = Client::connect(daemon.port(0));
+        client.send(format!("CONNECT {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
+        let status = client.response_head().status;
+        (client, status)
+    };
+    let (target, password) =
+        (format!("target.test:{}", origin.port()), "Proxy-Authorization: Basic bWU6c2VjcmV0\r\n");
+    assert_eq!(connect(&target, "").1, 407);
+    assert_eq!(connect("target.test:1", password).1, 403);
+    assert_eq!(connect(&origin.address(), password).1, 403);
+    let (mut client, status) = connect(&target, password);
+    assert_eq!(status, 200);
+    client.send("hello");
+    assert_eq!(client.exactly(5), b"hello");
+}
+
+#[test]
+fn media() {
+    let shape = toy::Shape::default();
+    let changes = [("listen 80", "listen 127.0.0.1:%%PORT_0%%"), ("root   site", "root   %%DIR%%/site")];
+    let daemon = example("media.conf", &changes)
+        .file("site/films/one.mp4", toy::movie(&shape))
+        .file("site/flash/one.flv", [b'x'; 1000])
+        .start();
+    let part = ask(&daemon, "a", "/films/one.mp4?start=2.5&end=6");
+    assert_eq!(part.header("content-type"), Some("video/mp4"));
+    assert!(toy::play(&part.body) == toy::expected(&shape, 2500, Some(6000), true));
+    assert_eq!(ask(&daemon, "a", "/films/one.mp4").body, toy::movie(&shape));
+    assert!(ask(&daemon, "a", "/flash/one.flv?start=990").body.ends_with(b"\0\0\0\0xxxxxxxxxx"));
 }
 
 #[test]

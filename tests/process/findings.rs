@@ -136,11 +136,11 @@ fn settings_of_what_is_not_in_use_are_warnings() {
     check(&[
         (
             "http",
-            "xslt_types a/b; tunnel_buffer_size 1k; mp4_buffer_size 1m;",
+            "xslt_types a/b; ssl_ech_file a; image_filter_buffer 1m;",
             &[
                 "[warn] \"xslt_types\" has no effect",
-                "[warn] \"tunnel_buffer_size\" has no effect",
-                "[warn] \"mp4_buffer_size\" has no effect",
+                "[warn] \"ssl_ech_file\" has no effect",
+                "[warn] \"image_filter_buffer\" has no effect",
             ],
         ),
         ("main", "load_module modules/ngx_http_brotli_filter_module.so;", &[]),
@@ -157,9 +157,9 @@ fn one_missing_feature_is_told_once_for_each_server() {
     check(&[
         (
             "http",
-            "server { listen 127.0.0.1:%%PORT_0%%; location /a { include /dev/null; mp4; mp4_buffer_size 1m; }
-                      location /b { mp4; mp4_buffer_size 1m; } }",
-            &["[emerg] the \"mp4\" directive is not available yet"],
+            "server { listen 127.0.0.1:%%PORT_0%%; location /a { include /dev/null; xslt_stylesheet a; xslt_types a/b; }
+                      location /b { xslt_stylesheet a; xslt_types a/b; } }",
+            &["[emerg] the \"xslt_stylesheet\" directive is not available yet"],
         ),
         ("server", "ssl_ech_file a;", &["[warn] \"ssl_ech_file\" has no effect"]),
         (
@@ -168,12 +168,12 @@ fn one_missing_feature_is_told_once_for_each_server() {
                ngx.say(\"it's \" .. t.a) } access_by_lua_file a.lua; bad on;",
             &["[emerg] unknown directive \"content_by_lua_block\"", "[emerg] unknown directive \"bad\""],
         ),
-        ("http", "geoip2 a.mmdb { }", &["[emerg] unknown directive \"geoip2\""]),
-        ("location", "return 200 $geoip_country_code;", &["[emerg] unknown \"geoip_country_code\" variable"]),
+        ("http", "vod_mode local;", &["[emerg] unknown directive \"vod_mode\""]),
+        ("location", "return 200 $jwt_claim_sub;", &["[emerg] unknown \"jwt_claim_sub\" variable"]),
         (
             "server",
-            "mp4_buffer_size 1m; location / { mp4; mp4_max_buffer_size 2m; }",
-            &["[emerg] the \"mp4\" directive is not available yet"],
+            "xslt_types a/b; location / { xslt_stylesheet a; xslt_param a b; }",
+            &["[emerg] the \"xslt_stylesheet\" directive is not available yet"],
         ),
     ]);
 }
@@ -185,24 +185,24 @@ fn lines_are_counted_and_a_table_says_what_is_needed() {
     }
     let text = printed(
         "http {
-            mp4_buffer_size 1m;
+            xslt_types a/b;
             server {
                 listen 127.0.0.1:%%PORT_0%%;
-                mp4_max_buffer_size 2m;
-                mp4_start_key_frame on;
-                location /u { mp4; }
+                xslt_param a b;
+                xslt_last_modified on;
+                location /u { xslt_stylesheet a; }
                 location / { image_filter test; }
             }
         }
         ",
     );
-    assert!(text.contains(" MP4: 3 lines, ") && !text.contains("images: "), "{text}");
+    assert!(text.contains(" XSLT: 3 lines, ") && !text.contains("images: "), "{text}");
     let (_, table) =
         text.split_once("this configuration needs features that are not available yet:\n").expect("a table");
     let rows: Vec<&str> = table.lines().take(2).collect();
-    assert!(rows[0].starts_with("  MP4     4 lines in 1 server, /"), "{text}");
+    assert!(rows[0].starts_with("  XSLT    4 lines in 1 server, /"), "{text}");
     assert!(rows[1].starts_with("  images  1 line in 1 server, /"), "{text}");
-    assert!(!printed("http { mp4_buffer_size 1m; }\n").contains("needs features that are not available"));
+    assert!(!printed("http { xslt_types a/b; }\n").contains("needs features that are not available"));
 }
 
 #[test]

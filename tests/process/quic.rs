@@ -131,3 +131,44 @@ fn a_client_of_a_dead_worker_is_told_so() {
     let mut client = H3::connect(daemon.port(0), &authority, "a.test");
     assert_ne!(pid(&mut client), first);
 }
+
+#[test]
+fn connections_of_an_address_that_a_reload_removes_end_as_they_should() {
+    let origin = Origin::replying(|request| {
+        std::thread::sleep(Duration::from_millis(700));
+        ok(&request.body)
+    });
+    let authority = Authority::new("Test CA");
+    let pair = authority.issue(&["a.test"]);
+    let other = "server { listen 127.0.0.1:%%PORT_1%% quic; location / { return 200 x; } }";
+    let conf = CONF.replacen("http {", &format!("http {{ {other}"), 1);
+    let setup = Setup::new(&conf).set("ORIGIN", origin.address()).set("WORKERS", 2).level("info");
+    let setup = setup.file("a.crt", pair.certificate).file("a.key", pair.key).file("files/big", big());
+    let daemon = setup.in_background().start();
+    let old = daemon.workers();
+    let mut clients: Vec<H3> = (0..4).map(|_| H3::connect(daemon.port(0), &authority, "a.test")).collect();
+    let mut idle = H3::connect(daemon.port(0), &authority, "a.test");
+    pid(&mut idle);
+    let slow: Vec<_> = clients.iter_mut().map(|client| client.get("a.test", "/up/slow")).collect();
+    let files: Vec<_> = clients.iter_mut().map(|client| client.get("a.test", "/files/big")).collect();
+    for (client, file) in clients.iter_mut().zip(&files) {
+        client.until("a part", |client| !client.answers[file].body.is_empty());
+    }
+    let address = |index| format!("127.0.0.1:{} quic", daemon.port(index));
+    daemon.rewrite(|conf| conf.replace(&address(0), &address(1)));
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_log("generation 2 serves configuration");
+    for ((client, slow), file) in clients.iter_mut().zip(&slow).zip(&files) {
+        assert!(client.answer(*file).body == big());
+        assert_eq!(client.answer(*slow).status, 200);
+    }
+    clients.iter_mut().for_each(|client| assert_eq!(client.closed(), 0x100));
+    assert_eq!(idle.closed(), 0x100);
+    wait_for("the old workers' end", || {
+        let now = daemon.workers_now();
+        (now.len() == 2 && now.iter().all(|pid| !old.contains(pid))).then_some(())
+    });
+    std::net::UdpSocket::bind(("127.0.0.1", daemon.port(0))).expect("nobody has the address");
+    assert_eq!(H3::connect(daemon.port(1), &authority, "a.test").fetch("a.test", "/").text(), "x");
+    assert_eq!(daemon.complaints("error|crit|alert|emerg"), Vec::<String>::new());
+}

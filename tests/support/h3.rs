@@ -3,17 +3,22 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use pronghorn::proto::h3::qpack::{self, Decoder};
 use pronghorn::proto::h3::request::{Piece, Stream};
+use pronghorn::sys::datagrams::{MESSAGES_MAX, Outbox, Receiver, read_marks};
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint,
+    ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, Endpoint,
     EndpointConfig, Event, ReadError, StreamEvent, StreamId, TransportConfig, VarInt,
 };
+
+use socket2::SockRef;
 
 use super::deadline::deadline;
 use super::tls::{Authority, client_config};
@@ -75,6 +80,17 @@ pub struct H3 {
     pub is_connected: bool,
     pub lost: Option<ConnectionError>,
     unsent: VecDeque<(StreamId, Vec<u8>, bool)>,
+    receiver: Option<Receiver>,
+    /// The marks (ECN) of the datagrams that have arrived, and of the last one that was sent.
+    pub marks: Vec<u8>,
+    pub sent_mark: u8,
+}
+
+/// A socket that tells marks.
+fn socket() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    read_marks(&SockRef::from(&socket));
+    socket
 }
 
 /// rustls' settings of a client that trusts this authority, for ALPN h3.
@@ -127,6 +143,19 @@ pub fn head(method: &str, path: &str, host: &str, fields: &[(&str, &str)]) -> Ve
     frame(HEADERS, &section(&[&pseudo, fields].concat()))
 }
 
+/// The head of a request for a WebSocket (RFC 9220).
+pub fn websocket(path: &str, host: &str) -> Vec<u8> {
+    let fields = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "https"),
+        (":path", path),
+        (":authority", host),
+        ("sec-websocket-version", "13"),
+    ];
+    frame(HEADERS, &section(&fields))
+}
+
 impl H3 {
     /// Connects to 127.0.0.1 and waits for the handshake.
     pub fn connect(port: u16, authority: &Authority, name: &str) -> Self {
@@ -139,7 +168,7 @@ impl H3 {
 
     /// Sends the first packet.
     pub fn begin(port: u16, tls: rustls::ClientConfig, name: &str, transport: TransportConfig) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let socket = socket();
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
         let crypto = QuicClientConfig::try_from(tls).expect("TLS 1.3");
         let mut config = ClientConfig::new(Arc::new(crypto));
@@ -158,6 +187,9 @@ impl H3 {
             is_connected: false,
             lost: None,
             unsent: VecDeque::new(),
+            receiver: Some(Receiver::default()),
+            marks: Vec::new(),
+            sent_mark: 0,
         };
         client.transmit();
         client
@@ -253,7 +285,7 @@ impl H3 {
 
     /// Moves the client to another port, as a router might.
     pub fn rebind(&mut self) {
-        self.socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        self.socket = socket();
         self.connection.local_address_changed();
         self.connection.ping();
         self.transmit();
@@ -262,12 +294,9 @@ impl H3 {
     /// Goes on until something is true.
     pub fn until(&mut self, what: &str, mut is_true: impl FnMut(&Self) -> bool) {
         let end = Instant::now() + deadline();
-        loop {
-            self.turn();
-            if is_true(self) {
-                return;
-            }
+        while !is_true(self) {
             assert!(Instant::now() < end, "waited in vain for {what}");
+            self.turn();
         }
     }
 
@@ -285,16 +314,17 @@ impl H3 {
         let now = Instant::now();
         let timeout = self.connection.poll_timeout().map(|timeout| timeout.saturating_duration_since(now));
         let wait = timeout.unwrap_or(deadline()).clamp(Duration::from_millis(1), Duration::from_millis(20));
-        self.socket.set_read_timeout(Some(wait)).expect("a timeout");
-        let mut buffer = vec![0; 65_536];
-        if let Ok((length, from)) = self.socket.recv_from(&mut buffer) {
-            self.receive(from, &buffer[..length]);
-            self.socket.set_nonblocking(true).expect("a mode");
-            while let Ok((length, from)) = self.socket.recv_from(&mut buffer) {
-                self.receive(from, &buffer[..length]);
+        let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let wait = PollTimeout::try_from(wait).expect("a short wait");
+        let _ = nix::poll::poll(&mut ready, wait);
+        let mut receiver = self.receiver.take().expect("it is given back");
+        while let Ok(count @ 1..) = receiver.receive(self.socket.as_fd(), MESSAGES_MAX) {
+            for message in (0..count).map(|index| receiver.message(index)) {
+                let Some(from) = message.from else { continue };
+                message.datagrams().for_each(|bytes| self.receive(from, message.mark, bytes));
             }
-            self.socket.set_nonblocking(false).expect("a mode");
         }
+        self.receiver = Some(receiver);
         let now = Instant::now();
         if self.connection.poll_timeout().is_some_and(|timeout| timeout <= now) {
             self.connection.handle_timeout(now);
@@ -303,10 +333,11 @@ impl H3 {
         self.transmit();
     }
 
-    fn receive(&mut self, from: SocketAddr, bytes: &[u8]) {
+    fn receive(&mut self, from: SocketAddr, mark: u8, bytes: &[u8]) {
+        self.marks.push(mark);
         let mut answer = Vec::new();
-        let data = BytesMut::from(bytes);
-        match self.endpoint.handle(Instant::now(), from, None, None, data, &mut answer) {
+        let (mark, data) = (EcnCodepoint::from_bits(mark), BytesMut::from(bytes));
+        match self.endpoint.handle(Instant::now(), from, None, mark, data, &mut answer) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) if handle == self.handle => {
                 self.connection.handle_event(event);
                 self.events(); // a stateless reset behind a close would hide it
@@ -326,7 +357,11 @@ impl H3 {
         }
         let mut buffer = Vec::new();
         while let Some(transmit) = self.connection.poll_transmit(Instant::now(), 1, &mut buffer) {
-            let _ = self.socket.send_to(&buffer[..transmit.size], transmit.destination);
+            self.sent_mark = transmit.ecn.map_or(0, |mark| mark as u8);
+            let mut outbox = Outbox::default();
+            let route = Some((transmit.destination, None));
+            outbox.push_marked(&buffer[..transmit.size], route, self.sent_mark);
+            let _ = outbox.send(self.socket.as_fd(), &mut 0);
             buffer.clear();
         }
     }

@@ -17,7 +17,7 @@ use rustls::{ClientConfig, HandshakeKind};
 use super::servers::{output, s_client};
 use crate::support::daemon::send;
 use crate::support::tls::{Authority, Pair, TlsClient, client_config};
-use crate::support::{Daemon, Dns, Setup, port, wait_for};
+use crate::support::{Daemon, Dns, H3, Setup, port, wait_for};
 
 /// The state of a certificate in a responder's index, by its serial number.
 #[derive(Clone, Copy, PartialEq)]
@@ -358,6 +358,7 @@ http {
     add_header X-Verify $ssl_client_verify always;
     server {
         listen 127.0.0.1:%%PORT_0%% ssl;
+        listen 127.0.0.1:%%PORT_0%% quic;
         server_name site.test;
         %%MORE%%
         location / { return 200 $pid; }
@@ -444,6 +445,22 @@ fn clients_are_refused_by_what_their_responder_says() {
     site.daemon.wait_log(
         r"connect\(\) failed .* while requesting certificate status, responder: 127.0.0.1, peer: 127.0.0.1:",
     );
+}
+
+#[test]
+fn requests_over_quic_wait_for_the_status() {
+    let states = [State::Good(0x1001), State::Revoked(0x1002)];
+    let site = Site::start(&states, 1, "");
+    for (serial, expected) in [(0x1001, success()), (0x1002, failed("certificate revoked"))] {
+        let mut tls = ClientConfig::clone(&site.client(serial));
+        tls.alpn_protocols = vec![b"h3".to_vec()];
+        let transport = quinn_proto::TransportConfig::default();
+        let mut client = H3::begin(site.daemon.port(0), tls, "site.test", transport);
+        client.until("a handshake", |client| client.is_connected);
+        client.start();
+        let answer = client.fetch("site.test", "/");
+        assert_eq!((answer.status, answer.field("x-verify").unwrap_or_default().to_owned()), expected);
+    }
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn a_client_that_is_revoked_while_it_is_connected_is_refused_from_then_on() {
     site.replace("revoked.pem", &site.clients.revoke(&[7]));
     assert_eq!([&mut first, &mut second].map(|client| client.get("site.test", "/").status), [400, 200]);
     assert_eq!([&bad, &good].map(|config| site.status(config)), [400, 200]);
-    let line = site.daemon.wait_log("has changed: new workers judge certificates by it");
+    let line = site.daemon.wait_log("has changed: new workers begin with it");
     assert!(line.contains("revoked.pem\""), "{line}");
 }
 

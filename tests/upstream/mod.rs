@@ -32,4 +32,5 @@ mod timeout_total;
 mod tls;
 mod trailers;
 mod tunnel;
+mod tunnel_pass;
 mod variables;

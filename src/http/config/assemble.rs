@@ -41,7 +41,9 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         let zone = confs.status_zone.of_server();
         let slot = zone.or_else(|| server_slot(&names, &address, options));
         places.add(index, listens, &names, span, &mut cx);
-        servers.push(build_server(confs, (names, address), locations, slot, span, &mut cx));
+        let mut server = build_server(confs, (names, address), locations, slot, span, &mut cx);
+        server.allows_connect = cx.tunnel_servers.contains(&index);
+        servers.push(server);
     }
     let (mut listens, sharing) = places.finish(&mut cx);
     secure::switch_on(&mut listens, &servers);
@@ -57,6 +59,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     passes::check(&listens, &sharing, &upstreams, &mut cx);
     modules::api::warn_of_open_doors(&servers, &mut cx.diagnostics);
     modules::dav::warn_of_open_doors(&servers, &mut cx.diagnostics);
+    modules::proxy_pass::warn_of_open_doors(&servers, &mut cx.diagnostics);
     let tables = Tables::open(&mut cx);
     let Cx {
         variables,
@@ -141,7 +144,17 @@ fn build_server(
     let root = Location::new(cx.location_id(), (Kind::Server, "", span), confs, nested);
     let names = names.into_iter().map(|(name, _)| name).collect();
     let address = address.into();
-    Server { names, address, root, named: named.into(), slot, tls: None, https_port: None, span }
+    Server {
+        names,
+        address,
+        allows_connect: false,
+        root,
+        named: named.into(),
+        slot,
+        tls: None,
+        https_port: None,
+        span,
+    }
 }
 
 fn build_locations(drafts: Vec<LocationDraft>, outer: &Confs, cx: &mut Cx) -> Locations {

@@ -3,6 +3,7 @@
 //! `server`, `location`, `listen` and `server_name` are here; everything else is in the modules' tables. What is read
 //! becomes settings in `assemble.rs`. Opens nothing.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,6 +43,8 @@ pub struct Cx {
     pub temp_paths: Vec<(PathBuf, Span)>,
     /// True if some `proxy_bind` is `transparent`.
     pub is_transparent: bool,
+    /// The numbers of the servers that have a `tunnel_pass`.
+    pub(super) tunnel_servers: HashSet<usize>,
     /// True if some `proxy_pass` has variables.
     pub has_passes_of_variables: bool,
     /// True if request bodies may go to files somewhere.
@@ -112,6 +115,7 @@ impl Cx {
             is_unlogged: false,
             is_transparent: false,
             has_passes_of_variables: false,
+            tunnel_servers: HashSet::new(),
             servers: Vec::new(),
             open: Vec::new(),
             location_count: 0,
@@ -161,6 +165,11 @@ impl Cx {
     /// The number of the server being read.
     pub fn server_number(&self) -> usize {
         self.servers.len().saturating_sub(1)
+    }
+
+    /// Notes a `tunnel_pass` in the server that is being read.
+    pub fn note_tunnel(&mut self) {
+        self.tunnel_servers.insert(self.server_number());
     }
 
     /// True if the block being read is a location (or an `if` in one), false if it is a server.

@@ -20,6 +20,8 @@ pub struct Server {
     /// The first address that it listens on.
     pub address: Box<str>,
     /// The settings of the server outside any location.
+    /// Some location of it takes CONNECT.
+    pub allows_connect: bool,
     pub root: Location,
     /// `@name` locations.
     pub named: Box<[Location]>,

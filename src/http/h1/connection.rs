@@ -638,7 +638,7 @@ fn unfinished(conn: &mut Conn, (input, began_ms): Read, has_all_fields: bool) ->
     let mut request = Request::new(
         conn.service.worker(),
         &config.servers[index],
-        connection(conn),
+        || connection(conn),
         input,
         head,
         Body::none,
@@ -656,6 +656,7 @@ fn unfinished(conn: &mut Conn, (input, began_ms): Read, has_all_fields: bool) ->
     request
 }
 
+#[inline(always)]
 fn connection(conn: &Conn) -> Connection {
     let local = if conn.listen.is_wildcard() {
         conn.transport.local_addr().unwrap_or_else(|| conn.listen.address.clone())
@@ -689,7 +690,8 @@ fn prepare(
     let declared = declared.as_ref().map(|length| *length);
     let arrived = Arrived {
         service: conn.service,
-        connection: connection(conn),
+        listen: conn.listen,
+        connection: || connection(conn),
         input,
         head,
         declared: declared.map_err(|error| (error as &dyn std::fmt::Display, error.status())),

@@ -17,11 +17,10 @@ use crate::http::client::Client;
 use crate::http::config::server::{Listen, Server};
 use crate::http::downstream::Downstream;
 use crate::http::h2::stream::{Shared, Stream};
-use crate::http::h2::tunnel;
 use crate::http::modules::http_core;
 use crate::http::pipeline::{self, Entry};
 use crate::http::request::{self, body};
-use crate::http::streams::Reader;
+use crate::http::streams::{Reader, tunnel};
 use crate::log::{self, access};
 use crate::net::linger::linger;
 use crate::net::newcomer::Newcomer;
@@ -402,7 +401,7 @@ async fn answer(stream: Stream, facts: Rc<Facts>, event: Event, number: u64) {
     if stream.is_gone() {
         return; // it was given up before it began: nothing is done for it
     }
-    let connection = request::Connection {
+    let connection = || request::Connection {
         number: facts.number,
         probe: facts.probe,
         peer: facts.peer.clone(),
@@ -424,7 +423,8 @@ async fn answer(stream: Stream, facts: Rc<Facts>, event: Event, number: u64) {
         }
     };
     let (service, input) = (facts.service, Buffer::of(text));
-    let head = Arrived { service, connection, input, head, declared, is_plain_instead: false };
+    let head =
+        Arrived { service, listen: facts.listen, connection, input, head, declared, is_plain_instead: false };
     let begun = begin::request(head, |_, expects, _| match ends {
         true => body::Reader::Nothing,
         false if protocol.is_some() => body::Reader::Nothing,

@@ -7,7 +7,6 @@
 
 pub mod connection;
 pub mod stream;
-mod tunnel;
 
 pub use connection::{Begun, Conn, serve};
 pub use stream::Stream;

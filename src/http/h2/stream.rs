@@ -71,17 +71,6 @@ impl Stream {
         self.code.set(code);
     }
 
-    /// Ready once the client has reset the stream, or its connection is gone.
-    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.shared.proto.borrow_mut().stream(self.id) {
-            Some(stream) if stream.reset().is_none() => {
-                stream.wake_later(cx.waker());
-                Poll::Pending
-            }
-            _ => Poll::Ready(()),
-        }
-    }
-
     pub fn is_gone(&self) -> bool {
         self.shared.proto.borrow_mut().stream(self.id).is_none_or(|stream| stream.reset().is_some())
     }
@@ -128,6 +117,16 @@ impl Carrier for Stream {
 
     fn write<T>(&self, act: impl FnOnce(&mut Side<'_>) -> T) -> T {
         self.with(|proto, id| act(&mut Side { proto, id }))
+    }
+
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.shared.proto.borrow_mut().stream(self.id) {
+            Some(stream) if stream.reset().is_none() => {
+                stream.wake_later(cx.waker());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
     }
 
     fn poll_take(

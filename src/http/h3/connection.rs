@@ -4,6 +4,7 @@
 //! Touches: the client's connection. RFC 9114; nginx.org, ngx_http_v3_module, and of ngx_http_core_module `keepalive_*`,
 //! `client_header_timeout`.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -22,7 +23,7 @@ use crate::http::handshake;
 use crate::http::modules::http_core;
 use crate::http::pipeline::{self, Entry};
 use crate::http::request::{self, body};
-use crate::http::streams::Reader;
+use crate::http::streams::{Reader, tunnel};
 use crate::http::{Service, h3};
 use crate::log::{self, access};
 use crate::net::newcomer::Newcomer;
@@ -32,7 +33,6 @@ use crate::net::{clients, drain, open, room, tls};
 use crate::proto::h2;
 use crate::proto::h3::Code;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::channel::Notify;
 use crate::runtime::{self, Timer};
 use crate::shared::tls::handshakes;
 use crate::shm::counter::{self, Total};
@@ -71,13 +71,15 @@ pub struct Conn {
     timer: Timer,
     tls: Option<Rc<tls::Info>>,
     judged: Judged,
-    answer: Rc<Notify>,
+    /// The responders have answered.
+    answer: Rc<Cell<bool>>,
+    /// The handshake's place among those of the worker, until it is complete.
+    place: Option<handshakes::Place>,
+    has_given_way: bool,
     is_counted: bool,
     requests: u64,
-    /// When the wait began that may end the connection: for the next request, for the rest of a head, for it to know that
-    /// we leave.
+    /// When the wait began that may end the connection: for the next request, for it to know that we leave.
     idle_ms: Option<u64>,
-    head_ms: Option<u64>,
     announced_ms: Option<u64>,
     /// When the client is asked next whether it is still there, while requests wait for something else.
     ping_ms: u64,
@@ -93,8 +95,11 @@ impl Conn {
     ) -> Self {
         let server = &service.config().servers[listen.default];
         let confs = &server.root.confs;
-        let limits =
-            h3::state::Limits { head: confs.http_core.field_limits(), abuse_max: confs.http3.abuse_limit() };
+        let limits = h3::state::Limits {
+            head: confs.http_core.field_limits(),
+            abuse_max: confs.http3.abuse_limit(),
+            takes_connect: confs.http3.takes_connect(),
+        };
         let facts = Facts {
             service,
             listen,
@@ -103,6 +108,8 @@ impl Conn {
             local,
             opened_ms: runtime::now_ms(),
         };
+        let place =
+            handshakes::Place::take(service.config().root.ssl.handshakes_max(), confs.http_core.log());
         Self {
             shared: Shared::new(State::new(quic, limits)),
             facts: Rc::new(facts),
@@ -110,11 +117,12 @@ impl Conn {
             timer: Timer::new(),
             tls: None,
             judged: Judged::Not,
-            answer: Rc::new(Notify::new()),
+            answer: Rc::default(),
+            place: Some(place),
+            has_given_way: false,
             is_counted: false,
             requests: 0,
             idle_ms: None,
-            head_ms: None,
             announced_ms: None,
             ping_ms: 0,
         }
@@ -137,12 +145,18 @@ impl Conn {
                 let mut state = self.shared.state.borrow_mut();
                 let is_all = state.quic.receive(cx, now);
                 state.handle();
-                if drain::mode() >= drain::Mode::Now {
+                let is_ended = self.open.client().poll_ended(cx).is_ready();
+                if is_ended || drain::mode() >= drain::Mode::Now {
                     state.end();
                 }
                 is_all
             };
-            self.secure(cx);
+            self.secure();
+            self.has_given_way = self.place.as_ref().is_some_and(|place| place.poll_gives_way(cx).is_ready());
+            if self.has_given_way {
+                // Its client is not told: nobody would listen to most of these packets.
+                return Poll::Ready(());
+            }
             self.begin_requests();
             self.keep_promises();
             let is_sent = self.shared.state.borrow_mut().quic.poll_send(cx, now).is_ready();
@@ -179,11 +193,12 @@ impl Conn {
     }
 
     /// Takes over what the handshake has led to.
-    fn secure(&mut self, cx: &mut Context<'_>) {
+    fn secure(&mut self) {
         let state = self.shared.state.borrow();
         let is_connected = state.is_connected();
         if is_connected && !self.is_counted {
             self.is_counted = true;
+            self.place = None;
             let info = state.quic.info();
             drop(state);
             if let Some(early) = self.tls.take() {
@@ -200,11 +215,8 @@ impl Conn {
                 self.judge(Rc::new(info));
             }
         }
-        if matches!(self.judged, Judged::Asking) {
-            let mut notified = std::pin::pin!(self.answer.notified());
-            if notified.as_mut().poll(cx).is_ready() {
-                self.judged = Judged::Done;
-            }
+        if matches!(self.judged, Judged::Asking) && self.answer.get() {
+            self.judged = Judged::Done;
         }
     }
 
@@ -216,24 +228,22 @@ impl Conn {
         let (worker, listen) = (facts.service.worker(), facts.listen);
         if let Some(path) = handshake::judge_first(&info, worker.config, listen) {
             self.judged = Judged::Asking;
-            let answer = Rc::clone(&self.answer);
+            let (answer, shared) = (Rc::clone(&self.answer), Rc::clone(&self.shared));
             runtime::spawn(async move {
                 let client = newcomer(&facts, "SSL handshaking");
                 handshake::ask_about(&info, &path, worker, listen, &client).await;
-                answer.notify();
+                answer.set(true);
+                shared.wake();
             });
         }
     }
 
     /// Starts the requests that have arrived.
     fn begin_requests(&mut self) {
-        let now_ms = runtime::now_ms();
         while matches!(self.judged, Judged::Done) {
             let Some(event) = self.shared.state.borrow_mut().next_request() else { break };
             self.begin(event);
         }
-        let is_inside = self.shared.state.borrow().is_inside_head();
-        self.head_ms = if is_inside { self.head_ms.or(Some(now_ms)) } else { None };
     }
 
     /// Starts a request's task.
@@ -308,7 +318,8 @@ impl Conn {
             None => Some(core.keepalive_timeout_ms()),
         };
         let keepalive_ms = keepalive_ms.unwrap_or_else(|| core.client_header_timeout_ms());
-        let head = self.head_ms.map(|since| since + room::shorten(core.client_header_timeout_ms()));
+        let head_timeout_ms = room::shorten(core.client_header_timeout_ms());
+        let head = self.shared.state.borrow().oldest_head_ms().map(|since| since + head_timeout_ms);
         let idle = self.idle_ms.map(|since| since + room::shorten(keepalive_ms));
         let is_leaving = self.shared.state.borrow().is_leaving();
         let idle = if is_leaving { None } else { idle };
@@ -326,8 +337,7 @@ impl Conn {
             self.ping_ms = now_ms + ping_after_ms;
             state.quic.state.ping();
         } else if head == Some(first) {
-            state.give_up_heads();
-            self.head_ms = None;
+            state.give_up_heads(first - head_timeout_ms);
         } else if idle == Some(first) {
             // As nginx: there is nobody to whom a GOAWAY would tell more.
             state.end();
@@ -359,6 +369,9 @@ impl Conn {
             handshakes::count_failed(self.server().slot);
             let who = newcomer(&self.facts, "SSL handshaking");
             match state.lost() {
+                None if self.has_given_way => {
+                    log::info!(log, &who, "SSL handshake failed: closed to make room for other connections");
+                }
                 Some(ConnectionError::TimedOut) | None => log::info!(log, &who, "client timed out"),
                 Some(error) => log::info!(log, &who, "SSL handshake failed: {error}"),
             }
@@ -389,7 +402,7 @@ async fn answer(stream: Stream, facts: Rc<Facts>, tls: Rc<tls::Info>, event: Eve
     if stream.is_gone() {
         return; // it was given up before it began: nothing is done for it
     }
-    let connection = request::Connection {
+    let connection = || request::Connection {
         number: facts.number,
         probe: None,
         peer: facts.peer.clone(),
@@ -402,7 +415,7 @@ async fn answer(stream: Stream, facts: Rc<Facts>, tls: Rc<tls::Info>, event: Eve
         is_pipelined: false,
     };
     let Event { request: arrived, ends, bytes, .. } = event;
-    let h2::request::Request { text, head, length, malformed, .. } = arrived;
+    let h2::request::Request { text, head, length, protocol, malformed } = arrived;
     let declared = match &malformed {
         None => Ok(length),
         Some(malformed) => {
@@ -411,9 +424,11 @@ async fn answer(stream: Stream, facts: Rc<Facts>, tls: Rc<tls::Info>, event: Eve
         }
     };
     let (service, input) = (facts.service, Buffer::of(text));
-    let head = Arrived { service, connection, input, head, declared, is_plain_instead: false };
+    let head =
+        Arrived { service, listen: facts.listen, connection, input, head, declared, is_plain_instead: false };
     let begun = begin::request(head, |_, expects, _| match ends {
         true => body::Reader::Nothing,
+        false if protocol.is_some() => body::Reader::Nothing,
         false => body::Reader::Stream(Box::new(Reader::new(expects))),
     });
     let (mut request, entry) = match begun {
@@ -430,8 +445,17 @@ async fn answer(stream: Stream, facts: Rc<Facts>, tls: Rc<tls::Info>, event: Eve
         Err((request, status)) => (request, Entry::Refused(status)),
     };
     request.set_head_length(bytes);
+    if let Some(protocol) = &protocol {
+        tunnel::ask(&mut request, protocol);
+    }
     let mut client = Client::new(Downstream::H3(&stream));
     let outcome = pinned(|| pipeline::handle(&mut request, &mut client, entry)).await;
+    if let Some(upstream) = request.proxied.take_tunnel() {
+        if outcome.is_ok() && protocol.is_some() {
+            Box::pin(tunnel::run(&stream, upstream, &mut request)).await;
+        }
+        return;
+    }
     let core = &request.location.confs.http_core;
     let is_body_late = request.error_page.status == Some(408) && !request.body.is_read();
     if is_body_late || stream.is_faulty() || outcome.is_err_and(|error| error.status == 400) {

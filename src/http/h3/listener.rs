@@ -1,11 +1,12 @@
 //! A listener of QUIC in one worker: clients come in, and their connections begin.
 //!
-//! Touches: the listening sockets. Bounded: connections by `worker_connections`, handshakes by `ssl_handshakes_max`; at half
-//! of them clients have to prove their addresses first. Behaviour: nginx.org, `listen … quic`, `quic_retry`.
+//! Touches: the listening sockets. Bounded: connections by `worker_connections`, of which the longest idle ones give way;
+//! handshakes by `ssl_handshakes_max`, with the oldest giving way, and at half of them clients have to prove their addresses
+//! first. Behaviour: nginx.org, `listen … quic`, `quic_retry`.
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::task::{Poll, ready};
@@ -19,12 +20,13 @@ use crate::http::{Service, handshake};
 use crate::log;
 use crate::net::datagram::{Answers, Turn, with_receiver};
 use crate::net::newcomer::Newcomer;
-use crate::net::quic::endpoint::Arrival;
+use crate::net::quic::endpoint::{Arrival, Way};
 use crate::net::quic::post::Passed;
 use crate::net::quic::session::Choose;
 use crate::net::quic::{Endpoint, Post, Settings};
 use crate::net::{clients, drain, open, room};
 use crate::runtime;
+use crate::shared::tls::handshakes;
 use crate::shm::counter::{self, Total};
 use crate::shm::lanes;
 use crate::sys::address::SockAddr;
@@ -79,6 +81,7 @@ impl Listener {
     /// Receives from a socket as long as `turn` says so, or until it is shut down.
     pub async fn receive(self: Rc<Self>, socket: Rc<Answers>, turn: impl Fn() -> Turn) {
         let io = &socket.io;
+        socket.read_marks();
         loop {
             let is_over = poll_fn(|cx| match turn() {
                 Turn::Over => Poll::Ready(true),
@@ -100,9 +103,9 @@ impl Listener {
                 runtime::sleep(SHUT_MS).await;
             }
         }
-        // Nobody else will receive at a stop, so connections end here. After a reload newer workers receive, and pass on what
-        // belongs to this one.
-        while drain::mode() == drain::Mode::Close {
+        // Nobody else will receive at a stop, or at an address that a reload has removed, so connections end here. After other
+        // reloads newer workers receive, and pass on what belongs to this one.
+        while drain::mode() == drain::Mode::Close || drain::mode() < drain::Mode::Now && socket.is_left() {
             poll_fn(|cx| {
                 ready!(io.poll_budget(cx));
                 io.poll_readable(cx).map(|_| ())
@@ -116,7 +119,7 @@ impl Listener {
 
     /// Takes a datagram that another process has passed on.
     fn take_passed(&self, passed: &Passed<'_>, now: Instant) {
-        if let Arrival::New(incoming) = self.endpoint.take_own(passed.from, passed.to, passed.bytes, now) {
+        if let Arrival::New(incoming) = self.endpoint.take_own(passed.way, passed.bytes, now) {
             self.endpoint.ignore(*incoming);
         }
     }
@@ -140,8 +143,9 @@ impl Listener {
                     if message.is_cut {
                         continue; // no packet of QUIC is as long
                     }
+                    let way = Way { from, to: message.to, mark: message.mark };
                     for bytes in message.datagrams() {
-                        self.dispatch(from, message.to, bytes, now);
+                        self.dispatch(way, bytes, now);
                     }
                 }
                 taken += count;
@@ -155,19 +159,19 @@ impl Listener {
     }
 
     /// Gives a datagram to its connection, or begins one.
-    fn dispatch(self: &Rc<Self>, from: SocketAddr, to: Option<IpAddr>, bytes: &[u8], now: Instant) {
-        match self.endpoint.take(from, to, bytes, now) {
+    fn dispatch(self: &Rc<Self>, way: Way, bytes: &[u8], now: Instant) {
+        match self.endpoint.take(way, bytes, now) {
             Arrival::Handled => {}
             Arrival::New(incoming) => self.welcome(*incoming, now),
             Arrival::Foreign(lane) => {
                 let address = self.listen.address.inet().copied();
                 if let (Some(post), Some(listener)) = (&self.post, address)
-                    && post.send(lane, &Passed { listener, from, to, bytes })
+                    && post.send(lane, &Passed { listener, way, bytes })
                 {
                     return;
                 }
                 // Its process is gone: the client is told so.
-                if let Arrival::New(incoming) = self.endpoint.take_own(from, to, bytes, now) {
+                if let Arrival::New(incoming) = self.endpoint.take_own(way, bytes, now) {
                     self.endpoint.ignore(*incoming);
                 }
             }
@@ -181,25 +185,28 @@ impl Listener {
         }
         let server = self.server();
         let (http3, ssl) = (&server.root.confs.http3, &self.service.config().root.ssl);
-        let (handshakes, most) = (self.endpoint.handshakes(), ssl.handshakes_max());
-        if (http3.retries() || handshakes >= most / 2) && incoming.may_retry() {
-            if handshakes >= most / 2 {
-                self.tell(format_args!(
-                    "{handshakes} QUIC handshakes are under way: clients must prove their addresses first"
-                ));
+        let (handshakes, most) = (handshakes::under_way(), ssl.handshakes_max());
+        let (is_busy, is_short) = (handshakes >= most / 2, room::is_short_for_one_more());
+        // Nobody has to give way to a client that may have claimed the address of another.
+        if (http3.retries() || is_busy || is_short) && incoming.may_retry() {
+            let under_way = format_args!("{handshakes} TLS handshakes are under way");
+            let cause = match (is_busy, is_short) {
+                (true, _) => Some(under_way),
+                (false, true) => Some(format_args!("worker_connections are short")),
+                (false, false) => None,
+            };
+            if let Some(cause) = cause {
+                self.tell(format_args!("{cause}: clients of QUIC must prove their addresses first"));
             }
             let _ = self.endpoint.retry(incoming); // it may: see above
             return;
         }
-        if handshakes >= most {
-            self.tell(format_args!(
-                "{most} QUIC handshakes are under way, clients are dropped: raise \"ssl_handshakes_max\" or shorten \
-                 \"ssl_handshake_timeout\""
-            ));
-            return self.endpoint.ignore(incoming);
-        }
         counter::add(Total::Accepted, 1);
         if open::total() >= room::limit() {
+            if room::is_being_made() {
+                // The client sends its packet again in a moment, and then there is room.
+                return self.endpoint.ignore(incoming);
+            }
             if !self.is_full.replace(true) {
                 let limit = room::limit();
                 log::alert!(
@@ -234,6 +241,7 @@ impl Listener {
             Ok(quic) => {
                 let record = clients::Client::of_datagrams(number, peer);
                 let conn = Conn::new(quic, service, listen, (number, local), open::Guard::new(record));
+                room::peer_has_come();
                 counter::add(Total::Handled, 1);
                 runtime::spawn(serve(conn));
             }

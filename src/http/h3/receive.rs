@@ -49,6 +49,9 @@ impl State {
             Err(ReadError::Reset(_)) => Read::Reset,
         };
         let _ = chunks.finalize(); // the connection's task sends, whatever there is
+        if let Read::Bytes(bytes) = &read {
+            self.traffic.total += bytes.len() as u64;
+        }
         read
     }
 
@@ -83,7 +86,12 @@ impl State {
                 }
                 Ok(())
             }
-            (false, Some(_)) => Ok(()),
+            (false, Some(_)) => {
+                if self.is_reset(id) {
+                    self.give_up(id);
+                }
+                Ok(())
+            }
             (false, None) => self.read_head(id),
         }
     }
@@ -138,7 +146,7 @@ impl State {
     /// `section`: `None` if it is too long.
     fn head(&mut self, id: u64, section: Option<Vec<u8>>) -> Result<Section, Fault> {
         let limits = Rc::clone(&self.limits);
-        let mut builder = Builder::of_version(Version::Http3, &limits.head, false);
+        let mut builder = Builder::of_version(Version::Http3, &limits.head, limits.takes_connect);
         let decoded = match &section {
             Some(section) => self.peer.decoder.decode(id, section, &mut builder),
             None => Err(Failed::Stopped(Stop::LongHead)),
@@ -155,6 +163,8 @@ impl State {
         let ends = self.has_ended(id)?;
         let arrived = builder.finish(ends);
         let is_malformed = arrived.malformed.is_some();
+        self.traffic.useful += arrived.text.len() as u64;
+        self.heads.remove(&id);
         let Some(request) = self.streams.get_mut(&id) else { return Ok(Section::Taken) };
         request.has_begun = true;
         if let BodyLength::Length(bytes) = arrived.length {
@@ -184,7 +194,7 @@ impl State {
                 Ok(true)
             }
             Read::Reset => {
-                self.streams.entry(id).and_modify(|request| request.is_gone = true);
+                self.give_up(id);
                 Ok(true)
             }
             Read::Blocked => Ok(false),
@@ -265,6 +275,7 @@ impl State {
                         data.extend_from_slice(&request.input[..count]);
                         request.input.advance(count);
                         request.received += count as u64;
+                        self.traffic.useful += count as u64;
                         if request.declared.is_some_and(|declared| request.received > declared) {
                             request.fault = Some("a body longer than its \"content-length\"");
                         }

@@ -114,6 +114,9 @@ impl State {
     /// A request has been answered, or given up: the stream ends, with this error if its response is not complete.
     pub(super) fn close(&mut self, id: u64, why: Code) {
         let Some(request) = self.streams.remove(&id) else { return };
+        if !request.has_begun {
+            self.heads.remove(&id);
+        }
         if request.blocked.is_some() {
             self.blocked_count = self.blocked_count.saturating_sub(1);
         }

@@ -4,7 +4,7 @@
 //! waits to be sent, by the connection's windows; sections that wait for compression, by [`qpack::BLOCKED_MAX`]; the bytes
 //! of a head, by `large_client_header_buffers`. RFC 9114; RFC 9204.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -25,6 +25,8 @@ pub struct Limits {
     pub head: HeadLimits,
     /// `http3_abuse_limit`.
     pub abuse_max: u32,
+    /// `http3_extended_connect`.
+    pub takes_connect: bool,
 }
 
 /// A request that has arrived.
@@ -81,6 +83,27 @@ struct Own {
     waiting: Vec<u8>,
 }
 
+/// The bytes of a client's streams beyond which they have to be of use. As nginx's limit, which is written as an eighth.
+const FREE_BYTES: u64 = 8 << 20;
+/// So many bytes may come for one of a request's head or body: frames and streams of unknown types, empty frames, and
+/// instructions for compression are read, but bring no request forward.
+const BYTES_OF_USE: u64 = 8;
+
+/// The bytes of a client's streams.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Traffic {
+    /// All that were read.
+    pub(super) total: u64,
+    /// Those of heads, as they are after decompression, and of bodies.
+    pub(super) useful: u64,
+}
+
+impl Traffic {
+    fn is_flood(self) -> bool {
+        self.total > self.useful.saturating_mul(BYTES_OF_USE).saturating_add(FREE_BYTES)
+    }
+}
+
 /// The most bytes that wait for a client to take them from one of our unidirectional streams.
 const OWN_BYTES_MAX: usize = 64 * 1024;
 
@@ -90,6 +113,10 @@ pub struct State {
     pub(super) limits: Rc<Limits>,
     pub(super) peer: Peer,
     pub(super) streams: HashMap<u64, Request>,
+    /// Streams whose heads are not complete, with the time at which they began. They begin in the order of their numbers,
+    /// so the first one is the oldest; one whose head comes at once is never here.
+    pub(super) heads: BTreeMap<u64, u64>,
+    pub(super) traffic: Traffic,
     /// The last bytes of responses whose requests have ended.
     pub(super) tails: Vec<(u64, Vec<u8>)>,
     requests: VecDeque<Event>,
@@ -130,13 +157,15 @@ fn number(id: StreamId) -> u64 {
 impl State {
     pub fn new(quic: quic::Connection, limits: Limits) -> Self {
         let mut control = Own::default();
-        peer::put_control_start(&mut control.waiting);
+        peer::put_control_start(limits.takes_connect, &mut control.waiting);
         let abuse = Abuse::new(limits.abuse_max);
         Self {
             quic,
             peer: Peer::new(limits.head.line_bytes_max),
             limits: Rc::new(limits),
             streams: HashMap::new(),
+            heads: BTreeMap::new(),
+            traffic: Traffic::default(),
             tails: Vec::new(),
             requests: VecDeque::new(),
             blocked_count: 0,
@@ -183,11 +212,12 @@ impl State {
         !self.requests.is_empty()
     }
 
-    /// Gives up the requests whose heads take too long.
-    pub fn give_up_heads(&mut self) {
-        let late: Vec<u64> =
-            self.streams.iter().filter(|(_, request)| !request.has_begun).map(|(id, _)| *id).collect();
-        for id in late {
+    /// Gives up the requests whose heads are not complete though they began at this time or before.
+    pub fn give_up_heads(&mut self, began_ms: u64) {
+        while let Some((&id, &since_ms)) = self.heads.first_key_value()
+            && since_ms <= began_ms
+        {
+            self.heads.remove(&id);
             self.close(id, Code::REQUEST_REJECTED);
             self.charge(Act::Malformed);
         }
@@ -198,9 +228,9 @@ impl State {
         self.streams.len()
     }
 
-    /// True if a request's head has begun to arrive and is not complete.
-    pub fn is_inside_head(&self) -> bool {
-        self.streams.values().any(|request| !request.has_begun)
+    /// The beginning of the oldest request whose head is not complete.
+    pub fn oldest_head_ms(&self) -> Option<u64> {
+        self.heads.first_key_value().map(|(_, since_ms)| *since_ms)
     }
 
     /// True if the client has acknowledged everything that is about requests.
@@ -227,6 +257,9 @@ impl State {
                 | QuicEvent::DatagramReceived
                 | QuicEvent::DatagramsUnblocked => {}
             }
+        }
+        if self.traffic.is_flood() {
+            self.fail(Fault::new(Code::EXCESSIVE_LOAD, "far more bytes than its requests have"));
         }
         self.send_own();
     }
@@ -268,7 +301,11 @@ impl State {
             return Ok(());
         }
         self.streams.insert(id, Request::default());
-        self.readable(id)
+        self.readable(id)?;
+        if self.streams.get(&id).is_some_and(|request| !request.has_begun) {
+            self.heads.insert(id, runtime::now_ms());
+        }
+        Ok(())
     }
 
     /// The client has given up a request.
@@ -322,6 +359,7 @@ impl State {
     fn leave_streams(&mut self) {
         self.requests.clear();
         self.tails.clear();
+        self.heads.clear();
         for request in self.streams.values_mut() {
             request.is_gone = true;
             request.wake();

@@ -67,18 +67,6 @@ impl Stream {
         self.code.set(code);
     }
 
-    /// Ready once the client has given up the request, or its connection is gone.
-    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.shared.state.borrow_mut();
-        match state.streams.get_mut(&self.id) {
-            Some(request) if !request.is_gone => {
-                request.reader = Some(cx.waker().clone());
-                Poll::Pending
-            }
-            _ => Poll::Ready(()),
-        }
-    }
-
     pub fn is_gone(&self) -> bool {
         self.shared.state.borrow().streams.get(&self.id).is_none_or(|request| request.is_gone)
     }
@@ -120,6 +108,17 @@ impl Carrier for Stream {
         let result = act(&mut Side { state: &mut self.shared.state.borrow_mut(), id: self.id });
         self.shared.wake();
         result
+    }
+
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.shared.state.borrow_mut();
+        match state.streams.get_mut(&self.id) {
+            Some(request) if !request.is_gone => {
+                request.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
     }
 
     fn poll_take(&self, _: (usize, bool), cx: &mut Context<'_>) -> Poll<Result<(Vec<u8>, bool), Error>> {

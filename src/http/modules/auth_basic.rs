@@ -27,6 +27,7 @@ use crate::http::scope::{Script, Variable};
 use crate::http::verdict::{Reply, Then, Verdict, Work};
 use crate::log;
 use crate::proto::header::Id;
+use crate::proto::message::Method;
 use crate::runtime::blocking::{self, Lane, PASSWORDS_WAITING_MAX};
 use crate::runtime::channel::Notify;
 use crate::runtime::{self, now_ms};
@@ -326,21 +327,30 @@ impl Checks {
     }
 }
 
-/// Refuses the request with 401, which asks for a user name and password.
+/// The names of the fields of a challenge and its answer, and the status of a refusal: CONNECT asks a proxy.
+fn fields(request: &Request) -> (Id, Id, u16) {
+    match request.method {
+        Method::Connect => (Id::ProxyAuthenticate, Id::ProxyAuthorization, 407),
+        _ => (Id::WwwAuthenticate, Id::Authorization, 401),
+    }
+}
+
+/// Refuses the request with 401 or 407, which asks for a user name and password.
 fn refuse(request: &mut Request) -> Verdict {
     let mut value = b"Basic realm=\"".to_vec();
     if let Some(realm) = request.location.confs.auth_basic.realm.as_ref() {
         realm.evaluate(request, &mut value);
     }
     value.push(b'"');
-    request.forget(Id::WwwAuthenticate);
-    request.keep(Id::WwwAuthenticate, Some(&value));
-    Verdict::Done(Reply::Status(401))
+    let (challenge, _, status) = fields(request);
+    request.forget(challenge);
+    request.keep(challenge, Some(&value));
+    Verdict::Done(Reply::Status(status))
 }
 
-/// The user name and password of `Authorization: Basic`.
+/// The user name and password of `Authorization: Basic`, or of `Proxy-Authorization`.
 fn credentials(request: &Request) -> Option<(Vec<u8>, Vec<u8>)> {
-    let (scheme, encoded) = request.header(Id::Authorization)?.split_at_checked("Basic ".len())?;
+    let (scheme, encoded) = request.header(fields(request).1)?.split_at_checked("Basic ".len())?;
     if !scheme.eq_ignore_ascii_case(b"Basic ") {
         return None;
     }

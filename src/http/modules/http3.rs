@@ -20,6 +20,7 @@ settings! {
         max_concurrent_streams: Setting<u64> = 128,
         stream_buffer_size: Setting<u64> = 64 * 1024,
         abuse_limit: Setting<u64> = 1000,
+        extended_connect: Setting<bool> = false,
         retry: Setting<bool> = false,
         gso: Setting<bool> = false,
         host_key: Inherit<Keys>,
@@ -46,6 +47,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     number("http3_abuse_limit", BOTH, (0, u32::MAX as u64), |c| &mut c.abuse_limit,
         "Limits how much work a client may make for nothing, in points: 4 for a request that it gives up, 50 for a malformed one. A request that is \
          served pays one point back, and time 20 a second. A connection beyond the limit is closed; 0 switches the limit off."),
+    flag("http3_extended_connect", BOTH, |c| &mut c.extended_connect,
+        "Takes WebSockets over HTTP/3 (RFC 9220); for the upstream they are the upgrade of HTTP/1.1. In force for an address by its default server."),
     flag("quic_retry", BOTH, |c| &mut c.retry,
         "Lets every new client prove its address by a Retry packet first, which costs a round trip. Without it that is asked while half as many handshakes \
          as ssl_handshakes_max are under way in a worker. In force for an address by its default server."),
@@ -98,6 +101,10 @@ impl Conf {
     /// 0: no limit.
     pub fn abuse_limit(&self) -> u32 {
         u32::try_from(self.abuse_limit.get()).unwrap_or(u32::MAX)
+    }
+
+    pub fn takes_connect(&self) -> bool {
+        self.extended_connect.get()
     }
 
     pub fn retries(&self) -> bool {

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use crate::config::directive::custom;
 use crate::config::inherit::{duplicate, own};
-use crate::config::{Arity, Context, Diagnostic, Node, Span, Word, settings};
+use crate::config::{Arity, Context, Diagnostic, Diagnostics, Node, Span, Word, settings};
 use crate::http::config::compile::Cx;
-use crate::http::config::location::Kind;
+use crate::http::config::location::{Kind, Location};
+use crate::http::config::server::Server;
 use crate::http::modules::{BlockConf, Directive, proxy};
 use crate::http::request::Request;
 use crate::http::scope::{Script, Variable};
@@ -24,6 +25,7 @@ use crate::http::verdict::{Reply, Verdict};
 use crate::log;
 use crate::net::address::{self, Host};
 use crate::proto::header::Id;
+use crate::proto::message::Method;
 use crate::script::value;
 use crate::script::variable::variable;
 use crate::shared::connection::client_address;
@@ -122,6 +124,10 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Passes the requests of a location to an SCGI server or a group of them: host:port, unix:/path, or the name of an upstream block."),
     custom("memcached_pass", PLACES, Arity::exactly(1), |conf: &mut Conf, cx, node| pass(conf, cx, node, Protocol::Memcached),
         "Answers the requests of a location with the values that a memcached server, or a group of them, has for the key $memcached_key."),
+    custom("tunnel_pass", PLACES.or(Context::SERVER), Arity::between(0, 1), tunnel_pass,
+        "Connects clients that send CONNECT with a server and passes bytes in both directions, as a forward proxy does: with the host and port that the \
+         client asks for, or with the given host:port, which may have variables, or upstream block. Needs HTTP/1.1. Restrict it by allow, auth_basic or a map: \
+         otherwise every client reaches whatever this machine does."),
 ];
 
 #[rustfmt::skip]
@@ -136,7 +142,12 @@ pub static VARIABLES: &[Variable] = &[
 pub fn content(request: &mut Request) -> Verdict {
     let conf = &request.location.confs.proxy_pass;
     if conf.is_set() {
-        let is_refused = conf.protocol == Protocol::Memcached && !request.method.is_get_or_head();
+        let is_refused = match conf.protocol {
+            Protocol::Memcached => !request.method.is_get_or_head(),
+            // only a tunnel may take CONNECT, and it takes nothing else
+            Protocol::Tunnel => request.method != Method::Connect,
+            _ => request.method == Method::Connect,
+        };
         return if is_refused { Verdict::Done(Reply::Status(405)) } else { Verdict::Pass };
     }
     if request.route.left_proxy {
@@ -176,7 +187,7 @@ pub fn layer(conf: &Conf, family: &conf::Conf, has_http2: bool, cx: &mut Cx) -> 
         Protocol::Http => "http://",
         Protocol::Uwsgi => "uwsgi://",
         Protocol::Grpc => "grpc://",
-        Protocol::FastCgi | Protocol::Scgi | Protocol::Memcached => return None,
+        Protocol::FastCgi | Protocol::Scgi | Protocol::Memcached | Protocol::Tunnel => return None,
     };
     let (host, span) = match &conf.pass {
         Some((Pass::Fixed { target, .. }, span)) if target.is_tls => (Some(target.tls_name()), *span),
@@ -248,7 +259,9 @@ impl Target {
                     None => Self::parse_address(scheme(plain).unwrap_or(text), protocol),
                 }
             }
-            Protocol::FastCgi | Protocol::Scgi | Protocol::Memcached => Self::parse_address(text, protocol),
+            Protocol::FastCgi | Protocol::Scgi | Protocol::Memcached | Protocol::Tunnel => {
+                Self::parse_address(text, protocol)
+            }
         }
     }
 
@@ -321,11 +334,44 @@ fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
     pass(conf, cx, node, Protocol::Http)
 }
 
+fn tunnel_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let asked = Word { text: "$host:$request_port".into(), span: node.span, quoted: false };
+    cx.note_tunnel();
+    pass_to(conf, cx, (node, node.args.first().unwrap_or(&asked)), Protocol::Tunnel)
+}
+
+/// Warns of tunnels to wherever a client wants that every client may use.
+pub fn warn_of_open_doors(servers: &[Server], out: &mut Diagnostics) {
+    for location in servers.iter().flat_map(Server::locations) {
+        let is_open = |location: &&Location| {
+            let confs = &location.confs;
+            !confs.are_guarded() && !confs.ssl.requires_certificate()
+        };
+        for place in std::iter::once(location).chain(location.variants()).filter(is_open) {
+            if let (Some((Pass::Script(_), span)), Protocol::Tunnel) =
+                (&place.confs.proxy_pass.pass, place.protocol)
+            {
+                let message = "every client may reach whatever this machine reaches, by \"tunnel_pass\"";
+                let help = "add access rules, such as \"allow 10.0.0.0/8; deny all;\" or auth_basic, or let a map choose among the intended hosts";
+                out.push(Diagnostic::warning(*span, message).help(help));
+            }
+        }
+    }
+}
+
 fn pass(conf: &mut Conf, cx: &mut Cx, node: &Node, protocol: Protocol) -> Result<(), Diagnostic> {
+    pass_to(conf, cx, (node, &node.args[0]), protocol)
+}
+
+fn pass_to(
+    conf: &mut Conf,
+    cx: &mut Cx,
+    (node, word): (&Node, &Word),
+    protocol: Protocol,
+) -> Result<(), Diagnostic> {
     if conf.is_set() && conf.protocol == protocol {
         return Err(duplicate(node));
     }
-    let word = &node.args[0];
     let pass = if value::has_variables(&word.text) {
         cx.has_passes_of_variables = true;
         Pass::Script(Script::compile(word, cx)?)
@@ -344,7 +390,7 @@ fn pass(conf: &mut Conf, cx: &mut Cx, node: &Node, protocol: Protocol) -> Result
         conf.key = Some(Script::compile_text("$memcached_key", node.span, cx)?);
     }
     // an application is told the length of a body, for which it must be read first
-    cx.body_files |= !protocol.has_uris();
+    cx.body_files |= !protocol.has_uris() && protocol != Protocol::Tunnel;
     (conf.pass, conf.protocol) = (Some((pass, node.span)), protocol);
     Ok(())
 }

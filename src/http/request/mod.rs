@@ -162,25 +162,26 @@ pub struct Request {
 
 impl Request {
     /// A closure makes the body, after everything that could panic and before all else: only then is the body
-    /// built in place instead of being copied three times.
+    /// built in place instead of being copied three times. Another one makes the connection, so that it is copied once.
     #[inline(always)]
     pub fn new(
         worker: &'static Worker,
         server: &'static Server,
-        connection: Connection,
+        connection: impl FnOnce() -> Connection,
         input: Buffer,
         head: Box<RequestHead>,
         body: impl FnOnce() -> Body,
     ) -> Box<Self> {
         let method = head.method;
         let now_us = runtime::now_us();
+        let connection = connection();
         boxed(|| Self {
             body: body(),
+            connection,
             config: worker.config,
             worker,
             server,
             location: &server.root,
-            connection,
             input,
             input_added: 0,
             head,
@@ -293,8 +294,14 @@ impl Request {
     fn inner(&self, uri: Vec<u8>, args: Vec<u8>, body: Body) -> Box<Self> {
         let mut input = Buffer::take(self.input.data().len());
         input.extend(self.input.data());
-        let mut inner =
-            Self::new(self.worker, self.server, self.connection.clone(), input, self.head.clone(), || body);
+        let mut inner = Self::new(
+            self.worker,
+            self.server,
+            || self.connection.clone(),
+            input,
+            self.head.clone(),
+            || body,
+        );
         inner.input_added = self.input_added;
         (inner.uri, inner.args) = (uri, args);
         inner.route.rewriting = Rewriting::Replaced { left_location: false };

@@ -209,7 +209,7 @@ impl Inner {
         let _ = request::parse(input.data(), &self.server.root.confs.http_core.head_limits(), &mut head);
         let mut body = Body::none();
         body.set_received(self.received);
-        let mut request = Request::new(self.worker, self.server, self.connection(), input, head, || body);
+        let mut request = Request::new(self.worker, self.server, || self.connection(), input, head, || body);
         request.location = self.location;
         request.method = self.method;
         request.uri = self.text(URI);

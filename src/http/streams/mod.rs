@@ -1,9 +1,10 @@
 //! Requests and responses in streams, of which a connection has many: the part that is the same in HTTP/2 and HTTP/3.
 //!
-//! A [`Reader`] takes the body of a request from a [`Carrier`], a [`Writer`] gives it a response. The carrier of HTTP/2 is
-//! in `http/h2/stream.rs`, that of HTTP/3 in `http/h3/stream.rs`.
+//! A [`Reader`] takes the body of a request from a [`Carrier`], a [`Writer`] gives it a response, and a WebSocket ([`tunnel`])
+//! is data in both directions. The carrier of HTTP/2 is in `http/h2/stream.rs`, that of HTTP/3 in `http/h3/stream.rs`.
 
 mod reader;
+pub mod tunnel;
 mod writer;
 
 use std::task::{Context, Poll, Waker};
@@ -24,6 +25,9 @@ pub trait Carrier {
 
     /// Calls `act` with the stream's side of the connection, then has the connection send.
     fn write<T>(&self, act: impl FnOnce(&mut Self::Streams<'_>) -> T) -> T;
+
+    /// Ready once the client has given up the request, or its connection is gone.
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()>;
 
     /// Takes data of the request's body that has arrived. Ready with true at its end. `before`: so many bytes that were taken
     /// the last time have been used, and whether the body is read from now on.

@@ -43,6 +43,10 @@ pub fn begin(request: &mut Request, answer: &mut Answer, has_body: bool) -> Resu
     let conf = request.passes();
     let (head, data) = (&answer.head.head, answer.head.buffer.data());
     request.proxied.set_head(answer.head.clone());
+    if request.location.protocol == Protocol::Tunnel {
+        request.keep_alive = false;
+        return Ok(Next::Tunnel(Response::new(200)));
+    }
     let begun = answer.carrier.decoder().begin_body(head, data, request.upstream_method());
     let length = begun.map_err(Error::upstream)?;
     let has_more = answer.carrier.decoder().may_add_trailers();

@@ -60,6 +60,8 @@ pub enum Encoder {
     Uwsgi,
     Scgi,
     Memcached,
+    /// Nothing is said: its bytes are the client's.
+    Tunnel,
 }
 
 impl Encoder {
@@ -75,6 +77,7 @@ impl Encoder {
             Protocol::Uwsgi => Self::Uwsgi,
             Protocol::Scgi => Self::Scgi,
             Protocol::Memcached => Self::Memcached,
+            Protocol::Tunnel => Self::Tunnel,
         }
     }
 
@@ -88,7 +91,7 @@ impl Encoder {
         match self {
             Self::H1(_) => framing == Framing::Framed,
             Self::FastCgi(_) | Self::H2(_) => framing != Framing::None,
-            Self::Uwsgi | Self::Scgi | Self::Memcached => false,
+            Self::Uwsgi | Self::Scgi | Self::Memcached | Self::Tunnel => false,
         }
     }
 
@@ -98,7 +101,7 @@ impl Encoder {
             Self::H1(encoder) => encoder.has_frames(),
             Self::FastCgi(encoder) => encoder.has_frames(),
             Self::H2(_) => true,
-            Self::Uwsgi | Self::Scgi | Self::Memcached => false,
+            Self::Uwsgi | Self::Scgi | Self::Memcached | Self::Tunnel => false,
         }
     }
 
@@ -106,7 +109,7 @@ impl Encoder {
     pub fn tells_length(self) -> bool {
         match self {
             Self::FastCgi(_) => true,
-            Self::H1(_) | Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => false,
+            Self::H1(_) | Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached | Self::Tunnel => false,
         }
     }
 
@@ -125,6 +128,7 @@ impl Encoder {
             Self::Uwsgi => uwsgi::head(request, out),
             Self::Scgi => scgi::head(request, framing, out),
             Self::Memcached => memcached::head(request, out),
+            Self::Tunnel => Ok(()),
         }
     }
 
@@ -134,7 +138,7 @@ impl Encoder {
             Self::H1(_) => h1::FRAME_BYTES_MAX,
             Self::H2(_) => h2::FRAME_BYTES_MAX,
             Self::FastCgi(_) => fastcgi::FRAME_BYTES_MAX,
-            Self::Uwsgi | Self::Scgi | Self::Memcached => usize::MAX,
+            Self::Uwsgi | Self::Scgi | Self::Memcached | Self::Tunnel => usize::MAX,
         }
     }
 
@@ -144,14 +148,14 @@ impl Encoder {
         match self {
             Self::H1(_) => h1::frame(payload, out),
             Self::FastCgi(_) => fastcgi::frame(payload, out),
-            Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => unframed(payload, out),
+            Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached | Self::Tunnel => unframed(payload, out),
         }
     }
 
     /// The payload of what [`Encoder::frame`] has appended.
     pub fn payload(self, framed: Vec<u8>) -> Vec<u8> {
         match self {
-            Self::H1(_) | Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => framed,
+            Self::H1(_) | Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached | Self::Tunnel => framed,
             Self::FastCgi(_) => proto::fastcgi::contents(&framed),
         }
     }
@@ -160,7 +164,7 @@ impl Encoder {
     /// followed by nothing. `None`: bodies of known length have no frames.
     pub fn frame_head(self, payload_bytes: usize) -> Option<[u8; 8]> {
         match self {
-            Self::H1(_) | Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => None,
+            Self::H1(_) | Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached | Self::Tunnel => None,
             Self::FastCgi(_) => Some(fastcgi::frame_head(payload_bytes)),
         }
     }
@@ -171,7 +175,7 @@ impl Encoder {
         match self {
             Self::H1(_) => h1::seal(bytes),
             Self::FastCgi(_) => fastcgi::seal(bytes),
-            Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => FRAME_HEAD_BYTES,
+            Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached | Self::Tunnel => FRAME_HEAD_BYTES,
         }
     }
 
@@ -180,7 +184,7 @@ impl Encoder {
         match self {
             Self::H1(_) => h1::finish(out),
             Self::FastCgi(_) => fastcgi::finish(out),
-            Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached => {}
+            Self::H2(_) | Self::Uwsgi | Self::Scgi | Self::Memcached | Self::Tunnel => {}
         }
     }
 }
@@ -229,7 +233,8 @@ impl Decoder {
             Encoder::H1(encoder) => Self::H1(h1::Decoder::new(encoder)),
             Encoder::H2(_) => Self::H2(Box::default()),
             Encoder::FastCgi(encoder) => Self::FastCgi(Box::new(fastcgi::Decoder::new(encoder))),
-            Encoder::Uwsgi | Encoder::Scgi => Self::Cgi(Box::default()),
+            // a tunnel has no response to decode
+            Encoder::Uwsgi | Encoder::Scgi | Encoder::Tunnel => Self::Cgi(Box::default()),
             Encoder::Memcached => Self::Memcached(Box::new(memcached::Decoder::new(request))),
         }
     }

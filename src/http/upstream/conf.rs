@@ -63,6 +63,8 @@ pub struct Family {
     is_of_caches: bool,
     /// Nothing is buffered in either direction, and trailers are passed on.
     is_of_streams: bool,
+    /// Nothing is asked of its peers but to be connected.
+    only_connects: bool,
     /// The values in force where none of its directives is set.
     frozen: OnceLock<Frozen>,
 }
@@ -93,6 +95,13 @@ impl Family {
         family
     }
 
+    /// The family of tunnels: streams of which one end is only connected.
+    pub const fn of_tunnels(prefix: &'static str) -> Self {
+        let mut family = Self::of_streams(prefix, &[]);
+        family.only_connects = true;
+        family
+    }
+
     const fn with(
         prefix: &'static str,
         hidden: &'static [&'static str],
@@ -101,7 +110,8 @@ impl Family {
     ) -> Self {
         let prefix = Prefix(prefix);
         let frozen = OnceLock::new();
-        Self { prefix, hidden, rewrite, reads_bodies, is_of_caches, is_of_streams: false, frozen }
+        let (is_of_streams, only_connects) = (false, false);
+        Self { prefix, hidden, rewrite, reads_bodies, is_of_caches, is_of_streams, only_connects, frozen }
     }
 }
 
@@ -249,6 +259,7 @@ impl Location {
             Protocol::Scgi => &self.confs.scgi.upstream,
             Protocol::Memcached => &self.confs.memcached.upstream,
             Protocol::Grpc => &self.confs.grpc.upstream,
+            Protocol::Tunnel => &self.confs.tunnel.upstream,
         }
     }
 }
@@ -544,7 +555,8 @@ fn freeze(conf: &Conf) -> Frozen {
     let connect = connect::Options { bind, is_transparent, probes, is_datagram: false };
     let is_rebound = conf.set.bind_dynamic.get() && conf.has_own_local();
     let is_made_anew = conf.set.request_dynamic.get() || conf.names_depend_on_peer();
-    let depends_on_peer = is_rebound || is_made_anew || !conf.set.allow.is_empty();
+    let depends_on_peer =
+        is_rebound || is_made_anew || !conf.set.allow.is_empty() || conf.family.only_connects;
     Frozen { hidden, omits, ignored, connect, depends_on_peer }
 }
 

@@ -53,6 +53,15 @@ pub struct Answer {
     pub head_length: usize,
 }
 
+impl Answer {
+    /// That of a peer of which nothing is asked but to be connected.
+    pub fn connected(carrier: Carrier) -> Self {
+        let mut head = Head::default();
+        head.head.status = 200;
+        Self { carrier, head: Rc::new(head), head_length: 0 }
+    }
+}
+
 fn fail(kind: Kind) -> Stop {
     Stop::Peer(kind.into())
 }

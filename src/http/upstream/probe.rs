@@ -251,7 +251,7 @@ impl Plan {
         };
         let head = Box::new(head);
         let body = || if is_grpc { Body::of(self.check.call.message()) } else { Body::none() };
-        let mut request = Request::new(self.worker, self.server, connection, input, head, body);
+        let mut request = Request::new(self.worker, self.server, || connection, input, head, body);
         request.location = self.location;
         if let Ok(parsed) = normalize_uri(uri, true, &mut request.uri) {
             request.args = parsed.args.and_then(|args| uri.get(args)).unwrap_or(b"").to_vec();

@@ -12,6 +12,8 @@ pub enum Protocol {
     Scgi,
     Memcached,
     Grpc,
+    /// Bytes in both directions, for CONNECT.
+    Tunnel,
 }
 
 impl Protocol {
@@ -24,6 +26,7 @@ impl Protocol {
             Self::Scgi => "scgi_pass",
             Self::Memcached => "memcached_pass",
             Self::Grpc => "grpc_pass",
+            Self::Tunnel => "tunnel_pass",
         }
     }
 
@@ -44,6 +47,7 @@ impl Protocol {
             Self::Memcached => "memcached",
             Self::Grpc if is_tls => "grpcs",
             Self::Grpc => "grpc",
+            Self::Tunnel => "tunnel",
         }
     }
 
@@ -52,7 +56,7 @@ impl Protocol {
         match self {
             Self::Http if is_tls => Some(443),
             Self::Http => Some(80),
-            Self::FastCgi | Self::Uwsgi | Self::Scgi | Self::Memcached | Self::Grpc => None,
+            Self::FastCgi | Self::Uwsgi | Self::Scgi | Self::Memcached | Self::Grpc | Self::Tunnel => None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The parts of a request that depend on the peer chosen for it: whether a connection is permitted at all
 //! (`proxy_allow_upstream`), the request itself (`proxy_request_dynamic`), the name and certificate for TLS, and the
-//! local address (`proxy_bind_dynamic`).
+//! local address (`proxy_bind_dynamic`). Also the turn of a peer that a tunnel is for (`tunnel_pass`).
 //!
 //! Touches: the request's variables, and the client's socket for a body that is still arriving.
 //! Behaviour: nginx.org, ngx_http_proxy_module.
@@ -11,6 +11,7 @@ use crate::http::request::error::Kind;
 use crate::http::upstream::Pass;
 use crate::http::upstream::exchange::{Answer, Stop};
 use crate::http::upstream::outgoing::Outgoing;
+use crate::http::upstream::protocol::Protocol;
 use crate::upstream::Peer;
 use crate::upstream::trace::Action;
 
@@ -36,6 +37,12 @@ impl Pass<'_, '_> {
         }
         if conf.set.bind_dynamic.get() {
             self.local = conf.own_options(self.request);
+        }
+        if self.request.location.protocol == Protocol::Tunnel {
+            // Nothing is asked of this peer but to be connected.
+            let carrier = self.open(peer, false).await?;
+            self.request.upstream.last().status = 200;
+            return Ok(Answer::connected(carrier));
         }
         self.turn(peer).await
     }

@@ -9,9 +9,12 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use socket2::SockRef;
+
 use crate::log;
 use crate::runtime::{self, Io};
-use crate::sys::datagrams::{BYTES_MAX, Outbox};
+use crate::sys::datagrams::{self, BYTES_MAX, Mark, Outbox};
+use crate::sys::retire;
 
 /// Answers that wait for the end of a turn; with more, they leave at once.
 const COUNT_MAX: usize = 64;
@@ -73,6 +76,11 @@ impl Answers {
     /// Sends a datagram to a client before the turn ends, from the address that the client had sent to, if the socket
     /// listens on several. If the kernel has no room for it, it is lost, as it could be on its way.
     pub fn push(self: &Rc<Self>, bytes: &[u8], to: SocketAddr, from: Option<IpAddr>) {
+        self.push_marked(bytes, to, from, 0);
+    }
+
+    /// The same for a datagram with a mark of congestion control.
+    pub fn push_marked(self: &Rc<Self>, bytes: &[u8], to: SocketAddr, from: Option<IpAddr>, mark: Mark) {
         if !self.has_room(bytes.len()) {
             self.send();
         }
@@ -87,10 +95,20 @@ impl Answers {
             }
             return;
         }
-        self.waiting.borrow_mut().push(bytes, Some((to, from)));
+        self.waiting.borrow_mut().push_marked(bytes, Some((to, from)), mark);
         if !self.is_due.replace(true) {
             DUE.with_borrow_mut(|due| due.push(Rc::clone(self)));
         }
+    }
+
+    /// Has the kernel tell the marks of datagrams that arrive.
+    pub fn read_marks(&self) {
+        datagrams::read_marks(&SockRef::from(&self.io.as_fd()));
+    }
+
+    /// True if the master has left the socket to workers that have connections there.
+    pub fn is_left(&self) -> bool {
+        retire::is_left(self.io.as_fd())
     }
 
     /// Lets equal datagrams leave in bursts, or not.

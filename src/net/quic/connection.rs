@@ -52,7 +52,6 @@ impl Connection {
         choose: Choose,
         (peer, local): (SocketAddr, Option<IpAddr>),
     ) -> Self {
-        endpoint.count_handshake(true);
         let (state, choose, timer) = (Box::new(state), Some(choose), Timer::new());
         let (buffer, has_told) = (Vec::new(), false);
         Self { endpoint, handle, mailbox, state, choose, timer, peer, local, buffer, has_told }
@@ -87,7 +86,7 @@ impl Connection {
             count += 1;
         }
         if self.choose.is_some() && !self.state.is_handshaking() {
-            self.handshake_is_over();
+            self.choose = None;
         }
         runtime::charge(count as u32 * DATAGRAM_COST);
         self.mailbox.wake_later(cx.waker());
@@ -95,12 +94,6 @@ impl Connection {
             self.state.handle_timeout(now);
         }
         self.mailbox.is_empty()
-    }
-
-    fn handshake_is_over(&mut self) {
-        if self.choose.take().is_some() {
-            self.endpoint.count_handshake(false);
-        }
     }
 
     /// The next thing that has happened.
@@ -171,7 +164,6 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.handshake_is_over();
         self.endpoint.leave(self.handle, false);
         self.endpoint.answers().flush(); // the last one of a leaving worker is its end
     }

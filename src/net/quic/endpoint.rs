@@ -1,9 +1,9 @@
 //! All QUIC connections of one listener in this worker: datagrams come in and find their connection.
 //!
-//! Touches: the listener's sockets. Bounded: datagrams of one connection that wait for its task, handshakes under way
-//! (the caller refuses more). RFC 9000 §5.2, §8.1.
+//! Touches: the listener's sockets. Bounded: datagrams of one connection that wait for its task; the caller bounds
+//! connections. RFC 9000 §5.2, §8.1.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -14,9 +14,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use quinn_proto::{
-    AcceptError, ConnectionEvent, ConnectionHandle, DatagramEvent, EndpointConfig, EndpointEvent,
-    IdleTimeout, Incoming, MtuDiscoveryConfig, ServerConfig, TokenLog, TokenReuseError, Transmit,
-    TransportConfig, ValidationTokenConfig, VarInt,
+    AcceptError, ConnectionEvent, ConnectionHandle, DatagramEvent, EcnCodepoint, EndpointConfig,
+    EndpointEvent, IdleTimeout, Incoming, MtuDiscoveryConfig, ServerConfig, TokenLog, TokenReuseError,
+    Transmit, TransportConfig, ValidationTokenConfig, VarInt,
 };
 
 use crate::net::datagram::Answers;
@@ -24,6 +24,7 @@ use crate::net::quic::Keys;
 use crate::net::quic::connection::Connection;
 use crate::net::quic::ids::Ids;
 use crate::net::quic::session::{Choose, Sessions, VERSION, choosing};
+use crate::sys::datagrams::Mark;
 use crate::sys::random;
 
 /// Datagrams of one connection that may wait for its task: more than one turn receives.
@@ -144,8 +145,6 @@ pub struct Endpoint {
     lane: usize,
     answers: Rc<Answers>,
     mailboxes: RefCell<HashMap<ConnectionHandle, Rc<Mailbox>>>,
-    /// Handshakes under way.
-    handshakes: Cell<usize>,
 }
 
 impl fmt::Debug for Endpoint {
@@ -154,6 +153,16 @@ impl fmt::Debug for Endpoint {
             .field("connections", &self.mailboxes.borrow().len())
             .finish_non_exhaustive()
     }
+}
+
+/// How a datagram has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    pub from: SocketAddr,
+    /// The address that it was sent to, if the socket listens on several.
+    pub to: Option<IpAddr>,
+    /// The mark of the packet (ECN): a router's word that it is near its limit (RFC 9000 §13.4).
+    pub mark: Mark,
 }
 
 /// The kinds of datagrams.
@@ -195,22 +204,23 @@ impl Endpoint {
             lane: settings.lane,
             answers,
             mailboxes: RefCell::default(),
-            handshakes: Cell::new(0),
         })
     }
 
-    /// Handles a datagram. `to`: the address that it was sent to, if the socket listens on several.
-    pub fn take(&self, from: SocketAddr, to: Option<IpAddr>, bytes: &[u8], now: Instant) -> Arrival {
+    /// Handles a datagram.
+    pub fn take(&self, way: Way, bytes: &[u8], now: Instant) -> Arrival {
         if let Some(lane) = self.ids.lane_of_datagram(bytes).filter(|lane| *lane != self.lane) {
             return Arrival::Foreign(lane);
         }
-        self.take_own(from, to, bytes, now)
+        self.take_own(way, bytes, now)
     }
 
     /// The same for a datagram that another process has passed on, or that it would not take.
-    pub fn take_own(&self, from: SocketAddr, to: Option<IpAddr>, bytes: &[u8], now: Instant) -> Arrival {
+    pub fn take_own(&self, way: Way, bytes: &[u8], now: Instant) -> Arrival {
+        let Way { from, to, mark } = way;
+        let (mark, bytes) = (EcnCodepoint::from_bits(mark), BytesMut::from(bytes));
         let mut answer = Vec::new();
-        let handled = self.inner.borrow_mut().handle(now, from, to, None, BytesMut::from(bytes), &mut answer);
+        let handled = self.inner.borrow_mut().handle(now, from, to, mark, bytes, &mut answer);
         match handled {
             None => {}
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
@@ -223,16 +233,6 @@ impl Endpoint {
             Some(DatagramEvent::NewConnection(incoming)) => return Arrival::New(Box::new(incoming)),
         }
         Arrival::Handled
-    }
-
-    /// The number of handshakes under way.
-    pub fn handshakes(&self) -> usize {
-        self.handshakes.get()
-    }
-
-    pub(super) fn count_handshake(&self, is_begun: bool) {
-        let count = self.handshakes.get();
-        self.handshakes.set(if is_begun { count + 1 } else { count.saturating_sub(1) });
     }
 
     /// Begins a connection. Errors: why there is none; its client has been told.
@@ -308,8 +308,9 @@ impl Endpoint {
     pub(super) fn send(&self, transmit: &Transmit, bytes: &[u8]) {
         let bytes = &bytes[..transmit.size.min(bytes.len())];
         let segment = transmit.segment_size.unwrap_or(bytes.len()).max(1);
+        let mark = transmit.ecn.map_or(0, |mark| mark as Mark);
         for datagram in bytes.chunks(segment) {
-            self.answers.push(datagram, transmit.destination, transmit.src_ip);
+            self.answers.push_marked(datagram, transmit.destination, transmit.src_ip, mark);
         }
     }
 }

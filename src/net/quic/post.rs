@@ -7,7 +7,7 @@
 //! too. What has no room is lost, as it could be on its way. Touches: one UDP socket, the process's lane.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 
 use aws_lc_rs::hmac;
@@ -15,6 +15,7 @@ use socket2::SockRef;
 
 use crate::base::frame::{Fields, put_vector16};
 use crate::net::quic::Keys;
+use crate::net::quic::endpoint::Way;
 use crate::runtime::Io;
 use crate::shm::lanes::{self, Lane};
 
@@ -37,8 +38,7 @@ pub struct Post {
 pub struct Passed<'a> {
     /// The address of its listener.
     pub listener: SocketAddr,
-    pub from: SocketAddr,
-    pub to: Option<IpAddr>,
+    pub way: Way,
     pub bytes: &'a [u8],
 }
 
@@ -77,13 +77,13 @@ impl Post {
 
 fn encode(key: &hmac::Key, passed: &Passed<'_>) -> Vec<u8> {
     let mut message = vec![0; CODE_BYTES];
-    for text in [
-        passed.listener.to_string(),
-        passed.from.to_string(),
-        passed.to.map(|ip| ip.to_string()).unwrap_or_default(),
-    ] {
+    let Way { from, to, mark } = passed.way;
+    for text in
+        [passed.listener.to_string(), from.to_string(), to.map(|ip| ip.to_string()).unwrap_or_default()]
+    {
         put_vector16(&mut message, text.as_bytes());
     }
+    message.push(mark);
     message.extend_from_slice(passed.bytes);
     let code = hmac::sign(key, &message[CODE_BYTES..]);
     message[..CODE_BYTES].copy_from_slice(&code.as_ref()[..CODE_BYTES]);
@@ -98,11 +98,14 @@ fn decode<'a>(key: &hmac::Key, message: &'a [u8]) -> Option<Passed<'a>> {
     let mut text = || std::str::from_utf8(fields.vector16()?).ok();
     let (listener, from, to) = (text()?.parse().ok()?, text()?.parse().ok()?, text()?);
     let to = if to.is_empty() { None } else { Some(to.parse().ok()?) };
-    Some(Passed { listener, from, to, bytes: fields.rest() })
+    let mark = fields.u8()?;
+    Some(Passed { listener, way: Way { from, to, mark }, bytes: fields.rest() })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
@@ -110,7 +113,8 @@ mod tests {
         let key = |byte: u8| hmac::Key::new(hmac::HMAC_SHA256, &[byte; 32]);
         for to in [None, Some(IpAddr::from([10, 0, 0, 1])), Some("fe80::1".parse().expect("an address"))] {
             let listener = "[::]:443".parse().expect("an address");
-            let passed = Passed { listener, from: ([192, 0, 2, 1], 5).into(), to, bytes: b"packet" };
+            let way = Way { from: ([192, 0, 2, 1], 5).into(), to, mark: 2 };
+            let passed = Passed { listener, way, bytes: b"packet" };
             let message = encode(&key(1), &passed);
             assert_eq!(decode(&key(1), &message).as_ref(), Some(&passed));
             assert_eq!(decode(&key(2), &message), None);

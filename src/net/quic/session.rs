@@ -15,6 +15,7 @@ use quinn_proto::crypto::{
 use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectionId, Side, TransportError, TransportErrorCode};
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
+use rustls::pki_types::CertificateDer;
 use rustls::quic::{KeyChange, Secrets, ServerConnection, Suite, Version};
 use rustls::{HandshakeKind, ServerConfig};
 
@@ -26,6 +27,7 @@ pub const VERSION: u32 = 1;
 
 /// The alert for a client whose name has no certificate (RFC 6066 §3), or that may not have one here.
 const UNRECOGNIZED_NAME: u8 = 112;
+const UNEXPECTED_MESSAGE: u8 = 10;
 const DECODE_ERROR: u8 = 50;
 const INTERNAL_ERROR: u8 = 80;
 
@@ -100,6 +102,7 @@ impl crypto::ServerConfig for Sessions {
             params: *params,
             hello: Vec::new(),
             begun: None,
+            done: None,
             next_secrets: None,
             signature: None,
             client_signature: None,
@@ -114,12 +117,38 @@ struct Begun {
     hello: Box<ClientHello>,
 }
 
+/// The result of a complete handshake.
+struct Done {
+    cipher_suite: u16,
+    group: Option<u16>,
+    protocol: Box<[u8]>,
+    is_resumed: bool,
+    hello: Box<ClientHello>,
+    peer_chain: Arc<[CertificateDer<'static>]>,
+}
+
+impl Begun {
+    fn result(&self) -> Done {
+        let tls = &self.tls;
+        Done {
+            cipher_suite: tls.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into()),
+            group: tls.negotiated_key_exchange_group().map(|group| group.name().into()),
+            protocol: tls.alpn_protocol().unwrap_or_default().into(),
+            is_resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
+            hello: self.hello.clone(),
+            peer_chain: tls.peer_certificates().unwrap_or_default().into(),
+        }
+    }
+}
+
 /// One connection's TLS.
 struct Session {
     params: TransportParameters,
     /// The start of the ClientHello, until it is complete.
     hello: Vec<u8>,
     begun: Option<Box<Begun>>,
+    /// Set in place of `begun` when rustls has nothing more to say: its connection takes several KiB, for nothing.
+    done: Option<Box<Done>>,
     next_secrets: Option<Secrets>,
     /// The scheme with which the server has signed.
     signature: Option<u16>,
@@ -165,19 +194,30 @@ impl crypto::Session for Session {
 
     /// An [`Info`], boxed, once the ClientHello has arrived.
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
-        let begun = self.begun.as_deref()?;
-        let tls = &begun.tls;
+        let (result, is_early);
+        let done = match (&self.done, &self.begun) {
+            (Some(done), _) => {
+                is_early = false;
+                done
+            }
+            (None, Some(begun)) => {
+                is_early = begun.tls.is_handshaking();
+                result = begun.result();
+                &result
+            }
+            (None, None) => return None,
+        };
         Some(Box::new(Info {
             is_tls13: true,
-            cipher_suite: tls.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into()),
-            group: tls.negotiated_key_exchange_group().map(|group| group.name().into()),
+            cipher_suite: done.cipher_suite,
+            group: done.group,
             signature_scheme: self.signature,
             client_signature_scheme: self.client_signature,
-            protocol: tls.alpn_protocol().unwrap_or_default().into(),
-            is_resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
-            is_early: Cell::new(tls.is_handshaking()),
-            hello: Some(begun.hello.clone()),
-            peer_chain: tls.peer_certificates().unwrap_or_default().into(),
+            protocol: done.protocol.clone(),
+            is_resumed: done.is_resumed,
+            is_early: Cell::new(is_early),
+            hello: Some(done.hello.clone()),
+            peer_chain: Arc::clone(&done.peer_chain),
             verdict: Cell::default(),
         }))
     }
@@ -196,10 +236,15 @@ impl crypto::Session for Session {
     }
 
     fn is_handshaking(&self) -> bool {
-        self.tls().is_none_or(|tls| tls.is_handshaking())
+        self.done.is_none() && self.tls().is_none_or(|tls| tls.is_handshaking())
     }
 
     fn read_handshake(&mut self, buf: &[u8]) -> Result<bool, TransportError> {
+        if self.done.is_some() {
+            // A client has nothing to say then: keys are updated without TLS (RFC 9001 §6), and certificates are not asked for
+            // later (§4.4).
+            return Err(alert(UNEXPECTED_MESSAGE, "a message of TLS behind the handshake"));
+        }
         let begins = self.begun.is_none();
         if begins {
             self.hello.extend_from_slice(buf);
@@ -237,12 +282,20 @@ impl crypto::Session for Session {
     }
 
     fn write_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Keys> {
-        let tls = &mut self.begun.as_deref_mut()?.tls;
-        match tls.write_hs(buf)? {
-            KeyChange::Handshake { keys: new } => Some(keys(new)),
-            KeyChange::OneRtt { keys: new, next } => {
+        let begun = self.begun.as_deref_mut()?;
+        let before = buf.len();
+        match begun.tls.write_hs(buf) {
+            Some(KeyChange::Handshake { keys: new }) => Some(keys(new)),
+            Some(KeyChange::OneRtt { keys: new, next }) => {
                 self.next_secrets = Some(next);
                 Some(keys(new))
+            }
+            None => {
+                if buf.len() == before && !begun.tls.is_handshaking() {
+                    self.done = Some(Box::new(begun.result()));
+                    self.begun = None;
+                }
+                None
             }
         }
     }

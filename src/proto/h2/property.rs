@@ -160,7 +160,7 @@ fn answered(data: &[u8], pieces: &mut dyn Iterator<Item = usize>) -> (Vec<u8>, V
 }
 
 /// The text of a request must be one head, whoever reads it.
-fn check_text(text: &[u8], is_malformed: bool) {
+pub(in crate::proto) fn check_text(text: &[u8], is_malformed: bool) {
     if is_malformed {
         return;
     }

@@ -25,10 +25,11 @@ pub mod stream {
     pub const DECODER: u64 = 3;
 }
 
-/// The parameters of SETTINGS (§7.2.4.1, RFC 9204 §5).
+/// The parameters of SETTINGS (§7.2.4.1, RFC 9204 §5, RFC 9220 §3).
 pub mod setting {
     pub const QPACK_MAX_TABLE_CAPACITY: u64 = 1;
     pub const QPACK_BLOCKED_STREAMS: u64 = 7;
+    pub const ENABLE_CONNECT_PROTOCOL: u64 = 8;
 }
 
 /// True for the types of HTTP/2 frames that must never be sent (§7.2.8).

@@ -234,15 +234,19 @@ fn check_settings(mut payload: &[u8]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The start of our control stream: its type and our SETTINGS.
-pub fn put_control_start(out: &mut Vec<u8>) {
+/// The start of our control stream: its type and our SETTINGS. `takes_connect`: extended CONNECT is offered.
+pub fn put_control_start(takes_connect: bool, out: &mut Vec<u8>) {
     use crate::proto::h3::frame::put_head;
 
     let mut settings = Vec::new();
     for (name, value) in [
         (setting::QPACK_MAX_TABLE_CAPACITY, qpack::TABLE_BYTES_MAX),
         (setting::QPACK_BLOCKED_STREAMS, qpack::BLOCKED_MAX),
+        (setting::ENABLE_CONNECT_PROTOCOL, 1),
     ] {
+        if name == setting::ENABLE_CONNECT_PROTOCOL && !takes_connect {
+            continue;
+        }
         integer::put(name, &mut settings);
         integer::put(value as u64, &mut settings);
     }
@@ -340,9 +344,12 @@ mod tests {
 
     #[test]
     fn our_own_start_is_what_a_client_may_send() {
-        let mut start = Vec::new();
-        put_control_start(&mut start);
-        put_goaway(400, &mut start);
-        assert_eq!(Peer::default().feed(3, &start), Ok(Fed::Nothing));
+        for takes_connect in [false, true] {
+            let mut start = Vec::new();
+            put_control_start(takes_connect, &mut start);
+            assert_eq!(start.ends_with(&[8, 1]), takes_connect);
+            put_goaway(400, &mut start);
+            assert_eq!(Peer::default().feed(3, &start), Ok(Fed::Nothing));
+        }
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! Touches: nothing; panics when a property does not hold. Truth: RFC 9114, RFC 9204.
 
+use crate::proto::h2::property::check_text;
+use crate::proto::h2::request::Builder;
 use crate::proto::h3::peer::Fed;
 use crate::proto::h3::qpack::{self, Decoder, Failed, PREFIX, Sink};
 use crate::proto::h3::request::{Piece, Stream};
-use crate::proto::h3::{Code, Peer};
+use crate::proto::h3::{Code, HeadLimits, Peer};
 use crate::proto::header::Id;
+use crate::proto::message::Version;
 
 /// The most that a section may become in these tests.
 const DECODED_BYTES_MAX: usize = 1 << 16;
@@ -52,6 +55,34 @@ pub fn reads_field_section(data: &[u8]) {
     assert_eq!(again.fields, decoded.fields);
 }
 
+/// Reads `data` as turns of a peer: instructions, sections, and requests that are given up. Whatever it says, the decoder's
+/// memory has its bound, and what it wants to send is taken.
+pub fn keeps_decoder_small(data: &[u8]) {
+    let (mut decoder, mut rest) = (Decoder::default(), data);
+    while let Some((&turn, after)) = rest.split_first() {
+        let (bytes, after) = after.split_at(after.len().min(usize::from(turn >> 2)));
+        rest = after;
+        match turn & 3 {
+            0 | 1 => {
+                if decoder.feed(bytes).is_err() {
+                    return;
+                }
+            }
+            2 => match decoder.decode(u64::from(turn), bytes, &mut Decoded::default()) {
+                Ok(()) | Err(Failed::Blocked | Failed::Stopped(())) => {}
+                Err(Failed::Invalid) => return,
+            },
+            _ => decoder.cancel(u64::from(turn)),
+        }
+        assert!(decoder.memory() <= qpack::MEMORY_BYTES_MAX, "{} bytes", decoder.memory());
+        // As a connection does behind each datagram.
+        if turn & 4 != 0 {
+            decoder.take_output();
+            assert!(!decoder.has_output());
+        }
+    }
+}
+
 /// Gives `data` to a control, an encoder or a decoder stream whole, and in pieces of the lengths `cuts`: the result must be
 /// the same.
 pub fn takes_stream(data: &[u8], cuts: &[u8]) {
@@ -74,12 +105,21 @@ fn fed(mut data: &[u8], lengths: &mut dyn Iterator<Item = usize>) -> (Option<Cod
     (None, has_inserted)
 }
 
-/// Gives `data` to a request's stream whole, and in pieces: the parts must be the same.
+/// Gives `data` to a request's stream whole, and in pieces: the parts must be the same. The text of each head must be one
+/// request, whoever reads it.
 pub fn takes_request(data: &[u8], cuts: &[u8]) {
     let whole = parts(data, &mut std::iter::repeat(data.len().max(1)));
     let pieces =
         parts(data, &mut cuts.iter().map(|cut| usize::from(*cut).max(1)).chain(std::iter::repeat(7)));
     assert_eq!(whole, pieces);
+    let limits = HeadLimits::default();
+    for (_, section) in whole.0.iter().filter(|(kind, _)| *kind == b'H') {
+        let mut builder = Builder::of_version(Version::Http3, &limits, true);
+        if Decoder::default().decode(0, section, &mut builder).is_ok() {
+            let request = builder.finish(false);
+            check_text(&request.text, request.malformed.is_some());
+        }
+    }
 }
 
 type Parts = Vec<(u8, Vec<u8>)>;
@@ -135,6 +175,16 @@ mod tests {
             // A table with entries, and a section that may use them.
             let filled = [&[0x3f, 0xbd, 1, 0xc0, 1, b'a', 0xc1, 1, b'b', 0, 3, 0][..], &data].concat();
             reads_field_section(&filled);
+        }
+    }
+
+    #[test]
+    fn turns_of_any_bytes() {
+        for seed in 0..3000 {
+            let data = bytes(seed, (seed % 400) as usize);
+            keeps_decoder_small(&data);
+            // With a table, and an entry in it.
+            keeps_decoder_small(&[&[36, 0x3f, 0xe1, 0x1f, 0xc0, 1, b'a', 0, 0, 0][..], &data].concat());
         }
     }
 

@@ -29,6 +29,11 @@ const ENTRIES_MAX: u64 = (TABLE_BYTES_MAX / ENTRY_BYTES) as u64;
 /// Huffman's is longer than 30 bits.
 const INSERTED_BYTES_MAX: usize = 4 * TABLE_BYTES_MAX;
 
+/// The most that a [`Decoder`] holds, but for what waits to be sent: the table, and the start of an instruction with two
+/// strings.
+#[cfg(any(test, feature = "property"))]
+pub const MEMORY_BYTES_MAX: usize = TABLE_BYTES_MAX + 2 * (INSERTED_BYTES_MAX + 16);
+
 /// Takes the fields of a section in their order. An error ends the decoding.
 pub trait Sink {
     type Stop;
@@ -63,6 +68,9 @@ pub struct Decoder {
     field_bytes_max: usize,
     /// The start of an instruction whose end has not come yet.
     rest: Vec<u8>,
+    /// With fewer bytes in `rest` the instruction cannot be complete, so it is not looked at: bytes that come one by one would
+    /// otherwise have everything before them read again each.
+    wanted: usize,
     /// Insertions that the peer was told about.
     told: u64,
     /// Instructions for the decoder stream.
@@ -84,7 +92,14 @@ impl fmt::Debug for Decoder {
 impl Decoder {
     /// `field_bytes_max`: the longest name and the longest value that may be inserted into the table.
     pub fn new(field_bytes_max: usize) -> Self {
-        Self { table: Table::default(), field_bytes_max, rest: Vec::new(), told: 0, out: Vec::new() }
+        Self {
+            table: Table::default(),
+            field_bytes_max,
+            rest: Vec::new(),
+            wanted: 0,
+            told: 0,
+            out: Vec::new(),
+        }
     }
 
     /// Decodes one whole field section, and acknowledges it if it uses the dynamic table (§4.4.1).
@@ -188,15 +203,22 @@ impl Decoder {
     }
 
     /// Takes bytes of the peer's encoder stream. True: entries were inserted, so that sections may go on.
+    ///
+    /// Time is linear in the bytes, however they are cut, apart from the entries that instructions copy.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<bool, Fault> {
         let before = self.table.inserted();
         self.rest.extend_from_slice(bytes);
+        if self.rest.len() < self.wanted {
+            return Ok(false);
+        }
+        self.wanted = 0;
         let held = std::mem::take(&mut self.rest);
         let mut rest = &held[..];
         while !rest.is_empty() {
             match self.instruction(&mut rest) {
                 Ok(()) => {}
-                Err(Stopped::More) => {
+                Err(Stopped::More(missing)) => {
+                    self.wanted = rest.len().saturating_add(missing);
                     self.rest = rest.to_vec();
                     break;
                 }
@@ -214,7 +236,7 @@ impl Decoder {
     /// One instruction of the encoder stream (§4.3). Removes it from the input, if it is complete.
     fn instruction(&mut self, input: &mut &[u8]) -> Result<(), Stopped> {
         let mut rest = *input;
-        let first = *rest.first().ok_or(Stopped::More)?;
+        let first = *rest.first().ok_or(Stopped::More(1))?;
         let mut name = Vec::new();
         match first {
             0x80.. => {
@@ -278,6 +300,12 @@ impl Decoder {
         std::mem::take(&mut self.out)
     }
 
+    /// The bytes that are held, but for what waits to be sent.
+    #[cfg(any(test, feature = "property"))]
+    pub fn memory(&self) -> usize {
+        self.table.size() + self.rest.len()
+    }
+
     /// True if [`Decoder::take_output`] has something to send.
     pub fn has_output(&self) -> bool {
         !self.out.is_empty() || self.table.inserted() > self.told
@@ -296,7 +324,7 @@ pub fn check_decoder_stream(rest: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Faul
         }
         match partial(&mut input, 6) {
             Ok(_) => {}
-            Err(Stopped::More) => break,
+            Err(Stopped::More(_)) => break,
             Err(Stopped::Wrong | Stopped::Long) => return Err(fault),
         }
     }
@@ -307,8 +335,8 @@ pub fn check_decoder_stream(rest: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Faul
 /// Why an instruction was not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stopped {
-    /// Its end has not come yet.
-    More,
+    /// Its end has not come yet: at least so many bytes are missing.
+    More(usize),
     Wrong,
     /// A name or a value is longer than any that a request may have.
     Long,
@@ -326,11 +354,11 @@ fn partial(input: &mut &[u8], prefix: u32) -> Result<u64, Stopped> {
         Some(*first)
     };
     let most = (1_u64 << prefix) - 1;
-    let mut value = u64::from(byte().ok_or(Stopped::More)?) & most;
+    let mut value = u64::from(byte().ok_or(Stopped::More(1))?) & most;
     if value == most {
         let mut shift = 0;
         loop {
-            let next = byte().ok_or(Stopped::More)?;
+            let next = byte().ok_or(Stopped::More(1))?;
             let bits = u64::from(next & 0x7f);
             if shift + 7 > INTEGER_BITS_MAX && bits >> (INTEGER_BITS_MAX.saturating_sub(shift)) != 0 {
                 return Err(Stopped::Wrong);
@@ -371,7 +399,7 @@ fn partial_string(input: &mut &[u8], prefix: u32, out: &mut Vec<u8>) -> Result<(
     if length > INSERTED_BYTES_MAX {
         return Err(Stopped::Wrong);
     }
-    let (text, rest) = input.split_at_checked(length).ok_or(Stopped::More)?;
+    let (text, rest) = input.split_at_checked(length).ok_or_else(|| Stopped::More(length - input.len()))?;
     *input = rest;
     take_text(text, is_coded, out).map_err(|Wrong| Stopped::Wrong)
 }

@@ -6,7 +6,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use rustls::pki_types::UnixTime;
 
@@ -71,6 +73,20 @@ impl Place {
     pub async fn gives_way(&self) {
         self.gives_way.notified().await;
     }
+
+    /// The same for a task that waits for several things.
+    pub fn poll_gives_way(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let number = |(number, _): &(u64, Rc<Notify>)| *number;
+        if UNDER_WAY.with_borrow(|all| all.binary_search_by_key(&self.number, number).is_err()) {
+            return Poll::Ready(());
+        }
+        pin!(self.gives_way.notified()).poll(cx)
+    }
+}
+
+/// The number of handshakes under way in this worker.
+pub fn under_way() -> usize {
+    UNDER_WAY.with_borrow(VecDeque::len)
 }
 
 impl Drop for Place {

@@ -15,8 +15,9 @@ use crate::http::response::reason;
 use crate::http::scope::Variable;
 use crate::log;
 use crate::proto::header::Id;
-use crate::proto::message::BodyLength;
 use crate::proto::message::Version;
+use crate::proto::message::{BodyLength, Method};
+use crate::proto::uri;
 use crate::script::nested;
 use crate::script::variable::{Argument, Change, changeable, prefix, variable};
 use crate::sys::clock;
@@ -126,16 +127,7 @@ fn field(request: &Request, id: Id, out: Out) -> bool {
 }
 
 fn argument(request: &mut Request, argument: &Argument, out: Out) -> bool {
-    let wanted = argument.name.as_bytes();
-    for pair in request.args.split(|byte| *byte == b'&') {
-        let at = memchr::memchr(b'=', pair);
-        if let Some(at) = at
-            && pair[..at].eq_ignore_ascii_case(wanted)
-        {
-            return text(&pair[at + 1..], out);
-        }
-    }
-    false
+    uri::argument(&request.args, argument.name.as_bytes()).is_some_and(|value| text(value, out))
 }
 
 /// `$http_user_agent`: the field with dashes for underscores; repeated fields joined as nginx does.
@@ -256,6 +248,7 @@ fn request_port(request: &Request) -> Option<&[u8]> {
             let rest = &target[at + 3..];
             &rest[..rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len())]
         }
+        None if request.method == Method::Connect => target,
         None => request.header(Id::Host)?,
     };
     let colon = memchr::memrchr(b':', authority)?;
@@ -278,7 +271,8 @@ fn request_filename(request: &mut Request, _: &Argument, out: Out) -> bool {
 
 /// The user of Basic authentication, as sent.
 fn remote_user(request: &mut Request, _: &Argument, out: Out) -> bool {
-    let Some(value) = request.header(Id::Authorization) else { return false };
+    let name = if request.method == Method::Connect { Id::ProxyAuthorization } else { Id::Authorization };
+    let Some(value) = request.header(name) else { return false };
     if value.len() < 6 || !value[..6].eq_ignore_ascii_case(b"basic ") {
         return false;
     }

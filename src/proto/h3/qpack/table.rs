@@ -63,6 +63,12 @@ impl Table {
         self.capacity
     }
 
+    /// The sum of the entries' sizes.
+    #[cfg(any(test, feature = "property"))]
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
     /// The entry with this absolute index.
     pub(super) fn get(&self, absolute: u64) -> Option<(&[u8], &[u8])> {
         self.newest(self.inserted.checked_sub(absolute)?.checked_sub(1)?)

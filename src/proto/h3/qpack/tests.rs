@@ -159,3 +159,20 @@ fn what_is_written_is_read_back() {
     let found: Vec<_> = fields.0.iter().map(|(name, value)| (&name[..], &value[..])).collect();
     assert_eq!(found, expected);
 }
+
+#[test]
+fn an_instruction_that_comes_byte_by_byte_is_not_read_again_for_each() {
+    // A long name, then a long value; both in Huffman code of short letters.
+    let mut stream = hex("3fe11f");
+    put_integer(800, 5, 0x60, &mut stream);
+    stream.extend([0x18; 800]);
+    put_integer(1000, 7, 0x80, &mut stream);
+    stream.extend([0x18; 1000]);
+    let (mut decoder, mut looks, mut inserted) = (Decoder::new(8192), 0, 0);
+    for byte in &stream {
+        looks += usize::from(decoder.rest.len() + 1 >= decoder.wanted);
+        inserted += usize::from(decoder.feed(&[*byte]).expect("valid"));
+    }
+    assert_eq!((inserted, decoder.rest.len()), (1, 0));
+    assert!(looks < 20, "{looks}");
+}

@@ -1,17 +1,17 @@
-//! A stream that has become a tunnel: a WebSocket over HTTP/2.
+//! A stream that has become a tunnel: a WebSocket over HTTP/2 or HTTP/3.
 //!
 //! For the upstream it is the upgrade of HTTP/1.1. Touches: the state that the streams of a connection share, and the
 //! upstream's socket. Holds what one read returns in each direction: data of the client waits in its stream's window.
-//! RFC 8441.
+//! RFC 8441, RFC 9220.
 
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 
 use crate::base::base64;
-use crate::http::h2::Stream;
 use crate::http::request::Request;
 use crate::http::request::termination::{How, Phase, Termination, Who};
+use crate::http::streams::{Carrier, Sheet};
 use crate::http::upstream::switched::Switched;
 use crate::log;
 use crate::net::{Transport, drain};
@@ -27,7 +27,7 @@ const FRAME_BYTES: usize = 16 * 1024;
 
 /// Adds the fields with which a client of HTTP/1.1 asks for this protocol. Its key proves nothing here, since the client
 /// has none that could be checked.
-pub(super) fn ask(request: &mut Request, protocol: &[u8]) {
+pub fn ask(request: &mut Request, protocol: &[u8]) {
     request.set_field(|name| name.eq_ignore_ascii_case(b"upgrade"), b"Upgrade", protocol, false);
     let mut key = Vec::new();
     base64::encode(&[random::number().to_ne_bytes(), random::number().to_ne_bytes()].concat(), &mut key);
@@ -47,12 +47,14 @@ enum Cut {
 }
 
 /// The two directions of a tunnel.
-struct Tunnel<'a> {
-    stream: &'a Stream,
+struct Tunnel<'a, C> {
+    stream: &'a C,
     upstream: Transport,
     /// Data of the client, of which `written` bytes have been passed on.
     up: Vec<u8>,
     written: usize,
+    /// The client's direction ends behind `up`.
+    is_last: bool,
     /// Data of the upstream.
     down: Buffer,
     has_client_ended: bool,
@@ -65,13 +67,14 @@ struct Tunnel<'a> {
 
 /// Relays until both directions have ended, one of them breaks, neither has moved for `proxy_read_timeout`, or the worker
 /// must leave.
-pub(super) async fn run(stream: &Stream, side: Box<Switched>, request: &mut Request) {
+pub async fn run(stream: &impl Carrier, side: Box<Switched>, request: &mut Request) {
     let Switched { transport: upstream, place, used, .. } = *side;
     let mut tunnel = Tunnel {
         stream,
         upstream,
         up: Vec::new(),
         written: 0,
+        is_last: false,
         down: Buffer::default(),
         has_client_ended: false,
         has_upstream_ended: false,
@@ -111,7 +114,7 @@ pub(super) async fn run(stream: &Stream, side: Box<Switched>, request: &mut Requ
     drop((place, used));
 }
 
-impl Tunnel<'_> {
+impl<C: Carrier> Tunnel<'_, C> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
         loop {
             if self.stream.poll_gone(cx).is_ready() {
@@ -143,19 +146,17 @@ impl Tunnel<'_> {
         if self.written == self.up.len() {
             let used = std::mem::take(&mut self.up).len();
             self.written = 0;
-            if used > 0 {
-                self.stream.with(|proto, id| proto.release(id, used));
+            match self.stream.poll_take((used, false), cx) {
+                Poll::Ready(Ok((data, is_last))) => (self.up, self.is_last) = (data, is_last),
+                Poll::Ready(Err(_)) => return Err(Cut::Client),
+                Poll::Pending => return Ok(false),
             }
-            self.up = self.stream.ask(|proto, id| proto.take_data(id));
             if self.up.is_empty() {
-                let ends = self
-                    .stream
-                    .ask(|proto, id| proto.stream(id).is_some_and(|state| state.is_remote_closed()));
-                if ends {
+                if self.is_last {
                     self.has_client_ended = true;
                     self.upstream.shutdown().map_err(Cut::Upstream)?;
                 }
-                return Ok(ends);
+                return Ok(self.is_last);
             }
         }
         match self.upstream.poll_write(cx, &self.up[self.written..]) {
@@ -191,7 +192,7 @@ impl Tunnel<'_> {
                 Poll::Ready(Ok(0)) => {
                     self.has_upstream_ended = true;
                     let ended =
-                        self.stream.with(|proto, id| proto.send_data(id, b"", true, FRAME_BYTES, cx.waker()));
+                        self.stream.write(|sheet| sheet.send_data(b"", true, FRAME_BYTES, cx.waker()));
                     return ended.map(|_| true).map_err(|_| Cut::Client);
                 }
                 Poll::Ready(Ok(count)) => {
@@ -202,9 +203,8 @@ impl Tunnel<'_> {
                 }
             }
         }
-        let sent = self
-            .stream
-            .with(|proto, id| proto.send_data(id, self.down.data(), false, FRAME_BYTES, cx.waker()));
+        let data = self.down.data();
+        let sent = self.stream.write(|sheet| sheet.send_data(data, false, FRAME_BYTES, cx.waker()));
         let sent = sent.map_err(|_| Cut::Client)?;
         self.down.consume(sent.count);
         if self.down.data().is_empty() {

@@ -1,0 +1,12 @@
+//! Any bytes of a request's stream of HTTP/3, given whole and in pieces: the first byte is the number of piece lengths that
+//! follow it. Heads that come out become requests.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pronghorn::proto::h3::property;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&count, rest)) = data.split_first() else { return };
+    let (cuts, input) = rest.split_at(rest.len().min(usize::from(count % 16)));
+    property::takes_request(input, cuts);
+});
