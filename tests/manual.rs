@@ -136,7 +136,8 @@ fn absent_table() -> String {
         out.push_str(&format!("| {} | {help} |\n", names.join(", ")));
     }
     let rows = cycle::rows().filter(|row| is_unavailable(row) && !matches!(row.shape, Shape::Accepted(_)));
-    out + "\nKnown, and refused too: " + &listed(rows.map(|row| row.name).collect())
+    let refused: Vec<&str> = rows.map(|row| row.name).collect();
+    if refused.is_empty() { out } else { out + "\nKnown, and refused too: " + &listed(refused) }
 }
 
 /// A default comes from the row's field, or from words of its own; the documentation does not repeat it.

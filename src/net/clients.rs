@@ -129,6 +129,12 @@ pub const OF_STREAM: u64 = 1 << 63;
 
 thread_local! {
     static CLIENTS: RefCell<Vec<Rc<Client>>> = const { RefCell::new(Vec::new()) };
+    static ON_END: Cell<Option<fn(u64)>> = const { Cell::new(None) };
+}
+
+/// Has a function called with the number of each client's connection that ends from now on. There is room for one.
+pub fn on_end(hook: fn(u64)) {
+    ON_END.set(Some(hook));
 }
 
 impl std::fmt::Debug for Client {
@@ -211,6 +217,9 @@ impl Client {
         });
         self.forget_request();
         drop(own);
+        if let Ok(Some(hook)) = ON_END.try_with(Cell::get) {
+            hook(self.number);
+        }
     }
 
     #[inline]

@@ -30,6 +30,8 @@ pub struct Block {
     has_zone: bool,
     state: Option<Arc<StateFile>>,
     is_sticky: bool,
+    /// `ntlm`.
+    pub binds: bool,
     method: Option<Method>,
     pub fail_open: Inherit<bool>,
     outliers: Option<outlier::Rules>,
@@ -70,6 +72,7 @@ impl Block {
                 .keepalive_streams
                 .as_ref()
                 .map_or(defaults.streams_max, |count| u32::try_from(*count).unwrap_or(u32::MAX)),
+            binds: self.binds,
         };
         let method = self.method.unwrap_or_default();
         let mut group = Group::with((part, name), self.servers, method, keepalive, self.has_zone);

@@ -39,6 +39,8 @@ pub struct Keepalive {
     pub timeout_ms: u64,
     /// Maximum number of streams of a connection of HTTP/2 at a time; its peer may permit fewer.
     pub streams_max: u32,
+    /// A connection on which a client has begun to authenticate serves that client alone (`ntlm`).
+    pub binds: bool,
 }
 
 impl Default for Keepalive {
@@ -50,6 +52,7 @@ impl Default for Keepalive {
             time_ms: 3_600_000,
             timeout_ms: 60_000,
             streams_max: 128, // as many as the default of http2_max_concurrent_streams lets a client have
+            binds: false,
         }
     }
 }

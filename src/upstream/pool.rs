@@ -4,18 +4,21 @@
 //! least likely to be closed by its peer. One task per group watches them all. It closes connections that the
 //! peer has closed or sent unexpected bytes on, connections idle for too long, and all of them when the
 //! worker leaves. Taking and giving cost no system call. When the worker is short of descriptors or places,
-//! the longest-idle connections are closed, group by group.
-//! Behaviour: nginx.org, `keepalive` of ngx_http_upstream_module.
+//! the longest-idle connections are closed, group by group. With `ntlm` a connection may be bound to a client's
+//! connection: it serves no other client, is not among those that `keepalive` counts, and closes with the client's.
+//! Behaviour: nginx.org, `keepalive` and `ntlm` of ngx_http_upstream_module.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::future::poll_fn;
+use std::num::NonZeroU64;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::net::open::Place;
 use crate::net::tls::client::Terms;
-use crate::net::{Transport, drain, room};
+use crate::net::{Transport, clients, drain, room};
 use crate::runtime::{self, Timer};
 use crate::shm::counter::Slot;
 use crate::shm::gauges::{Gauge, Present};
@@ -44,6 +47,8 @@ pub struct Connection {
     pub is_single: bool,
     /// It has served a request before, so its peer may close it at any moment.
     pub reused: bool,
+    /// The client's connection that it is bound to.
+    pub client: Option<ClientNumber>,
     /// The timer for its waits, kept from one request to the next.
     pub timer: Timer,
 }
@@ -56,6 +61,9 @@ impl Connection {
         timer
     }
 }
+
+/// The number of a client's connection.
+pub type ClientNumber = NonZeroU64;
 
 /// Which requests may use a connection, besides those of the location that opened it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,6 +119,16 @@ impl State {
             gauge.set(count);
         }
     }
+
+    /// Closes the connections of which this is true.
+    fn close(&self, is_over: impl Fn(&Connection) -> bool) {
+        let list = self.idle.take();
+        let (closed, kept): (Vec<Idle>, Vec<Idle>) =
+            list.into_iter().partition(|idle| is_over(&idle.connection));
+        self.tell(kept.len());
+        self.idle.replace(kept);
+        drop(closed); // while nothing is borrowed
+    }
 }
 
 thread_local! {
@@ -118,6 +136,21 @@ thread_local! {
     static WATCHED: RefCell<Vec<Weak<State>>> = const { RefCell::new(Vec::new()) };
     /// Index of the group that is next to close its longest-idle connection.
     static NEXT: Cell<usize> = const { Cell::new(0) };
+    /// The clients that idle connections have been bound to.
+    static BOUND: RefCell<HashSet<ClientNumber>> = RefCell::default();
+}
+
+/// Closes the idle connections that are bound to a client, which has left.
+fn close_bound(client: u64) {
+    let Some(client) = ClientNumber::new(client) else { return };
+    if !BOUND.with_borrow_mut(|bound| bound.remove(&client)) {
+        return;
+    }
+    let watched = WATCHED.take();
+    for state in watched.iter().filter_map(Weak::upgrade) {
+        state.close(|connection| connection.client == Some(client));
+    }
+    WATCHED.with_borrow_mut(|list| drop(list.splice(0..0, watched)));
 }
 
 /// Closes up to `count` idle connections, one of each group in turn. Returns the number closed.
@@ -173,13 +206,36 @@ impl Pool {
         terms: Option<&Arc<Terms>>,
         keepalive: &Keepalive,
     ) -> Option<Box<Connection>> {
+        self.take_if(peer, |kept| {
+            kept.client.is_none()
+                && kept.tag.fits(tag, keepalive.local)
+                && are_equal(kept.terms.as_ref(), terms)
+        })
+    }
+
+    /// Takes the connection to `peer` that is bound to a client, from whatever location its request comes.
+    pub fn take_bound(
+        &self,
+        client: ClientNumber,
+        peer: &Rc<Peer>,
+        tag: Tag,
+        terms: Option<&Arc<Terms>>,
+    ) -> Option<Box<Connection>> {
+        self.take_if(peer, |kept| {
+            kept.client == Some(client) && kept.tag.fits(tag, false) && are_equal(kept.terms.as_ref(), terms)
+        })
+    }
+
+    /// The [`Peer::address_id`] that the connection bound to a client leads to.
+    pub fn bound_address(&self, client: ClientNumber) -> Option<u32> {
+        let list = self.state.idle.borrow();
+        list.iter().rfind(|idle| idle.connection.client == Some(client)).map(|idle| idle.address_id)
+    }
+
+    #[inline]
+    fn take_if(&self, peer: &Rc<Peer>, may_serve: impl Fn(&Connection) -> bool) -> Option<Box<Connection>> {
+        let fits = |idle: &Idle| idle.address_id == peer.address_id && may_serve(&idle.connection);
         loop {
-            let fits = |idle: &Idle| {
-                idle.address_id == peer.address_id && {
-                    let kept = &idle.connection;
-                    kept.tag.fits(tag, keepalive.local) && are_equal(kept.terms.as_ref(), terms)
-                }
-            };
             let idle = {
                 let mut list = self.state.idle.borrow_mut();
                 let index = list.iter().rposition(fits)?;
@@ -220,9 +276,17 @@ impl Pool {
             None if self.state.is_watched.replace(true) => {} // the task is about to run for the first time
             None => runtime::spawn(watch(Rc::clone(&self.state), keepalive.timeout_ms)),
         }
+        if let Some(client) = connection.client {
+            clients::on_end(close_bound);
+            BOUND.with_borrow_mut(|bound| bound.insert(client));
+        }
         let evicted = {
             let mut list = self.state.idle.borrow_mut();
-            let evicted = (list.len() >= keepalive.idle_max).then(|| list.remove(0));
+            let evicted = match keepalive.binds {
+                false => (list.len() >= keepalive.idle_max).then(|| list.remove(0)),
+                true if connection.client.is_some() => None,
+                true => first_above(&list, keepalive.idle_max).map(|index| list.remove(index)),
+            };
             let address_id = connection.peer.address_id;
             list.push(Idle { connection, address_id, since_ms: now_ms });
             self.state.tell(list.len());
@@ -235,13 +299,15 @@ impl Pool {
 impl Pool {
     /// Closes the connections to retired peers.
     pub(super) fn close_retired(&self) {
-        let list = self.state.idle.take();
-        let (closed, kept): (Vec<Idle>, Vec<Idle>) =
-            list.into_iter().partition(|idle| idle.connection.peer.is_retired());
-        self.state.tell(kept.len());
-        self.state.idle.replace(kept);
-        drop(closed); // while nothing is borrowed
+        self.state.close(|connection| connection.peer.is_retired());
     }
+}
+
+/// The longest-idle connection that is bound to no client, if there are `idle_max` of these.
+fn first_above(list: &[Idle], idle_max: usize) -> Option<usize> {
+    let mut free = list.iter().enumerate().filter(|(_, idle)| idle.connection.client.is_none());
+    let (first, _) = free.next()?;
+    (1 + free.count() >= idle_max).then_some(first)
 }
 
 #[inline]

@@ -20,7 +20,8 @@ use crate::upstream::known::Spot;
 use crate::upstream::links::Links;
 use crate::upstream::load::Loads;
 use crate::upstream::peer::{BACKUP, Peer, Server, Shared};
-use crate::upstream::pool::{Connection, Pool, Tag};
+use crate::upstream::pool::{ClientNumber, Connection, Pool, Tag};
+use crate::upstream::sticky::Bound;
 use crate::upstream::sticky::Id;
 use crate::upstream::turns::Turns;
 use crate::upstream::waiting::Waiting;
@@ -167,6 +168,22 @@ impl GroupState {
     /// asks.
     pub fn take(&self, peer: &Rc<Peer>, tag: Tag, terms: Option<&Arc<Terms>>) -> Option<Box<Connection>> {
         self.pool.take(peer, tag, terms, &self.group.keepalive)
+    }
+
+    /// The same for a client that a connection may be bound to (`ntlm`).
+    pub fn take_for(
+        &self,
+        client: ClientNumber,
+        peer: &Rc<Peer>,
+        tag: Tag,
+        terms: Option<&Arc<Terms>>,
+    ) -> Option<Box<Connection>> {
+        self.pool.take_bound(client, peer, tag, terms).or_else(|| self.take(peer, tag, terms))
+    }
+
+    /// The peer that a client's bound connection leads to.
+    pub fn bound(&self, client: ClientNumber) -> Option<Bound> {
+        self.pool.bound_address(client).map(Bound::Address)
     }
 
     /// Keeps a connection whose last response ended cleanly, unless it is used up or the worker is leaving.

@@ -64,15 +64,18 @@ pub enum Bound {
     Id(Box<[u8]>),
     /// A table does.
     Mark(Mark),
+    /// A kept connection leads to this [`Peer::address_id`] (`ntlm`).
+    Address(u32),
 }
 
 impl Bound {
     /// True if it is this peer.
     pub(super) fn is(&self, peer: &Peer) -> bool {
-        peer.id().is_some_and(|id| match self {
-            Self::Id(text) => *text == id.text,
-            Self::Mark(mark) => *mark == id.mark,
-        })
+        match self {
+            Self::Id(text) => peer.id().is_some_and(|id| *text == id.text),
+            Self::Mark(mark) => peer.id().is_some_and(|id| *mark == id.mark),
+            Self::Address(id) => peer.address_id == *id,
+        }
     }
 }
 

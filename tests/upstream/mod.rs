@@ -14,6 +14,7 @@ mod hold;
 mod hops;
 mod keepalive;
 mod max_conns;
+mod ntlm;
 mod proxy_bind;
 mod proxy_pass;
 mod proxy_set_header;

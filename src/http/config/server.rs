@@ -19,9 +19,9 @@ pub struct Server {
     pub names: Box<[Box<str>]>,
     /// The first address that it listens on.
     pub address: Box<str>,
-    /// The settings of the server outside any location.
     /// Some location of it takes CONNECT.
     pub allows_connect: bool,
+    /// The settings of the server outside any location.
     pub root: Location,
     /// `@name` locations.
     pub named: Box<[Location]>,

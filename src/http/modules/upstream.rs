@@ -137,7 +137,10 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     rows::retry_budget(UPSTREAM),
     rows::own_resolver(UPSTREAM, "those of the http block"),
     rows::resolver_timeout(UPSTREAM, "that of the http block"),
-    custom("ntlm", UPSTREAM, Arity::exactly(0), unavailable, "Allows NTLM authentication over kept connections. Not available yet."),
+    custom("ntlm", UPSTREAM, Arity::exactly(0), ntlm,
+        "Lets clients authenticate their connections by NTLM: once a request has an Authorization field of NTLM or Negotiate, the connection to the \
+         server that it is sent on serves this client's connection alone, all requests of which go there. Kept for keepalive_timeout, besides those \
+         that keepalive counts."),
 ];
 
 #[rustfmt::skip]
@@ -211,9 +214,10 @@ fn sticky(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-fn unavailable(_: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let message = format!("the \"{}\" directive is not available yet", node.name.text);
-    Err(Diagnostic::error(node.span, message).help("without it the group uses weighted round robin"))
+fn ntlm(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let is_twice = std::mem::replace(&mut conf.block.binds, true);
+    conf.selection.binds = true;
+    if is_twice { Err(Diagnostic::error(node.span, "\"ntlm\" directive is duplicate")) } else { Ok(()) }
 }
 
 /// `$upstream_http_name`: all fields of this name, joined.

@@ -113,6 +113,7 @@ impl Stage {
             opened_ms,
             is_single: false,
             reused: false,
+            client: None,
             timer: runtime::Timer::new(),
         }));
         upstream

@@ -19,13 +19,13 @@ use crate::http::upstream::codec::Progress;
 use crate::http::upstream::conf::Conf;
 use crate::http::upstream::outgoing::SendFault;
 use crate::http::upstream::proxied::Head;
-use crate::http::upstream::{handshake, notes};
+use crate::http::upstream::{handshake, notes, selection};
 use crate::net::connect::{self, Refusal};
 use crate::net::tls::client::Terms;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Timer};
 use crate::upstream::link::Opened;
-use crate::upstream::pool::{Connection, Tag};
+use crate::upstream::pool::{ClientNumber, Connection, Tag};
 use crate::upstream::trace::Action;
 use crate::upstream::{Fault, GroupState, Peer};
 
@@ -104,8 +104,34 @@ async fn connection(
         opened_ms,
         is_single,
         reused: false,
+        client: binds(request, group),
         timer: Timer::new(),
     }))
+}
+
+/// The client whose connection a new one is bound to from the beginning, because it authenticates there (`ntlm`).
+#[inline]
+fn binds(request: &Request, group: &GroupState) -> Option<ClientNumber> {
+    if !group.group.keepalive.binds || !selection::authenticates(request) {
+        return None;
+    }
+    selection::client(request)
+}
+
+/// Takes the kept connection that is bound to the client, or another one, which is bound to it if it authenticates there.
+#[cold]
+fn take_for(
+    request: &Request,
+    group: &GroupState,
+    peer: &Rc<Peer>,
+    (tag, terms): (Tag, Option<&Arc<Terms>>),
+) -> Option<Box<Connection>> {
+    let mut connection = match selection::client(request) {
+        Some(client) => group.take_for(client, peer, tag, terms)?,
+        None => group.take(peer, tag, terms)?,
+    };
+    connection.client = connection.client.or_else(|| binds(request, group));
+    Some(connection)
 }
 
 /// If the worker lacks room, another peer could not help, and this one has not failed.
@@ -132,7 +158,12 @@ impl Pass<'_, '_> {
             self.request.upstream.last().connect_us = 0.into();
             return Some(stream.into());
         }
-        let connection = self.goal.group.take(peer, tag, terms)?;
+        let group = &self.goal.group;
+        let connection = if group.group.keepalive.binds {
+            take_for(self.request, group, peer, (tag, terms))?
+        } else {
+            group.take(peer, tag, terms)?
+        };
         self.request.upstream.last().connect_us = 0.into();
         Some(Carrier::Own { connection, decoder: self.outgoing.decoder() })
     }

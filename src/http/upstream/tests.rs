@@ -62,6 +62,7 @@ impl Pass<'_, '_> {
             timer: Timer::new(),
             is_single: false,
             reused: false,
+            client: None,
         });
         let carrier = Carrier::Own { connection, decoder: self.outgoing.decoder() };
         let mut answer = self.run(carrier).await.map_err(|stop| match stop {
