@@ -61,6 +61,11 @@ pub const fn prefix<S>(name: &'static str, get: Getter<S>, doc: &'static str) ->
     Variable { name, prefix: true, get, change: Change::Kept, doc }
 }
 
+/// A variable that `set`, `map` and their kind may hide behind a value of their own.
+pub const fn replaceable<S>(name: &'static str, get: Getter<S>, doc: &'static str) -> Variable<S> {
+    Variable { name, prefix: false, get, change: Change::Kept, doc }
+}
+
 /// A variable that `set`, `map` and their kind may give another value.
 pub const fn changeable<S>(
     name: &'static str,

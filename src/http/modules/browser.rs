@@ -15,7 +15,7 @@ use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::scope::Variable;
 use crate::proto::header::Id;
-use crate::script::variable::variable;
+use crate::script::variable::replaceable;
 
 /// Index in [`KNOWN`].
 const OPERA: usize = 0;
@@ -72,7 +72,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("modern_browser", |request, _, out| {
+    replaceable("modern_browser", |request, _, out| {
         let conf: &'static Conf = &request.location.confs.browser;
         if conf.is_modern(request.header(Id::UserAgent)) {
             out.extend_from_slice(conf.modern_value.value().as_bytes());
@@ -80,7 +80,7 @@ pub static VARIABLES: &[Variable] = &[
         true
     },
         "The value of modern_browser_value if the browser is modern, otherwise empty."),
-    variable("ancient_browser", |request, _, out| {
+    replaceable("ancient_browser", |request, _, out| {
         let conf: &'static Conf = &request.location.confs.browser;
         if !conf.is_modern(request.header(Id::UserAgent)) {
             out.extend_from_slice(conf.ancient_value.value().as_bytes());
@@ -88,7 +88,7 @@ pub static VARIABLES: &[Variable] = &[
         true
     },
         "The value of ancient_browser_value if the browser is not modern, otherwise empty."),
-    variable("msie", |request, _, out| { if is_msie(request) { out.push(b'1'); } true }, "1 if the browser is Internet Explorer, otherwise empty."),
+    replaceable("msie", |request, _, out| { if is_msie(request) { out.push(b'1'); } true }, "1 if the browser is Internet Explorer, otherwise empty."),
 ];
 
 impl BlockConf for Conf {}

@@ -27,7 +27,7 @@ use crate::net::address::{self, Host};
 use crate::proto::header::Id;
 use crate::proto::message::Method;
 use crate::script::value;
-use crate::script::variable::variable;
+use crate::script::variable::{replaceable, variable};
 use crate::shared::connection::client_address;
 
 settings! {
@@ -132,8 +132,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("proxy_host", |request, _, out| host(request, out), "The name and port of the server in proxy_pass."),
-    variable("proxy_port", |request, _, out| port(request, out), "The port of the server in proxy_pass, or the default port of its protocol."),
+    replaceable("proxy_host", |request, _, out| host(request, out), "The name and port of the server in proxy_pass."),
+    replaceable("proxy_port", |request, _, out| port(request, out), "The port of the server in proxy_pass, or the default port of its protocol."),
     variable("proxy_add_x_forwarded_for", |request, _, out| { add_x_forwarded_for(request, out); true },
         "The X-Forwarded-For field of the request, with the client's address appended."),
 ];

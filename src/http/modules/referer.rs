@@ -16,7 +16,7 @@ use crate::http::request::Request;
 use crate::http::scope::Variable;
 use crate::proto::header::Id;
 use crate::script::regex::{Pattern, Regex};
-use crate::script::variable::variable;
+use crate::script::variable::replaceable;
 
 /// No valid host is longer.
 const HOST_BYTES_MAX: usize = 256;
@@ -54,7 +54,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("invalid_referer", |request, _, out| {
+    replaceable("invalid_referer", |request, _, out| {
         let conf: &'static Conf = &request.location.confs.referer;
         if conf.valid.as_deref().is_some_and(|valid| !valid.admits(request)) {
             out.push(b'1');

@@ -83,6 +83,16 @@ fn wrong_conditions_have_nginx_s_words() {
 }
 
 #[test]
+fn some_built_in_variables_can_be_replaced_as_in_nginx() {
+    for name in
+        ["ssl_protocol", "ssl_client_verify", "proxy_host", "proxy_port", "msie", "invalid_referer", "args"]
+    {
+        let out = findings(&format!("set ${name} x; return 200 ${name};"));
+        assert!(out.0.is_empty(), "{name}: {:?}", out.0);
+    }
+}
+
+#[test]
 fn wrong_steps_have_nginx_s_words() {
     let cases = [
         ("rewrite ^ \"\";", "empty replacement"),
@@ -90,6 +100,7 @@ fn wrong_steps_have_nginx_s_words() {
         ("rewrite ( /x;", "invalid regular expression"),
         ("set a b;", "invalid variable name \"a\""),
         ("set $uri b;", "the duplicate \"uri\" variable"),
+        ("set $uid_got b;", "the duplicate \"uid_got\" variable"),
         ("if ($arg_a) { if ($arg_b) { return 204; } }", "\"if\" directive is not allowed here"),
         ("if ($arg_a) { location /x { } }", "\"location\" directive is not allowed here"),
         ("if ($arg_a) { proxy_pass http://127.0.0.1/x; }", "\"proxy_pass\" cannot have URI part"),
