@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::support::daemon::is_stand_in;
 use crate::support::packets;
 use crate::support::program::{Program, find, wait_socket};
 use crate::support::{Client, Origin, Setup, fetch, get};
@@ -120,4 +121,30 @@ fn a_null_byte_in_a_parameter_is_refused() {
     assert_eq!(fetch(daemon.port(0), request).status, 500);
     daemon.wait_log("the parameter \"A\" contains a null byte, which cannot be sent");
     assert_eq!(app.accepted(), 0);
+}
+
+#[test]
+fn without_a_key_nothing_is_cached() {
+    let app = Origin::start(|peer| {
+        let Some(pairs) = packets::scgi(peer) else { return };
+        let uri = packets::value(&pairs, "U").unwrap_or_default();
+        peer.send(format!("Cache-Control: max-age=60\r\n\r\n{uri}"));
+    });
+    let text = "http { scgi_cache_path %%DIR%%/c keys_zone=c:64k; scgi_param U $uri; scgi_cache c;
+        server { listen 127.0.0.1:%%PORT_0%%; location / { scgi_pass %%APP%%; }
+            location /keyed/ { scgi_cache_key $uri; scgi_pass %%APP%%; } } }";
+    let daemon = Setup::new(text).set("APP", app.address()).level("warn").start();
+    daemon.wait_log("no \"scgi_cache_key\" for \"scgi_cache\"");
+    if !is_stand_in() {
+        // nginx answers all of them with the first response
+        for path in ["/a", "/b", "/a"] {
+            assert_eq!(get(daemon.port(0), path).text(), path);
+        }
+        assert_eq!(app.accepted(), 3);
+    }
+    let before = app.accepted();
+    for _ in 0..2 {
+        assert_eq!(get(daemon.port(0), "/keyed/a").text(), "/keyed/a");
+    }
+    assert_eq!(app.accepted(), before + 1);
 }

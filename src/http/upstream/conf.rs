@@ -509,12 +509,18 @@ impl Conf {
             let message = format!("\"{directive}\" is incompatible with \"{}\"", self.directive("store"));
             cx.diagnostics.push(Diagnostic::error(span, message).help("write off for one of them"));
         }
-        if self.family.reads_bodies && self.set.cache.key().is_none() {
+        if self.lacks_cache_key() {
             let key = self.directive("cache_key");
-            let message = format!("no \"{key}\" for \"{directive}\"");
+            let message = format!("no \"{key}\" for \"{directive}\": nothing is cached here");
             let help = format!("write {key} $scheme$request_method$host$request_uri;");
-            cx.diagnostics.push(Diagnostic::error(span, message).help(help));
+            cx.diagnostics.push(Diagnostic::warning(span, message).help(help));
         }
+    }
+
+    /// True if nothing tells responses in a cache apart: there is no URL that an application is asked for. nginx would serve
+    /// one response to all requests.
+    pub fn lacks_cache_key(&self) -> bool {
+        self.family.reads_bodies && self.set.cache.key().is_none()
     }
 
     /// Called once per block after merging.

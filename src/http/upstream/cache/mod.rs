@@ -121,6 +121,7 @@ fn zone(request: &mut Request, set: &'static Settings) -> Result<Option<(&'stati
     let zones: &'static cache::Table = &request.config.tables.cache;
     let zone = match set.place() {
         None | Some(Place::Off) => None,
+        Some(_) if request.passes().lacks_cache_key() => None,
         Some(Place::Zone(index)) => zones.get(*index),
         Some(Place::Named(script)) => {
             let name = script.to_vec(request);
