@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 
 use crate::log::Cause;
 use crate::net::address::Address;
@@ -89,7 +90,7 @@ pub async fn open(
     }
 }
 
-/// Connects, with Nagle's algorithm off. Fails with the system call's error, such as connection refused.
+/// Connects. Nagle's algorithm is switched off before it could delay anything. Fails with the system call's error, such as connection refused.
 pub async fn connect(address: &Address, options: &Options) -> io::Result<Transport> {
     if options.is_datagram && address.is_unix() {
         return Ok(Io::register(datagram::connect_unix(address)?)?.into());
@@ -105,10 +106,14 @@ pub async fn connect(address: &Address, options: &Options) -> io::Result<Transpo
     if options.probes && matches!(address, Address::Inet(_)) {
         socket::set_keepalive(&fd)?;
     }
+    let is_tcp = matches!(address, Address::Inet(_));
     if !in_progress {
+        if is_tcp {
+            socket::end_delays(fd.as_fd());
+        }
         return Ok(Io::register(fd)?.into());
     }
-    let io = Io::connecting(fd)?;
+    let io = Io::connecting(fd, is_tcp)?;
     io.writable().await?;
     // A failure comes with an error event; without one there is nothing to ask the kernel for.
     if io.is_hung_up() {

@@ -16,7 +16,9 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::runtime::buffer::Buffer;
 use crate::runtime::executor::{try_with, with};
-use crate::runtime::reactor::{self, ASKED, HANGUP, READ, SHARED, WIDE, WRITE, Waiting};
+use crate::runtime::reactor::{
+    self, ASKED, DELAYS, Flags, HANGUP, READ, SHARED, WIDE, WRITE, WROTE, Waiting,
+};
 use crate::runtime::waker::TaskId;
 use crate::runtime::work;
 use crate::sys::address::SockAddr;
@@ -51,14 +53,14 @@ impl Io {
     }
 
     /// Registers a socket whose connect is in progress: it becomes writable once that has succeeded or
-    /// failed.
-    pub fn connecting(fd: OwnedFd) -> io::Result<Self> {
-        Self::add(fd, WIDE, Epoll::add_both)
+    /// failed. `delays`: Nagle's algorithm is on, and is switched off before the second write.
+    pub fn connecting(fd: OwnedFd, delays: bool) -> io::Result<Self> {
+        Self::add(fd, if delays { WIDE | DELAYS } else { WIDE }, Epoll::add_both)
     }
 
     fn add(
         fd: OwnedFd,
-        flags: u8,
+        flags: Flags,
         call: impl FnOnce(&Epoll, BorrowedFd<'_>, u64) -> io::Result<()>,
     ) -> io::Result<Self> {
         with(|current| {
@@ -85,6 +87,7 @@ impl Io {
 
     /// Removes the descriptor from the loop and returns it open.
     pub fn into_fd(mut self) -> OwnedFd {
+        self.end_delays();
         let fd = self.fd.take().expect("present until into_fd");
         with(|current| {
             let _ = current.epoll().remove(fd.as_fd()); // it was added by register
@@ -139,7 +142,7 @@ impl Io {
 
     /// True if one of the flags is set; otherwise registers the task as the reader.
     #[inline]
-    fn wait_unless(&self, flags: u8, cx: &Context<'_>) -> bool {
+    fn wait_unless(&self, flags: Flags, cx: &Context<'_>) -> bool {
         let task = TaskId::of(cx).bits();
         with(|current| {
             let mut reactor = current.reactor.borrow_mut();
@@ -219,8 +222,10 @@ impl Io {
         total: usize,
         mut call: impl FnMut(BorrowedFd<'_>) -> nix::Result<usize>,
     ) -> io::Result<usize> {
-        if !self.has(WRITE) {
-            return Err(io::ErrorKind::WouldBlock.into());
+        match self.flags() & (WRITE | DELAYS) {
+            WRITE => {}
+            0 | DELAYS => return Err(io::ErrorKind::WouldBlock.into()),
+            _ => self.writes_once(),
         }
         loop {
             match call(self.as_fd()) {
@@ -237,6 +242,23 @@ impl Io {
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Notes the first write of a connection on which Nagle's algorithm is on, and switches that off before the second.
+    #[cold]
+    fn writes_once(&self) {
+        match self.has(WROTE) {
+            true => self.end_delays(),
+            false => with(|current| current.reactor.borrow_mut().set(self.index, WROTE)),
+        }
+    }
+
+    /// Switches Nagle's algorithm off, if it is on.
+    pub(super) fn end_delays(&self) {
+        if self.has(DELAYS) {
+            self.clear(DELAYS);
+            socket::end_delays(self.as_fd());
         }
     }
 
@@ -398,16 +420,16 @@ impl Io {
     }
 
     #[inline]
-    fn flags(&self) -> u8 {
+    fn flags(&self) -> Flags {
         with(|current| current.reactor.borrow().flags(self.index))
     }
 
     #[inline]
-    pub(super) fn has(&self, flags: u8) -> bool {
+    pub(super) fn has(&self, flags: Flags) -> bool {
         self.flags() & flags != 0
     }
 
-    pub(super) fn clear(&self, flags: u8) {
+    pub(super) fn clear(&self, flags: Flags) {
         with(|current| current.reactor.borrow_mut().clear(self.index, flags));
     }
 
@@ -603,6 +625,39 @@ mod tests {
         a.set_nonblocking(true).unwrap();
         b.set_nonblocking(true).unwrap();
         (a.into(), b.into())
+    }
+
+    #[test]
+    fn nagle_s_algorithm_ends_before_a_second_write_could_be_delayed() {
+        Runtime::new().unwrap().block_on(async {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = SockAddr::Inet(listener.local_addr().unwrap());
+            let connect = async || {
+                let (fd, _) = socket::connect_nonblocking(&address, None, false).unwrap();
+                let io = Io::connecting(fd, true).unwrap();
+                assert_eq!(io.try_write(b"early").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+                io.writable().await.unwrap();
+                io
+            };
+            let is_off = |fd: BorrowedFd<'_>| socket2::SockRef::from(&fd).tcp_nodelay().unwrap();
+            let io = connect().await;
+            let writes = [b"a".as_slice(), b"b", b"c"].map(|bytes| {
+                io.try_write(bytes).unwrap();
+                is_off(io.as_fd())
+            });
+            assert_eq!(writes, [false, true, true]);
+
+            let given = connect().await.into_fd();
+            assert!(is_off(given.as_fd()), "its next owner does not know");
+
+            let target = connect().await;
+            let (source, other) = pair();
+            Io::register(other).unwrap().write_all(b"abc").await.unwrap();
+            let source = Io::register(source).unwrap();
+            let limits = crate::runtime::relay::Limits { read_timeout_ms: 5000, write_timeout_ms: 5000 };
+            crate::runtime::relay::splice(&source, &target, 3, &limits).await.unwrap();
+            assert!(is_off(target.as_fd()), "pipes are drained in many steps");
+        });
     }
 
     /// Another process may share a socket that was handed over, and clear its O_NONBLOCK at any time.

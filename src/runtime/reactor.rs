@@ -11,22 +11,31 @@ use std::cell::Cell;
 
 use crate::sys::epoll;
 
-pub(super) const READ: u8 = 1;
-pub(super) const WRITE: u8 = 2;
+/// The state of one descriptor.
+pub(super) type Flags = u16;
+
+pub(super) const READ: Flags = 1;
+pub(super) const WRITE: Flags = 2;
 /// The peer sends no more, or the connection is gone: a short read does not prove that nothing is left.
-pub(super) const HANGUP: u8 = 4;
+pub(super) const HANGUP: Flags = 4;
 /// epoll also reports writability. Asked for only when a write first finds no room: any earlier, that edge
 /// would come right after the registration and wake the loop for nothing.
-pub(super) const WIDE: u8 = 8;
+pub(super) const WIDE: Flags = 8;
 /// In the list of waiting connections; `writer` holds its links.
-const LISTED: u8 = 16;
+const LISTED: Flags = 16;
 /// Keeps its place in the list when bytes arrive.
-const IN_HEAD: u8 = 32;
+const IN_HEAD: Flags = 32;
 /// Its task was woken to close the connection and has not reacted yet.
-pub(super) const ASKED: u8 = 64;
+pub(super) const ASKED: Flags = 64;
 
 /// Another process may share this socket and change its mode.
-pub(super) const SHARED: u8 = 128;
+pub(super) const SHARED: Flags = 128;
+
+/// Nagle's algorithm has not been switched off yet: it delays no first write, and many connections to upstreams have only
+/// one.
+pub(super) const DELAYS: Flags = 256;
+/// Such a connection has had its first write.
+pub(super) const WROTE: Flags = 512;
 
 /// No task is waiting.
 const NOBODY: u64 = u64::MAX;
@@ -76,7 +85,7 @@ struct Registration {
     /// The task waiting to write; the list's links while LISTED.
     writer: u64,
     generation: u32,
-    flags: u8,
+    flags: Flags,
     is_live: bool,
 }
 
@@ -95,7 +104,7 @@ fn links(previous: u32, next: u32) -> u64 {
 impl Reactor {
     /// Reserves a place for a descriptor and returns its index and its token for epoll. `flags` is the
     /// readiness to assume: the system call is tried first and corrects it.
-    pub(super) fn insert(&mut self, flags: u8) -> (u32, u64) {
+    pub(super) fn insert(&mut self, flags: Flags) -> (u32, u64) {
         let index = match self.free.pop() {
             Some(index) => {
                 let entry = &mut self.slab[index as usize];
@@ -226,15 +235,15 @@ impl Reactor {
         u64::from(self.slab[index as usize].generation) << 32 | u64::from(index)
     }
 
-    pub(super) fn set(&mut self, index: u32, flags: u8) {
+    pub(super) fn set(&mut self, index: u32, flags: Flags) {
         self.slab[index as usize].flags |= flags;
     }
 
-    pub(super) fn flags(&self, index: u32) -> u8 {
+    pub(super) fn flags(&self, index: u32) -> Flags {
         self.slab.get(index as usize).map_or(0, |entry| entry.flags)
     }
 
-    pub(super) fn clear(&mut self, index: u32, flags: u8) {
+    pub(super) fn clear(&mut self, index: u32, flags: Flags) {
         self.slab[index as usize].flags &= !flags;
     }
 

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use nix::sys::socket::{MsgFlags, send};
 
 use crate::runtime::buffer::Buffer;
-use crate::runtime::reactor::{READ, WRITE};
+use crate::runtime::reactor::{Flags, READ, WRITE};
 use crate::runtime::work;
 use crate::runtime::{Io, Timer, now_ms};
 use crate::sys::socket::{self, UNSENT_PROOF_BYTES, lift_unsent_limit};
@@ -200,7 +200,7 @@ fn abused() -> Poll<io::Result<usize>> {
 /// Makes one transfer, waiting while the descriptor says EAGAIN.
 async fn transfer(
     io: &Io,
-    direction: u8,
+    direction: Flags,
     timer: &mut Timer,
     timeout_ms: u64,
     mut call: impl FnMut() -> nix::Result<usize>,
@@ -226,7 +226,7 @@ async fn transfer(
 /// Makes one transfer; pending while the descriptor says EAGAIN, or the task has used up its budget.
 fn poll_transfer(
     io: &Io,
-    direction: u8,
+    direction: Flags,
     cx: &mut Context<'_>,
     call: &mut impl FnMut() -> nix::Result<usize>,
 ) -> Poll<io::Result<usize>> {
@@ -234,6 +234,9 @@ fn poll_transfer(
     let is_shared = io.is_shared();
     if is_shared && !socket::is_nonblocking(io.as_fd()) {
         return abused();
+    }
+    if direction == WRITE {
+        io.end_delays(); // there may be many more writes
     }
     loop {
         let is_ready = match direction {

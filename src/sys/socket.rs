@@ -77,6 +77,11 @@ pub fn lift_unsent_limit(fd: BorrowedFd<'_>) {
     let _ = set_option(&SockRef::from(&fd), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, 0);
 }
 
+/// Switches Nagle's algorithm off (TCP_NODELAY).
+pub fn end_delays(fd: BorrowedFd<'_>) {
+    let _ = SockRef::from(&fd).set_tcp_nodelay(true); // a connection that fails tells its next call
+}
+
 /// Opens a listening socket: with SO_REUSEPORT, non-blocking, closed on exec.
 ///
 /// TCP_NODELAY is set here once; accepted sockets inherit it.
@@ -357,7 +362,8 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockAddr)> {
 }
 
 /// Starts to connect. True if the connection is still in progress: the socket becomes writable when it is
-/// decided. `is_transparent`: the local address may belong to another machine.
+/// decided. `is_transparent`: the local address may belong to another machine. Nagle's algorithm is on: see
+/// [`end_delays`].
 pub fn connect_nonblocking(
     address: &SockAddr,
     bind: Option<&SockAddr>,
@@ -370,9 +376,6 @@ pub fn connect_nonblocking(
     };
     let kind = if address.is_datagram() { Type::DGRAM } else { Type::STREAM };
     let socket = Socket::new(domain, kind.nonblocking().cloexec(), None)?;
-    if matches!(address, SockAddr::Inet(_)) {
-        socket.set_tcp_nodelay(true)?;
-    }
     if address.is_datagram() {
         datagrams::gather(&SockRef::from(&socket));
     }
