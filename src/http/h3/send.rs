@@ -1,7 +1,8 @@
 //! Sends to the client: heads, data and ends of responses.
 //!
 //! Touches: the QUIC connection. A frame of data is as long as the data that there is, though the stream may take less of it
-//! at first: the rest of the frame is what the task brings next. RFC 9114 §4.1, §7.2.
+//! at first: the rest of the frame is what the task brings next. Packets of streams take turns whatever their frames are, so
+//! short frames would help nobody. RFC 9114 §4.1, §7.2.
 
 use std::task::Waker;
 
@@ -61,7 +62,6 @@ impl State {
         id: u64,
         data: &[u8],
         ends: bool,
-        frame_bytes: usize,
         waker: &Waker,
     ) -> Result<Sent, Gone> {
         let mut count = 0;
@@ -77,7 +77,7 @@ impl State {
                 return Ok(Sent { count, is_done: true });
             }
             if request.frame_left == 0 {
-                request.frame_left = left.min(frame_bytes.max(1));
+                request.frame_left = left;
                 frame::put_head(kind::DATA, request.frame_left, &mut request.out);
                 continue;
             }

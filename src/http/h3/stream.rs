@@ -88,14 +88,8 @@ impl Sheet for Side<'_> {
         self.state.send_block(self.id, block, ends)
     }
 
-    fn send_data(
-        &mut self,
-        data: &[u8],
-        ends: bool,
-        frame_bytes: usize,
-        waker: &Waker,
-    ) -> Result<Sent, Gone> {
-        self.state.send_data(self.id, data, ends, frame_bytes, waker)
+    fn send_data(&mut self, data: &[u8], ends: bool, _: usize, waker: &Waker) -> Result<Sent, Gone> {
+        self.state.send_data(self.id, data, ends, waker)
     }
 }
 

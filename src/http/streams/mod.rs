@@ -39,8 +39,8 @@ pub trait Sheet {
     /// Sends a head, or trailers. `ends`: nothing follows.
     fn send_block(&mut self, block: &[u8], ends: bool) -> Result<(), Gone>;
 
-    /// Sends as much data as there is room for, in frames of at most `frame_bytes`. If some is left, the waker is woken
-    /// when there is room again.
+    /// Sends as much data as there is room for, in HTTP/2 in frames of at most `frame_bytes`. If some is left, the waker is
+    /// woken when there is room again.
     fn send_data(&mut self, data: &[u8], ends: bool, frame_bytes: usize, waker: &Waker)
     -> Result<Sent, Gone>;
 }
