@@ -202,10 +202,10 @@ async fn copy(
     length: u64,
 ) -> Result<(), Error> {
     let size = request.location.confs.static_file.read_bytes();
-    let mut done = 0;
+    let (mut done, mut bytes) = (0, Vec::new());
     while done < length && client.wants_body() {
         let count = size.min(usize::try_from(length - done).unwrap_or(usize::MAX));
-        let bytes = read(file, offset + done, count).await?;
+        bytes = read_into(bytes, file, offset + done, count).await?;
         done += bytes.len() as u64;
         runtime::worked((bytes.len() / READ_BYTES) as u32).await;
         client.write(request, &bytes).await?;
@@ -218,7 +218,17 @@ const READ_BYTES: usize = 4096;
 
 /// Reads exactly `count` bytes.
 async fn read(file: &Arc<OnDisk>, offset: u64, count: usize) -> Result<Vec<u8>, Error> {
-    let mut bytes = vec![0; count];
+    read_into(Vec::new(), file, offset, count).await
+}
+
+/// The same into memory that is used again.
+async fn read_into(
+    mut bytes: Vec<u8>,
+    file: &Arc<OnDisk>,
+    offset: u64,
+    count: usize,
+) -> Result<Vec<u8>, Error> {
+    bytes.resize(count, 0);
     if !matches!(file::read_cached(file, &mut bytes, offset), Ok(read) if read == count) {
         let file = Arc::clone(file);
         let read = blocking::run(Lane::Files, move || {
