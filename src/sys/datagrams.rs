@@ -27,10 +27,10 @@ pub const BYTES_MAX: usize = 65_535;
 const STRIDE_BYTES: usize = 65_536 + 9 * 64;
 
 /// The most datagrams of a burst (UDP_MAX_SEGMENTS of older kernels).
-const SEGMENTS_MAX: usize = 64;
+pub const SEGMENTS_MAX: usize = 64;
 
 /// The longest burst to be sent: it has to fit into one IP packet with its heads.
-const BURST_BYTES_MAX: usize = 65_000;
+pub const BURST_BYTES_MAX: usize = 65_000;
 
 /// Words for the control messages of one message: the address asked, the length of a burst's datagrams, and the mark.
 const CONTROL_WORDS: usize = 11;
@@ -349,6 +349,28 @@ impl Outbox {
         }
         let segment = u16::try_from(length).ok().filter(|_| count > 1);
         Some(Message { bytes: &self.bytes[begin..end], route, mark, segment, count })
+    }
+}
+
+/// Sends one burst, of at most [`SEGMENTS_MAX`] datagrams and [`BURST_BYTES_MAX`] bytes, from where it lies; never waits. All
+/// datagrams but the last have the length `segment`.
+///
+/// Errors: also those for which the datagrams may still pass one by one.
+pub fn send_burst(
+    fd: BorrowedFd<'_>,
+    bytes: &[u8],
+    segment: u16,
+    route: Route,
+    mark: Mark,
+) -> nix::Result<()> {
+    let count = bytes.len().div_ceil(usize::from(segment.max(1)));
+    let message = Message { bytes, route, mark, segment: Some(segment).filter(|_| count > 1), count };
+    loop {
+        match send::<1>(fd, &[message]) {
+            Ok(_) => return Ok(()),
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

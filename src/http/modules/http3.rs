@@ -22,7 +22,7 @@ settings! {
         abuse_limit: Setting<u64> = 1000,
         extended_connect: Setting<bool> = false,
         retry: Setting<bool> = false,
-        gso: Setting<bool> = false,
+        gso: Setting<bool> = true,
         host_key: Inherit<Keys>,
     }
 }
@@ -53,7 +53,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Lets every new client prove its address by a Retry packet first, which costs a round trip. Without it that is asked while half as many handshakes \
          as ssl_handshakes_max are under way in a worker. In force for an address by its default server."),
     flag("quic_gso", BOTH, |c| &mut c.gso,
-        "Sends equal datagrams as one burst, which the kernel or the device takes apart (UDP_SEGMENT)."),
+        "Sends equal datagrams as one burst, which the kernel or the device takes apart (UDP_SEGMENT). Where they cannot, datagrams \
+         are sent one by one, as with off, at about three times the cost."),
     custom("quic_host_key", BOTH, ONE, |c: &mut Conf, cx, node| host_key(c, cx, node),
         "Takes the secret of connection IDs, tokens and stateless resets from a file of at least 32 bytes; without it a random one is \
          made at the start. Machines that share an address need the same.").default("random"),

@@ -13,7 +13,7 @@ use socket2::SockRef;
 
 use crate::log;
 use crate::runtime::{self, Io};
-use crate::sys::datagrams::{self, BYTES_MAX, Mark, Outbox};
+use crate::sys::datagrams::{self, BYTES_MAX, Mark, Outbox, send_burst};
 use crate::sys::retire;
 
 /// Answers that wait for the end of a turn; with more, they leave at once.
@@ -21,6 +21,9 @@ const COUNT_MAX: usize = 64;
 
 /// The bytes of these answers: the same.
 const WAITING_BYTES_MAX: usize = 256 * 1024;
+
+/// Bursts of this length are sent by themselves, which saves a copy; shorter ones share a system call with others.
+const DIRECT_BYTES_MIN: usize = 16 * 1024;
 
 /// A listening socket and the answers that are to be sent with it.
 #[derive(Debug)]
@@ -96,6 +99,37 @@ impl Answers {
             return;
         }
         self.waiting.borrow_mut().push_marked(bytes, Some((to, from)), mark);
+        self.send_later();
+    }
+
+    /// Sends a burst: datagrams of the length `segment`, of which the last may be shorter, at most as many as [`send_burst`]
+    /// takes. A long one leaves at once, without being copied, behind those that wait. The caller has seen that there is
+    /// [space](Self::poll_space), so none is lost for want of it.
+    pub fn push_burst(
+        self: &Rc<Self>,
+        bytes: &[u8],
+        segment: usize,
+        (to, from): (SocketAddr, Option<IpAddr>),
+        mark: Mark,
+    ) {
+        if bytes.len() >= DIRECT_BYTES_MIN && segment <= self.burst_max.get() {
+            self.send();
+            if self.waiting.borrow().is_empty()
+                && let Ok(segment) = u16::try_from(segment)
+                && let Ok(()) = self.io.try_send(|fd| send_burst(fd, bytes, segment, Some((to, from)), mark))
+            {
+                return;
+            }
+        } else if !self.has_room(bytes.len()) {
+            self.send();
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        bytes.chunks(segment.max(1)).for_each(|bytes| waiting.push_marked(bytes, Some((to, from)), mark));
+        drop(waiting);
+        self.send_later();
+    }
+
+    fn send_later(self: &Rc<Self>) {
         if !self.is_due.replace(true) {
             DUE.with_borrow_mut(|due| due.push(Rc::clone(self)));
         }
@@ -188,6 +222,7 @@ mod tests {
     use super::*;
     use crate::runtime::Runtime;
     use crate::sys::address::SockAddr;
+    use crate::sys::datagrams::gather;
     use crate::sys::socket::{ListenOptions, listen};
 
     fn socket() -> OwnedFd {
@@ -221,6 +256,39 @@ mod tests {
             for client in [&one, &two] {
                 assert_eq!(received(client), [b"a".to_vec(), b"b".to_vec(), Vec::new()]);
             }
+        });
+    }
+
+    #[test]
+    fn a_long_burst_leaves_at_once_behind_those_that_wait() {
+        let burst: Vec<u8> = (0..DIRECT_BYTES_MIN + 300).map(|at| (at % 251) as u8).collect();
+        let (one, to_one) = client();
+        gather(&SockRef::from(&one));
+        Runtime::new().expect("a loop").block_on(async move {
+            let answers = Answers::new(socket()).expect("registered");
+            answers.push(b"first", to_one, None);
+            answers.push_burst(&burst, 1000, (to_one, None), 0);
+            assert_eq!(received(&one), [b"first", &burst[..]], "one message, as it was sent");
+            answers.set_bursts(false);
+            answers.push_burst(&burst, 1000, (to_one, None), 0);
+            assert!(received(&one).is_empty());
+            runtime::yield_now().await;
+            let datagrams = received(&one);
+            assert_eq!((datagrams.len(), datagrams.concat()), (burst.len().div_ceil(1000), burst));
+        });
+    }
+
+    #[test]
+    fn a_burst_that_the_kernel_refuses_leaves_in_shorter_ones() {
+        let (one, to_one) = client();
+        Runtime::new().expect("a loop").block_on(async move {
+            let answers = Answers::new(socket()).expect("registered");
+            let burst = vec![1; 140 * 120]; // the kernel takes 128
+            let sent = answers.io.try_send(|fd| send_burst(fd, &burst, 120, Some((to_one, None)), 0));
+            assert!(sent.is_err());
+            answers.push_burst(&burst, 120, (to_one, None), 0);
+            runtime::yield_now().await;
+            assert_eq!(received(&one).len(), 140);
         });
     }
 
