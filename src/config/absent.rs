@@ -103,11 +103,6 @@ static FEATURES: &[&Feature] = &[
     &foreign("PAM", &["auth_pam*"], UNPROTECTED),
     &foreign("Kerberos", &["auth_gss*", "auth_spnego*"], UNPROTECTED),
     &foreign("OpenID Connect", &["auth_oidc*", "oidc_provider"], UNPROTECTED),
-    &foreign(
-        "ACME",
-        &["acme_*"],
-        "certificates are not fetched: another ACME client can write the files of \"ssl_certificate\", whose changes are picked up",
-    ),
     &foreign("echo", &["echo", "echo_*"], "\"return\" can send a text"),
     &foreign("RTMP", &["rtmp", "rtmp_*"], TO_ELSEWHERE),
     &foreign("VOD", &["vod", "vod_*", "hls*", "f4f*"], TAKE_OUT),
@@ -150,7 +145,7 @@ static FEATURES: &[&Feature] = &[
         &["drizzle_*", "postgres_*", "redis_*", "redis2_*", "memc_*", "srcache_*", "rds_*"],
         FOREIGN,
     ),
-    &foreign("key values", &["zone_sync*", "mgmt", "state_path"], FOREIGN),
+    &foreign("key values", &["zone_sync*", "mgmt"], FOREIGN),
     &foreign(
         "maps of numbers",
         &["num_map"],
@@ -222,7 +217,6 @@ pub fn module(file: &str) -> Option<&'static str> {
         ("vhost_traffic_status", "statistics"),
         ("opentracing", "tracing"),
         ("otel", "tracing"),
-        ("acme", "ACME"),
         ("pagespeed", "PageSpeed"),
         ("passenger", "Passenger"),
     ];

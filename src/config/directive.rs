@@ -28,6 +28,8 @@ impl Context {
     pub const CONDITIONAL: Self = Self::LOCATION_IF.or(Self::LIMIT_EXCEPT);
     pub const UPSTREAM: Self = Self(1 << 8);
     pub const MATCH: Self = Self(1 << 9);
+    /// `acme_issuer`.
+    pub const ISSUER: Self = Self(1 << 10);
     pub const STREAM: Self = Self(1 << 16);
     pub const STREAM_SERVER: Self = Self(1 << 17);
     pub const STREAM_UPSTREAM: Self = Self(1 << 18);
@@ -51,12 +53,13 @@ impl Context {
 
     /// nginx's names of the contexts in this set, outermost first.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Context, &str); 16] = [
+        const NAMES: [(Context, &str); 17] = [
             (Context::MAIN, "main"),
             (Context::EVENTS, "events"),
             (Context::HTTP, "http"),
             (Context::UPSTREAM, "upstream"),
             (Context::MATCH, "match"),
+            (Context::ISSUER, "acme_issuer"),
             (Context::SERVER, "server"),
             (Context::SERVER_IF, "if in server"),
             (Context::LOCATION, "location"),

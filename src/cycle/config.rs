@@ -9,6 +9,7 @@ use crate::cycle::settings::Settings;
 use crate::http;
 use crate::log::Owner;
 use crate::mail;
+use crate::net::acme::Plan;
 use crate::net::listener::{Listener, Serves};
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::stapling::Ignored;
@@ -304,6 +305,11 @@ impl Config {
         self.caches().filter_map(moved)
     }
 
+    /// The certificates that are asked for of authorities.
+    pub fn acme(&self) -> Option<&Plan> {
+        self.http.as_ref().map(|http| &http.tables.acme.plan).filter(|plan| !plan.is_empty())
+    }
+
     /// True if there is anything for a prober to do.
     pub fn has_probes(&self) -> bool {
         self.upstreams().any(Groups::has_checks) || self.followed_servers().next().is_some()
@@ -375,7 +381,8 @@ impl Config {
     pub fn endings(&self, now_s: i64) -> impl Iterator<Item = watch::Ending> {
         let pairs = self.certificates().iter().enumerate();
         pairs.filter_map(move |(index, pair)| {
-            watch::ending(&pair.files.certificate, &self.certificate(index)?, now_s)
+            let certificate = self.certificate(index).filter(|it| !it.is_pending())?;
+            watch::ending(&pair.files.certificate, &certificate, now_s)
         })
     }
 

@@ -84,7 +84,7 @@ impl Renewal {
             }
         };
         self.watch.taken(index, stamp);
-        let old = config.certificate(index);
+        let old = config.certificate(index).filter(|old| !old.is_pending());
         if old.as_ref().is_some_and(|old| watch::is_same(old, &loaded.certificate)) {
             return None;
         }
@@ -124,7 +124,7 @@ impl Renewal {
     pub fn tell_expiry(&mut self, config: &Config) {
         let now_s = clock::wall_seconds();
         for (index, pair) in config.certificates().iter().enumerate() {
-            let Some(certificate) = config.certificate(index) else { continue };
+            let Some(certificate) = config.certificate(index).filter(|it| !it.is_pending()) else { continue };
             if !self.expiry.is_due(index, now_s, certificate.not_after_s()) {
                 continue;
             }

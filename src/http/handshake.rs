@@ -14,6 +14,7 @@ use crate::http::request::body::Body;
 use crate::http::request::{Connection, Request};
 use crate::http::{Config, Worker, h3};
 use crate::log;
+use crate::net::acme::challenges;
 use crate::net::handover::TlsState;
 use crate::net::newcomer::Newcomer;
 use crate::net::tls::certificate::Certificate;
@@ -29,6 +30,9 @@ use crate::proto::client_hello::ClientHello;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, race, timeout};
 use crate::shared::tls::handshakes::{self, Place, ask_status, judge};
+
+/// Records of a handshake after which nothing is said.
+const CHALLENGE_RECORD_BYTES: usize = 4096;
 
 /// The result of [`secure`].
 pub enum Outcome {
@@ -55,6 +59,9 @@ pub async fn secure(
     let default = &config.servers[listen.default];
     let counted = Cell::new(default.slot);
     let choose = |hello: &ClientHello| {
+        if let Some(config) = challenge(hello) {
+            return Some(Choice { config, record_bytes: CHALLENGE_RECORD_BYTES, chosen: None });
+        }
         let (asked, server, tls) = server_of(hello, config, listen)?;
         counted.set(server.slot);
         let takes_h2 = listen.takes_h2(asked);
@@ -66,7 +73,7 @@ pub async fn secure(
             }
         };
         stapling::refresh(tls.certificates(), || lookup(worker, server));
-        Some(Choice { config, record_bytes: tls.record_bytes(), chosen: (server, tls) })
+        Some(Choice { config, record_bytes: tls.record_bytes(), chosen: Some((server, tls)) })
     };
     let core = &default.root.confs.http_core;
     let limit_ms = default.root.confs.ssl.handshake_timeout_ms();
@@ -86,7 +93,12 @@ pub async fn secure(
     drop(place);
     handshakes::count(&outcome, counted.get());
     match outcome {
-        Ok(Accepted::Session(session, (server, tls))) => {
+        Ok(Accepted::Session(session, None)) => {
+            log::info!(core.log(), client, "an authority has checked a name (tls-alpn-01)");
+            transport.secure(*session);
+            Outcome::Over
+        }
+        Ok(Accepted::Session(session, Some((server, tls)))) => {
             let info = Rc::clone(&session.info);
             transport.secure(*session);
             if let Some(path) = judge(&info, tls) {
@@ -112,6 +124,16 @@ pub async fn secure(
     }
 }
 
+/// The settings for an authority that checks a name of ours; `None`: the client is no authority, or we have asked for no such
+/// check.
+fn challenge(hello: &ClientHello) -> Option<Arc<rustls::ServerConfig>> {
+    let mut protocols = hello.protocols();
+    if protocols.next() != Some(challenges::ALPN) || protocols.next().is_some() {
+        return None;
+    }
+    server::challenge_config(challenges::certificate(&hello.server_name)?).ok()
+}
+
 /// The server that a client asks for, and the one that makes the handshake for it. `None`: it is refused.
 fn server_of(
     hello: &ClientHello,
@@ -124,6 +146,7 @@ fn server_of(
         return None;
     }
     match &asked.tls {
+        Some(tls) if tls.certificates().is_pending() => None,
         Some(tls) => Some((asked, asked, tls)),
         None => {
             let default = &config.servers[listen.default];

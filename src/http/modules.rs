@@ -20,6 +20,7 @@ use crate::shm::named::Used;
 
 pub mod access;
 pub mod access_log;
+pub mod acme;
 pub mod addition;
 pub mod api;
 pub mod auth_basic;
@@ -316,6 +317,7 @@ modules! {
     http2       => [];
     http3       => [];
     resolver    => [];
+    acme        => [PostRead answer] draft Table table Table;
     realip      => [PostRead find, Preaccess find];
     map         => [];
     geo         => [];

@@ -12,6 +12,7 @@ use crate::master::seat::{Name, Roster, Worker};
 use crate::master::supervisor::{Event, WorkerId};
 use crate::master::upgrade::OtherWorkers;
 use crate::master::{Master, notify, slots};
+use crate::net::acme::Plan;
 use crate::net::listener::Listener;
 use crate::net::tls::key_log;
 use crate::shm::{lanes, peers};
@@ -73,11 +74,12 @@ impl Master {
                     news: BTreeSet::new(),
                     edited: BTreeSet::new(),
                     keyvals: Default::default(),
+                    challenges: Default::default(),
                     is_full: false,
                     adopted: 0,
                     receives: !waits,
                     is_sought: false,
-                    is_paused: false,
+                    is_paused: role == Role::Keeper,
                 });
                 Event::Forked { worker, pid, leased }
             }
@@ -112,7 +114,8 @@ impl Master {
         let ports = self.listeners().iter().filter(is_dual_stack).filter_map(|listen| listen.address.port());
         let connections_max = self.settings().worker_connections() as u64;
         let allowed = self.cycle.config.allowed_orders();
-        let roster = Roster::new(addresses, names, connections_max, allowed);
+        let mut roster = Roster::new(addresses, names, connections_max, allowed);
+        roster.facts.asked_names = self.cycle.config.acme().map(Plan::asked_names).unwrap_or_default();
         roster.with_dual_stack(ports)
     }
 
@@ -184,7 +187,7 @@ impl Master {
         let slots = std::mem::take(&mut self.slots);
         let slots = match role {
             Role::Worker | Role::Controller => self.seat_slots(slots),
-            Role::Prober | Role::CacheManager => {
+            Role::Prober | Role::CacheManager | Role::Keeper => {
                 drop(slots); // before they are closed below
                 Vec::new()
             }
@@ -202,6 +205,7 @@ impl Master {
             Role::Prober => Duty::Probe,
             Role::CacheManager => Duty::ManageCaches,
             Role::Controller => Duty::Control,
+            Role::Keeper => Duty::KeepCertificates,
         };
         Seat { number, generation, control, slots, leased, waits: false, leaves_terminal, duty }
     }
@@ -246,7 +250,7 @@ impl Master {
                 Role::Worker if listen.serves.is_control() => false,
                 Role::Worker => slot % workers == number || number % count == *slot,
                 Role::Controller => listen.serves.is_control(),
-                Role::Prober | Role::CacheManager => false,
+                Role::Prober | Role::CacheManager | Role::Keeper => false,
             };
             leased.extend((0..count).filter(is_mine).map(|slot| (first + slot) as SlotIndex));
             first += count;

@@ -9,6 +9,7 @@
 //! ```
 
 mod certificates;
+mod challenges;
 mod connections;
 mod daemon;
 mod datagrams;
@@ -299,6 +300,7 @@ impl Master {
             self.renew_certificates();
             self.happen(Event::Tick);
             self.workers.iter_mut().for_each(|worker| _ = worker.send_orders());
+            self.confirm_challenges();
             self.deliver();
             self.let_receive();
             self.release();
@@ -522,6 +524,7 @@ impl Master {
             Some((ToMaster::Learned(learned), _)) => self.learn(index, &learned),
             Some((ToMaster::Order(number, order), _)) => self.orders.take(id, number, order),
             Some((ToMaster::Listed(listed), _)) => self.hear_listed(id, listed),
+            Some((ToMaster::Challenge(challenge), _)) => self.pass_challenge(id, challenge),
         }
         true
     }

@@ -91,6 +91,7 @@ impl fmt::Display for Notice {
                     Role::Prober => "the prober".into(),
                     Role::CacheManager => "the cache manager".into(),
                     Role::Controller => "the controller".into(),
+                    Role::Keeper => "the certificate keeper".into(),
                 };
                 write!(out, "{who} {what}, the next one starts in {wait_ms} ms")
             }
@@ -138,7 +139,9 @@ impl fmt::Display for Notice {
 fn who(pid: i32, place: Place) -> String {
     match place.role {
         Role::Worker => format!("worker process {pid} (worker {})", place.number),
-        Role::Prober | Role::CacheManager | Role::Controller => format!("{} {pid}", place.role.title()),
+        Role::Prober | Role::CacheManager | Role::Controller | Role::Keeper => {
+            format!("{} {pid}", place.role.title())
+        }
     }
 }
 

@@ -24,6 +24,7 @@ pub fn limits(config: &Config) -> Limits {
         has_prober: config.has_probes(),
         has_cache_manager: config.caches().next().is_some(),
         has_controller: config.control.is_some(),
+        has_keeper: config.acme().is_some(),
         worker_count: settings.worker_processes(),
         watchdog_ms: settings.worker_watchdog_ms(),
         shutdown_ms: settings.worker_shutdown_timeout_ms(),

@@ -15,6 +15,8 @@ pub enum Role {
     CacheManager,
     /// Serves operators at the control socket. There is none if there is no such socket.
     Controller,
+    /// Asks authorities for certificates. There is none if no certificate comes from one.
+    Keeper,
 }
 
 /// One place to be filled by a process of a role.
@@ -33,6 +35,7 @@ impl Role {
             Self::Prober => &PROBER,
             Self::CacheManager => &CACHE_MANAGER,
             Self::Controller => &CONTROLLER,
+            Self::Keeper => &KEEPER,
         }
     }
 
@@ -42,7 +45,7 @@ impl Role {
     pub fn is_awaited(self) -> bool {
         match self {
             Self::Worker => true,
-            Self::Prober | Self::CacheManager | Self::Controller => false,
+            Self::Prober | Self::CacheManager | Self::Controller | Self::Keeper => false,
         }
     }
 
@@ -53,6 +56,7 @@ impl Role {
             Self::Prober => "prober process",
             Self::CacheManager => "cache manager process",
             Self::Controller => "controller process",
+            Self::Keeper => "certificate keeper process",
         }
     }
 
@@ -61,7 +65,7 @@ impl Role {
     pub fn shutdown_ms(self, configured: Option<u64>) -> Option<u64> {
         match self {
             Self::Worker => configured,
-            Self::Prober | Self::CacheManager => Some(0), // they have no clients
+            Self::Prober | Self::CacheManager | Self::Keeper => Some(0), // they have no clients
             Self::Controller => Some(CONTROLLER_SHUTDOWN_MS),
         }
     }
@@ -70,7 +74,7 @@ impl Role {
     pub fn accepts(self) -> bool {
         match self {
             Self::Worker => true,
-            Self::Prober | Self::CacheManager | Self::Controller => false,
+            Self::Prober | Self::CacheManager | Self::Controller | Self::Keeper => false,
         }
     }
 }
@@ -109,6 +113,7 @@ const WORKER: Respawn = Respawn {
 const PROBER: Respawn = Respawn { ..WORKER };
 const CACHE_MANAGER: Respawn = Respawn { ..WORKER };
 const CONTROLLER: Respawn = Respawn { ..WORKER };
+const KEEPER: Respawn = Respawn { ..WORKER };
 
 impl Respawn {
     /// True if a process that ends with this code while it starts must not be tried again.

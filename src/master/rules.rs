@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use crate::master::roles::Role;
+use crate::net::acme::challenges;
 use crate::net::clients::ROWS_MAX;
 use crate::net::handover::{NO_LISTENER, STATE_BYTES_MAX};
 use crate::shared::control::{Allowed, ORDERS_MAX};
@@ -31,6 +32,10 @@ const QUESTIONS_MAX: usize = 8;
 /// Names that may be reported at once in addition to one for each followed name: those that wait in the
 /// socket's buffer while the master is busy.
 const LEARNED_SPARE: u64 = 512;
+/// Challenges that may be told each second: an order has a hundred, each told and taken back, and takes longer.
+const CHALLENGES_A_SECOND: u64 = 200;
+/// Those that may be told at once: they wait in the socket's buffer while the master is busy.
+const CHALLENGES_SPARE: u64 = 1000;
 
 /// The state of a worker, according to the messages sent to it and received from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +71,7 @@ pub enum Kind {
     Learned,
     Listed,
     Order,
+    Challenge,
 }
 
 impl Kind {
@@ -82,6 +88,7 @@ impl Kind {
             ToMaster::Learned(_) => Self::Learned,
             ToMaster::Listed(_) => Self::Listed,
             ToMaster::Order(..) => Self::Order,
+            ToMaster::Challenge(_) => Self::Challenge,
         }
     }
 }
@@ -102,6 +109,8 @@ pub enum Budget {
     AQuestion,
     /// As long as fewer than [`ORDERS_MAX`] are unanswered.
     AnAnswer,
+    /// [`CHALLENGES_A_SECOND`] times a second, and [`CHALLENGES_SPARE`] at once.
+    AChallenge,
 }
 
 /// The conditions for a message that is allowed.
@@ -119,7 +128,7 @@ pub fn terms(role: Role, state: State, kind: Kind) -> Option<Terms> {
     match (kind, state) {
         // It has no connections, and accepts none.
         (Kind::HandOver | Kind::Tunnel | Kind::LargeTunnel | Kind::Session | Kind::Closed, _)
-            if matches!(role, Role::Prober | Role::CacheManager) =>
+            if matches!(role, Role::Prober | Role::CacheManager | Role::Keeper) =>
         {
             None
         }
@@ -134,8 +143,12 @@ pub fn terms(role: Role, state: State, kind: Kind) -> Option<Terms> {
         (Kind::Listed, _) if role != Role::Worker => None,
         (Kind::Listed, Ready | Draining | Quitting) => on(Budget::AQuestion, 0),
         (Kind::Listed, Starting) => None,
+        // The keeper of certificates speaks with the authorities.
+        (Kind::Challenge, _) if role != Role::Keeper => None,
+        (Kind::Challenge, Ready | Draining | Quitting) => on(Budget::AChallenge, 0),
+        (Kind::Challenge, Starting) => None,
         // Nobody gives orders through these.
-        (Kind::Order, _) if matches!(role, Role::Prober | Role::CacheManager) => None,
+        (Kind::Order, _) if matches!(role, Role::Prober | Role::CacheManager | Role::Keeper) => None,
         (Kind::Order, Ready | Draining | Quitting) => on(Budget::AnAnswer, 0),
         (Kind::Order, Starting) => None,
         // The first message of each worker. One that was told to leave while it started sends it later.
@@ -173,6 +186,8 @@ pub struct Facts {
     pub followed: HashSet<(u32, u32)>,
     /// The orders that the clients of workers may give.
     pub allowed: Allowed,
+    /// The names of handshakes by which authorities may check what they are asked for.
+    pub asked_names: HashSet<Box<str>>,
 }
 
 /// A message as received, before any of it is trusted.
@@ -204,6 +219,8 @@ pub enum Fault {
     NotAsked,
     UnknownListener(u32),
     UnknownServer(u32, u32),
+    /// Nothing that an authority asks for looks like this, or nothing is asked for this name.
+    NoChallenge,
     /// No location lets clients give orders that need this.
     NotEntitled(Allowed),
     /// The descriptor is not a connection but this.
@@ -238,6 +255,7 @@ impl fmt::Display for Fault {
                 let directive = if *needed == Allowed::Changes { "api write=on" } else { "api" };
                 write!(out, "Order came, and no location has \"{directive}\"")
             }
+            Self::NoChallenge => write!(out, "Challenge came with what no authority asks for"),
             Self::NoConnection(what) => {
                 write!(out, "HandOver brings connections, it came with {what}")
             }
@@ -260,6 +278,8 @@ pub struct Ledger {
     handed_over: u64,
     /// The number of names it may still report, in thousandths, and the time of that number.
     learned: Option<(u64, u64)>,
+    /// The number of challenges it may still tell, in thousandths, and the time of that number.
+    challenges: Option<(u64, u64)>,
     /// Orders that were not answered yet.
     orders: usize,
     /// The questions about its connections, each with the rows that may still come.
@@ -336,6 +356,14 @@ impl Ledger {
             ToMaster::Learned(learned) if !facts.followed.contains(&(learned.group, learned.server)) => {
                 Err(Fault::UnknownServer(learned.group, learned.server))
             }
+            ToMaster::Challenge(challenge)
+                if !challenge.is_plausible()
+                    || challenge.kind == challenges::Kind::Tls
+                        && !challenge.answer.is_empty()
+                        && !facts.asked_names.contains(&challenge.name) =>
+            {
+                Err(Fault::NoChallenge)
+            }
             ToMaster::Order(_, order) if role == Role::Worker && facts.allowed < order.needs() => {
                 Err(Fault::NotEntitled(order.needs()))
             }
@@ -364,6 +392,10 @@ impl Ledger {
                 self.handed_over <= facts.connections_max.saturating_add(HANDED_OVER_SPARE)
             }
             Budget::ANameAndSecond => self.may_learn(facts, now_ms),
+            Budget::AChallenge => {
+                let rate = (CHALLENGES_A_SECOND, CHALLENGES_SPARE);
+                spend_token(&mut self.challenges, rate, now_ms)
+            }
             Budget::AQuestion => matches!(message, ToMaster::Listed(listed) if self.hears(listed)),
             Budget::AnAnswer => {
                 self.orders += 1;
@@ -389,13 +421,18 @@ impl Ledger {
     /// A bucket that starts full, and gains one token a second for each followed name.
     fn may_learn(&mut self, facts: &Facts, now_ms: u64) -> bool {
         let names = facts.followed.len() as u64;
-        let full = (2 * names + LEARNED_SPARE) * 1000;
-        let (left, at_ms) = self.learned.unwrap_or((full, now_ms));
-        let left = left.saturating_add(now_ms.saturating_sub(at_ms).saturating_mul(names)).min(full);
-        let is_within = left >= 1000;
-        self.learned = Some((if is_within { left - 1000 } else { left }, now_ms.max(at_ms)));
-        is_within
+        spend_token(&mut self.learned, (names, 2 * names + LEARNED_SPARE), now_ms)
     }
+}
+
+/// Takes a token out of a bucket that starts full. `rate`: the tokens that it gains a second, and those of a full one.
+fn spend_token(bucket: &mut Option<(u64, u64)>, rate: (u64, u64), now_ms: u64) -> bool {
+    let full = rate.1 * 1000;
+    let (left, at_ms) = bucket.unwrap_or((full, now_ms));
+    let left = left.saturating_add(now_ms.saturating_sub(at_ms).saturating_mul(rate.0)).min(full);
+    let is_within = left >= 1000;
+    *bucket = Some((if is_within { left - 1000 } else { left }, now_ms.max(at_ms)));
+    is_within
 }
 
 /// Properties that hold for any bytes and descriptors, for the fuzz target `control` and the test here.
@@ -444,6 +481,7 @@ pub mod property {
             connections_max: 10,
             followed: HashSet::from([(0, 0)]),
             allowed: Allowed::Changes,
+            ..Facts::default()
         };
         for state in [State::Starting, State::Ready, State::Draining, State::Quitting] {
             if let Ok(Some(_)) = Ledger::default().judge(Role::Worker, state, &facts, received, 0) {
@@ -470,7 +508,13 @@ mod tests {
 
     fn facts() -> Facts {
         let followed = HashSet::from([(0, 1), (3, 0)]);
-        Facts { listen_count: 2, connections_max: 10, followed, allowed: Allowed::Changes }
+        Facts {
+            listen_count: 2,
+            connections_max: 10,
+            followed,
+            allowed: Allowed::Changes,
+            ..Facts::default()
+        }
     }
 
     fn hand_over(listen: u32) -> ToMaster {

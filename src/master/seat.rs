@@ -9,6 +9,7 @@ use crate::master::keyvals::Untold;
 use crate::master::roles::Role;
 use crate::master::rules::{Facts, Fault, LEFT_MAX, Ledger, Received, State};
 use crate::master::supervisor::WorkerId;
+use crate::net::acme::challenges::Challenge;
 use crate::net::handover::{Handover, MovedSession, MovedTunnel, NO_LISTENER, STATE_BYTES_MAX};
 use crate::shared::control::Allowed;
 use crate::shm::lanes::Lane;
@@ -57,7 +58,8 @@ impl Roster {
         let indexes = 0..u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         let listens = addresses.iter().cloned().zip(indexes).collect();
         let followed = names.keys().copied().collect();
-        let facts = Facts { listen_count: addresses.len(), connections_max, followed, allowed };
+        let facts =
+            Facts { listen_count: addresses.len(), connections_max, followed, allowed, ..Facts::default() };
         let mut by_key: HashMap<String, Vec<(u32, u32)>> = HashMap::new();
         for (index, name) in &names {
             by_key.entry(name.key.clone()).or_default().push(*index);
@@ -138,6 +140,8 @@ pub struct Worker {
     pub edited: BTreeSet<(u32, u32)>,
     /// The changes of key-value zones that it does not know yet.
     pub keyvals: Untold,
+    /// The challenges that it has told, and that not all others know yet.
+    pub challenges: VecDeque<Challenge>,
     /// Its socket had no room for the last connection.
     pub is_full: bool,
     /// Connections of other workers that were sent to it.
@@ -146,7 +150,7 @@ pub struct Worker {
     pub receives: bool,
     /// It is stuck, and has not said where it is.
     pub is_sought: bool,
-    /// It is the prober, and was told that the prober of another master checks.
+    /// It is the prober, and was told that the prober of another master checks. A keeper of certificates begins with a pause.
     pub is_paused: bool,
 }
 
@@ -195,9 +199,9 @@ impl Worker {
         self.send_with(&ToWorker::Certificate(pair), std::slice::from_ref(parcel))
     }
 
-    /// True if this is a prober that does not know yet whether its checks pause.
-    pub fn is_untold_of_pause(&self, is_paused: bool) -> bool {
-        self.role == Role::Prober && self.is_paused != is_paused
+    /// True if this is a process of the role, and does not know yet whether it pauses.
+    pub fn is_untold_of_pause(&self, role: Role, is_paused: bool) -> bool {
+        self.role == role && self.is_paused != is_paused
     }
 
     /// Sends a ping; false if there was no room for it.
@@ -434,6 +438,7 @@ mod tests {
             news: BTreeSet::new(),
             edited: BTreeSet::new(),
             keyvals: Untold::default(),
+            challenges: VecDeque::new(),
             is_full: false,
             adopted: 0,
             receives: true,

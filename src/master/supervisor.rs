@@ -37,6 +37,8 @@ pub struct Limits {
     pub has_cache_manager: bool,
     /// There is a control socket.
     pub has_controller: bool,
+    /// Certificates come from an authority.
+    pub has_keeper: bool,
     /// `worker_watchdog`; 0: a worker is never killed for being stuck.
     pub watchdog_ms: u64,
     /// `worker_shutdown_timeout`.
@@ -54,7 +56,8 @@ impl Limits {
         let prober = self.has_prober.then_some(one(Role::Prober));
         let cache_manager = self.has_cache_manager.then_some(one(Role::CacheManager));
         let controller = self.has_controller.then_some(one(Role::Controller));
-        workers.chain(prober).chain(cache_manager).chain(controller)
+        let keeper = self.has_keeper.then_some(one(Role::Keeper));
+        workers.chain(prober).chain(cache_manager).chain(controller).chain(keeper)
     }
 }
 

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::log;
 use crate::master::link::{Link, Message, VERSION};
+use crate::master::roles::Role;
 use crate::master::seat::Connection;
 use crate::master::supervisor::Event;
 use crate::master::{Master, PENDING_MAX, inherit, notify};
@@ -263,8 +264,13 @@ impl Master {
         {
             self.others.has_told_probing = own;
         }
-        let is_paused = self.others.is_probing;
-        for prober in self.workers.iter_mut().filter(|worker| worker.is_untold_of_pause(is_paused)) {
+        let (is_paused, is_shared) = self.pauses();
+        for keeper in self.workers.iter_mut().filter(|it| it.is_untold_of_pause(Role::Keeper, is_shared)) {
+            if keeper.send(&ToWorker::Pause(is_shared)) {
+                keeper.is_paused = is_shared;
+            }
+        }
+        for prober in self.workers.iter_mut().filter(|it| it.is_untold_of_pause(Role::Prober, is_paused)) {
             if prober.send(&ToWorker::Pause(is_paused)) {
                 prober.is_paused = is_paused;
                 let what = if is_paused { "pause: those of the new binary have begun" } else { "go on" };
@@ -273,9 +279,19 @@ impl Master {
         }
     }
 
-    /// True if a prober has to be told who checks, and its socket is full.
+    /// Whether probers pause, since another master's checks; and the keeper of certificates, since workers that do not
+    /// hear of its challenges have the listeners too.
+    fn pauses(&self) -> (bool, bool) {
+        (self.others.is_probing, self.elder.is_some() || self.successor.is_some())
+    }
+
+    /// True if a process has to be told that it pauses or goes on, and its socket is full.
     pub(super) fn has_untold_prober(&self) -> bool {
-        self.workers.iter().any(|worker| worker.is_untold_of_pause(self.others.is_probing))
+        let (is_paused, is_shared) = self.pauses();
+        self.workers.iter().any(|worker| {
+            worker.is_untold_of_pause(Role::Prober, is_paused)
+                || worker.is_untold_of_pause(Role::Keeper, is_shared)
+        })
     }
 
     /// Takes over the lanes of the other master, which has ended, except those of workers that are still

@@ -1,6 +1,7 @@
 //! Sockets as the proxy uses them: addresses, connecting, connections as the protocols see them, their number
 //! and which of them give way to others, draining, and the memory that requests share.
 
+pub mod acme;
 pub mod address;
 pub mod budget;
 pub mod clients;

@@ -10,6 +10,7 @@ use crate::base::frame::{self, Fields, Frame};
 use crate::net::Address;
 use zeroize::Zeroizing;
 
+use crate::net::acme::challenges::{CHALLENGE_BYTES_MAX, Challenge};
 use crate::net::clients::{PROTOCOLS, Row, STATES, TEXT_BYTES_MAX};
 use crate::net::handover::{
     Handover, INLINE_BYTES_MAX, MovedSession, MovedTunnel, PROXY_BYTES_MAX, TlsState, TunnelOf, TunnelState,
@@ -53,6 +54,8 @@ pub enum ToWorker {
     Edited(Edited),
     /// A key-value zone has changed.
     Keyval(News),
+    /// A challenge of ACME is to be answered, or not any more. The keeper of certificates hears it last.
+    Challenge(Challenge),
     /// List the client connections: [`ToMaster::Listed`] with this number.
     List(u32),
     /// End the connection of this id, and say with this number whether there was one.
@@ -89,6 +92,8 @@ pub enum ToMaster {
     Listed(Listed),
     /// An operator's order, with a number that comes back in the answer.
     Order(u32, Order),
+    /// From the keeper of certificates: a challenge that all workers are to answer, or not any more.
+    Challenge(Challenge),
 }
 
 /// A server that was changed while it serves: its group by the index in the configuration, and its position there.
@@ -160,6 +165,7 @@ const _: () = assert!(frame::HEAD_BYTES + 5 + INLINE_BYTES_MAX <= BYTES_MAX);
 const INET_BYTES_MAX: usize = 64;
 const _: () = assert!(frame::HEAD_BYTES + 6 + 2 * INET_BYTES_MAX + INLINE_BYTES_MAX <= BYTES_MAX);
 const _: () = assert!(frame::HEAD_BYTES + HANDOVER_BYTES + PROXY_BYTES_MAX + TLS_BYTES_MAX <= BYTES_MAX);
+const _: () = assert!(frame::HEAD_BYTES + 5 + CHALLENGE_BYTES_MAX <= BYTES_MAX);
 const _: () = assert!(frame::HEAD_BYTES + 8 + SPOTS_MAX * SPOT_BYTES <= BYTES_MAX);
 
 impl ToWorker {
@@ -180,6 +186,7 @@ impl ToWorker {
             Self::Learned(learned) => frame::write(b'N', sequence, |out| write_learned(learned, out)),
             Self::Edited(edited) => frame::write(b'E', sequence, |out| write_edited(edited, out)),
             Self::Keyval(news) => frame::write(b'V', sequence, |out| news.write(out)),
+            Self::Challenge(challenge) => frame::write(b'B', sequence, |out| challenge.write(out)),
             Self::List(query) => {
                 frame::write(b'J', sequence, |out| out.extend_from_slice(&query.to_le_bytes()))
             }
@@ -216,6 +223,7 @@ impl ToWorker {
             b'N' => read_learned(fields).map(Self::Learned),
             b'E' => read_edited(fields).map(Self::Edited),
             b'V' => News::read(fields).map(Self::Keyval),
+            b'B' => Challenge::read(fields).map(Self::Challenge),
             b'J' => fields.u32().and_then(|query| fields.end(Self::List(query))),
             b'Z' => fields
                 .u32()
@@ -250,6 +258,7 @@ impl ToMaster {
                 out.extend_from_slice(&number.to_le_bytes());
                 order.write(out);
             }),
+            Self::Challenge(challenge) => frame::write(b'B', sequence, |out| challenge.write(out)),
         }
     }
 
@@ -268,6 +277,7 @@ impl ToMaster {
             b'N' => read_learned(fields).filter(Learned::has_no_place).map(Self::Learned),
             b'J' => read_listed(fields).map(Self::Listed),
             b'X' => fields.u32().and_then(|number| Some(Self::Order(number, Order::read(fields)?))),
+            b'B' => Challenge::read(fields).map(Self::Challenge),
             _ => None,
         };
         Some((sequence, message?))
@@ -496,6 +506,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::net::acme::challenges::Kind;
     use crate::shared::keyvals::What;
 
     fn handover() -> Handover {
@@ -544,7 +555,12 @@ mod tests {
                 }],
             }),
             ToMaster::Learned(Learned { group: 0, server: 0, spots: Vec::new() }),
+            ToMaster::Challenge(challenge()),
         ]
+    }
+
+    fn challenge() -> Challenge {
+        Challenge { kind: Kind::Tls, name: "a.test".into(), answer: b"answer"[..].into() }
     }
 
     fn session(state: &[u8]) -> MovedSession {
@@ -567,6 +583,7 @@ mod tests {
             ToWorker::Pause(true),
             ToWorker::Ping,
             ToWorker::Certificate(7),
+            ToWorker::Challenge(challenge()),
             ToWorker::List(9),
             ToWorker::End(9, u64::MAX),
             ToWorker::Keyval(News { zone: 3, what: What::Remove { key: b"key"[..].into() } }),
@@ -694,7 +711,7 @@ mod tests {
         }
 
         #[test]
-        fn changed_messages_have_one_form_each(index in 0usize..11, at in 0usize..64, byte in any::<u8>()) {
+        fn changed_messages_have_one_form_each(index in 0usize..12, at in 0usize..64, byte in any::<u8>()) {
             for mut bytes in [to_master()[index].to_bytes(1), to_worker()[index].to_bytes(1)] {
                 let length = bytes.len();
                 bytes[at % length] = byte;

@@ -27,6 +27,7 @@ use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIG
 use crate::cache;
 use crate::cycle::{Config, Renewal, TrustedRenewal};
 use crate::log;
+use crate::net::acme::{self, challenges, challenges::Challenge};
 use crate::net::budget;
 use crate::net::clients;
 use crate::net::drain::{self, Mode};
@@ -78,10 +79,12 @@ pub enum Duty {
     Probe,
     /// It loads and removes the files of caches.
     ManageCaches,
-    /// `master_process off`: it does all three, and no other process has its slots, or heeds the signals of a master.
+    /// `master_process off`: it does all of these, and no other process has its slots, or heeds the signals of a master.
     Alone,
     /// It serves operators.
     Control,
+    /// It asks authorities for certificates.
+    KeepCertificates,
 }
 
 impl Duty {
@@ -97,9 +100,13 @@ impl Duty {
         matches!(self, Self::ManageCaches | Self::Alone)
     }
 
+    fn keeps_certificates(self) -> bool {
+        matches!(self, Self::KeepCertificates | Self::Alone)
+    }
+
     /// True if nobody waits for it, so that it can end at once.
     fn has_no_clients(self) -> bool {
-        matches!(self, Self::Probe | Self::ManageCaches)
+        matches!(self, Self::Probe | Self::ManageCaches | Self::KeepCertificates)
     }
 
     /// The term in the titles of processes.
@@ -109,6 +116,7 @@ impl Duty {
             Self::Probe => "prober process",
             Self::ManageCaches => "cache manager process",
             Self::Control => "controller process",
+            Self::KeepCertificates => "certificate keeper process",
         }
     }
 }
@@ -326,7 +334,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
             lanes::count_apart();
             Services::for_operators(config, desk.clone())
         }
-        Duty::Probe | Duty::ManageCaches => None,
+        Duty::Probe | Duty::ManageCaches | Duty::KeepCertificates => None,
     };
     room::set_limits(connection_limit(config), process::nofile());
     if duty.serves() && seat.number == 0 {
@@ -343,6 +351,16 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     if duty.manages_caches() {
         config.caches().for_each(cache::upkeep::start);
     }
+    let mailed = Rc::downgrade(&outbox);
+    let pass = move |challenge: Challenge| {
+        challenges::apply(&challenge);
+        if let Some(outbox) = mailed.upgrade().filter(|_| !is_alone) {
+            outbox.push(ToMaster::Challenge(challenge), Vec::new());
+        }
+        is_alone
+    };
+    let plan = config.acme().filter(|_| duty.keeps_certificates());
+    let keep = || plan.map(|plan| acme::keeper::start(plan, !is_alone, pass));
     let learn = |learned: Learned| {
         let (group, server) = (learned.group as usize, learned.server as usize);
         services.iter().for_each(|services| services.learn(group, server, &learned.spots));
@@ -352,6 +370,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         log::take_stderr();
     }
     outbox.push(ToMaster::Ready, Vec::new());
+    let keeper = keep();
     let mut control = Control {
         signal_io: Io::register(signals.as_fd().try_clone_to_owned()?)?,
         signals,
@@ -431,7 +450,12 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
                 control.send(ToMaster::Listed(Listed { query, is_last: true, total, rows: Vec::new() }));
             }
             Event::Message(_, ToWorker::Pause(is_on), _) => {
-                prober.iter().for_each(|prober| prober.pause(is_on))
+                prober.iter().for_each(|prober| prober.pause(is_on));
+                keeper.iter().for_each(|keeper| keeper.pause(is_on));
+            }
+            Event::Message(_, ToWorker::Challenge(challenge), _) => {
+                challenges::apply(&challenge);
+                keeper.iter().for_each(|keeper| keeper.heard(&challenge));
             }
             Event::Message(_, ToWorker::Keyval(news), _) => services::take_keyval(news),
             Event::Message(_, ToWorker::Answer(part), _) => {

@@ -379,7 +379,7 @@ impl Daemon {
         children
             .into_iter()
             .filter(|&pid| process::is_alive(pid) && !is_prober(pid) && !is_controller(pid))
-            .filter(|&pid| !is_cache_manager(pid))
+            .filter(|&pid| !is_cache_manager(pid) && !is_keeper(pid))
             .collect()
     }
 
@@ -398,6 +398,20 @@ impl Daemon {
     /// The cache manager. Waits until there is one, and no other.
     pub fn cache_manager(&self) -> i32 {
         wait_for("a cache manager", || match self.cache_managers_now()[..] {
+            [only] => Some(only),
+            _ => None,
+        })
+    }
+
+    /// The keepers of certificates at this moment.
+    pub fn keepers_now(&self) -> Vec<i32> {
+        let children = process::children(self.pid());
+        children.into_iter().filter(|&pid| process::is_alive(pid) && is_keeper(pid)).collect()
+    }
+
+    /// The keeper of certificates. Waits until there is one, and no other.
+    pub fn keeper(&self) -> i32 {
+        wait_for("a keeper of certificates", || match self.keepers_now()[..] {
             [only] => Some(only),
             _ => None,
         })
@@ -611,6 +625,10 @@ fn is_controller(pid: i32) -> bool {
 
 fn is_cache_manager(pid: i32) -> bool {
     process::title(pid).contains("cache manager process")
+}
+
+fn is_keeper(pid: i32) -> bool {
+    process::title(pid).contains("certificate keeper process")
 }
 
 fn is_prober(pid: i32) -> bool {

@@ -10,6 +10,7 @@
 //! tests talk to, such as php-fpm, must be installed; otherwise they are left out where it is not.
 #![allow(dead_code, unused_imports)]
 
+pub mod acme;
 pub mod captured;
 pub mod client;
 pub mod daemon;
@@ -33,6 +34,7 @@ pub mod tasks;
 pub mod tls;
 pub mod wire;
 
+pub use acme::Acme;
 pub use client::{Client, fetch, get};
 pub use daemon::{Daemon, Setup};
 pub use deadline::{deadline, wait_for};

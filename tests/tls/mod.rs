@@ -1,5 +1,6 @@
 //! TLS to clients.
 
+mod acme;
 mod dynamic;
 mod early_data;
 mod hostile;

@@ -47,6 +47,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     }
     let (mut listens, sharing) = places.finish(&mut cx);
     secure::switch_on(&mut listens, &servers);
+    modules::acme::complete(&listens, &mut servers, &root, &mut cx);
     secure::complete(&listens, &sharing, &mut servers, &root, &mut cx);
     let common = groups::Common {
         resolver: root.resolver.settings().cloned(),
@@ -153,6 +154,7 @@ fn build_server(
         slot,
         tls: None,
         https_port: None,
+        issued: None,
         span,
     }
 }

@@ -48,7 +48,8 @@ pub fn complete(
         for &index in sharing {
             let conf = Arc::clone(&servers[index].root.confs.ssl);
             if servers[index].tls.is_none() && conf.has_certificate() {
-                servers[index].tls = conf.watched_server(index, &servers[index].names, protocols(), cx);
+                let (names, issued) = (&servers[index].names, servers[index].issued.as_deref());
+                servers[index].tls = conf.watched_server(index, names, protocols(), issued, cx);
             }
             let is_older = servers[index].tls.as_ref().is_some_and(|tls| !tls.speaks_tls13());
             if is_older && listen.address.is_datagram() {

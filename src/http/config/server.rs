@@ -31,6 +31,8 @@ pub struct Server {
     pub tls: Option<tls::Server>,
     /// The port of its `listen` with `ssl`, 443 if there are several; `None`: it has none.
     pub https_port: Option<u16>,
+    /// The path of the file that `acme_certificate` gives it.
+    pub issued: Option<Box<str>>,
     pub span: Span,
 }
 

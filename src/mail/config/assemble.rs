@@ -136,5 +136,5 @@ fn secure(
         return None;
     }
     let names = [confs.core.server_name().unwrap_or_default().into()];
-    conf.watched_server(index, &names, vec![protocol.name().as_bytes().to_vec()], cx)
+    conf.watched_server(index, &names, vec![protocol.name().as_bytes().to_vec()], None, cx)
 }

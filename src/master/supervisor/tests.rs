@@ -10,6 +10,7 @@ use crate::shm::heartbeat::State as Beat;
 const LIMITS: Limits = Limits {
     has_cache_manager: false,
     has_controller: false,
+    has_keeper: false,
     worker_count: 2,
     has_prober: false,
     watchdog_ms: 30_000,

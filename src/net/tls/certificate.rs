@@ -5,7 +5,7 @@
 //! Directives: `ssl_certificate`, `ssl_certificate_key`, `ssl_stapling_file`, `proxy_ssl_certificate`.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use aws_lc_rs::digest;
 use rustls::crypto::aws_lc_rs::sign::{any_ecdsa_type, any_eddsa_type, any_supported_type};
@@ -30,6 +30,7 @@ pub struct Certificate {
     not_after_s: i64,
     kind: KeyKind,
     fingerprint: [u8; 32],
+    is_pending: bool,
 }
 
 /// The kind of a private key, as far as clients can choose between certificates by it.
@@ -144,7 +145,27 @@ impl Certificate {
         let leaf = chain.first().ok_or(Error::Certificate(pem::Error::NoCertificate))?;
         fingerprint.copy_from_slice(digest::digest(&digest::SHA256, leaf).as_ref());
         let key = Arc::new(CertifiedKey::new(chain, key));
-        Ok(Self { key, names, not_before_s, not_after_s, kind, fingerprint })
+        Ok(Self { key, names, not_before_s, not_after_s, kind, fingerprint, is_pending: false })
+    }
+
+    /// Stands for a certificate that is not there yet: no handshake is made with it.
+    ///
+    /// # Panics
+    /// If no key can be made, which takes random numbers and memory only.
+    pub fn pending() -> Self {
+        static PENDING: LazyLock<Certificate> = LazyLock::new(|| {
+            let made = rcgen::generate_simple_self_signed(Vec::new()).expect("there are random numbers");
+            let der = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+            let chain = vec![made.cert.der().clone()];
+            let own = Certificate::from_der(chain, &der).expect("it was just made");
+            Certificate { is_pending: true, ..own }
+        });
+        PENDING.clone()
+    }
+
+    /// True for [`Certificate::pending`].
+    pub fn is_pending(&self) -> bool {
+        self.is_pending
     }
 
     /// The same certificate with an OCSP response (DER) that handshakes staple; an empty one staples nothing.

@@ -21,6 +21,7 @@ use rustls::{
 };
 use smallvec::SmallVec;
 
+use crate::net::acme::challenges;
 use crate::net::tls::Verdict;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::handshake::{Catcher, note_signature};
@@ -287,6 +288,23 @@ impl Server {
     }
 }
 
+/// The settings of a handshake by which an authority checks a name (RFC 8737 §3): nothing is said after it.
+///
+/// Errors: rustls does not take them.
+pub fn challenge_config(certificate: Certificate) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Certificates::new(vec![certificate], None)));
+    config.alpn_protocols = vec![challenges::ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.key_log = Arc::new(Catcher { log: None });
+    config.enable_secret_extraction = true;
+    Ok(Arc::new(config))
+}
+
 /// The certificates of a server, one for each kind of key; the client's signature schemes decide.
 pub struct Certificates {
     entries: RwLock<Vec<Entry>>,
@@ -338,6 +356,12 @@ impl Certificates {
     pub fn current(&self) -> Vec<Certificate> {
         let entries = self.entries.read();
         entries.map(|all| all.iter().map(|entry| entry.certificate.clone()).collect()).unwrap_or_default()
+    }
+
+    /// True if there is none to make a handshake with yet.
+    pub fn is_pending(&self) -> bool {
+        let is_one = |entry: &Entry| entry.certificate.is_pending();
+        self.entries.read().is_ok_and(|all| !all.is_empty() && all.iter().all(is_one))
     }
 
     /// Puts a newer certificate in the place of one. False: there is no such place.
@@ -394,9 +418,12 @@ impl ResolvesServerCert for Certificates {
             schemes.iter().position(|offered| *offered == scheme)
         };
         let found = match &**all {
-            [only] => Some(only),
+            [only] => Some(only).filter(|only| !only.certificate.is_pending()),
             // As with OpenSSL, the last of several certificates of one kind counts.
-            _ => all.iter().rev().filter(|entry| rank(entry).is_some()).min_by_key(rank),
+            _ => {
+                let is_usable = |entry: &&Entry| !entry.certificate.is_pending() && rank(entry).is_some();
+                all.iter().rev().filter(is_usable).min_by_key(rank)
+            }
         };
         found.map(|entry| Arc::clone(entry.offered()))
     }

@@ -49,7 +49,11 @@ impl<'a> Choices<'a> {
     pub fn certificates(self, cx: &mut impl Secured) -> Option<Vec<(Name<'a>, Name<'a>)>> {
         let of = |kind| {
             let is_it = move |words: &&Words| conf_command::file(words.first()) == Some(kind);
-            self.commands.iter().filter(is_it).map(|words| Name { name: value(words), span: words.span })
+            self.commands.iter().filter(is_it).map(|words| Name {
+                name: value(words),
+                span: words.span,
+                is_issued: false,
+            })
         };
         let (mut certificates, mut keys) =
             (of(conf_command::File::Certificate), of(conf_command::File::PrivateKey));

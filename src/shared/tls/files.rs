@@ -88,11 +88,13 @@ pub struct Loaded {
 pub struct Name<'a> {
     pub name: &'a str,
     pub span: Span,
+    /// An authority gives it, perhaps later.
+    pub is_issued: bool,
 }
 
 impl<'a> From<&'a Words> for Name<'a> {
     fn from(words: &'a Words) -> Self {
-        Name { name: words.first(), span: words.span }
+        Name { name: words.first(), span: words.span, is_issued: false }
     }
 }
 
@@ -106,6 +108,11 @@ pub fn load_pair(
     let names = (certificate.name.to_owned(), key.name.to_owned());
     if let Some(known) = cx.tls_files().certificates.get(&names) {
         return Some(known.clone());
+    }
+    if certificate.is_issued {
+        let loaded = issued(certificate.name, cx);
+        cx.tls_files().certificates.insert(names, loaded.clone());
+        return Some(loaded);
     }
     let chain = read(certificate.name, "certificate", certificate.span, cx)?;
     let key_data = read(key.name, "certificate key", key.span, cx)?;
@@ -122,6 +129,13 @@ pub fn load_pair(
             None
         }
     }
+}
+
+/// A certificate that an authority gives. Until it is there, or while it cannot be used, one that handshakes are refused with.
+fn issued(name: &str, cx: &mut impl Secured) -> Certificate {
+    let (_, data) = read_at(cx.folder(), name);
+    let loaded = data.ok().and_then(|data| Certificate::from_pem(&data, &data, &Passwords::default()).ok());
+    loaded.unwrap_or_else(Certificate::pending)
 }
 
 /// The files of a certificate and its key, to be watched for changes. `None`: not all of it is in files whose names are known.

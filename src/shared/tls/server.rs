@@ -214,16 +214,18 @@ impl<S: Scope> Conf<S> {
             || self.conf_commands.iter().any(|words| conf_command::file(words.first()).is_some())
     }
 
-    /// Makes the TLS of the server with this index, and notes the files of its certificates, to be watched for changes. `None`:
-    /// it has no certificate, or an error was reported.
+    /// Makes the TLS of the server with this index, and notes the files of its certificates, to be watched for changes. `issued`:
+    /// the file of the certificate that an authority gives it, which need not be there yet. `None`: it has no certificate, or an
+    /// error was reported.
     pub fn watched_server(
         &self,
         index: usize,
         names: &[Box<str>],
         protocols: Vec<Vec<u8>>,
+        issued: Option<&str>,
         cx: &mut impl Secured<Scope = S>,
     ) -> Option<Server> {
-        let named = self.named(cx)?;
+        let named = self.named(issued, cx)?;
         let files = self.files(&named, cx.folder());
         let pairs: Vec<_> =
             files.into_iter().map(|(files, span)| (files.map(|files| cx.pairs().add(files)), span)).collect();
@@ -414,7 +416,11 @@ impl<S: Scope> Conf<S> {
 
     /// The certificates of the server, each with its key. Those of `ssl_conf_command` come last, so that they replace others of
     /// the same kind. `None`: an error was reported.
-    fn named(&self, cx: &mut impl Secured<Scope = S>) -> Option<Vec<(Name<'_>, Name<'_>)>> {
+    fn named<'a>(
+        &'a self,
+        issued: Option<&'a str>,
+        cx: &mut impl Secured<Scope = S>,
+    ) -> Option<Vec<(Name<'a>, Name<'a>)>> {
         let commands = self.choices().certificates(cx)?;
         let mut pairs = Vec::new();
         for (index, certificate) in self.certificates.iter().enumerate() {
@@ -426,7 +432,24 @@ impl<S: Scope> Conf<S> {
                 cx.diagnostics().push(Diagnostic::error(certificate.span, message));
                 return None;
             };
-            pairs.push((certificate.into(), key.into()));
+            let mut pair = (Name::from(certificate), Name::from(key));
+            if is_issued(pair.0.name) || is_issued(pair.1.name) {
+                let both = [pair.0.name, pair.1.name] == ISSUED;
+                let Some(file) = issued.filter(|_| both) else {
+                    let message = format!(
+                        "\"{}\" and \"{}\" need each other, and \"acme_certificate\" in the server",
+                        ISSUED[0], ISSUED[1]
+                    );
+                    let help = "write \"acme_certificate ISSUER;\" next to \"server_name\"";
+                    cx.diagnostics().push(Diagnostic::error(pair.0.span, message).help(help));
+                    return None;
+                };
+                pair = (
+                    Name { name: file, is_issued: true, ..pair.0 },
+                    Name { name: file, is_issued: true, ..pair.1 },
+                );
+            }
+            pairs.push(pair);
         }
         pairs.extend(commands);
         Some(pairs)
@@ -471,7 +494,7 @@ impl<S: Scope> Conf<S> {
     /// True if names of certificates or keys have variables: they are loaded for each handshake.
     pub fn is_dynamic(&self) -> bool {
         let mut names = self.certificates.iter().chain(&self.keys);
-        names.any(|name| value::has_variables(name.first()))
+        names.any(|name| value::has_variables(name.first()) && !is_issued(name.first()))
     }
 
     fn load(
@@ -502,6 +525,13 @@ pub fn add_file<S: Scope>(
 ) -> Result<(), Diagnostic> {
     scripts.push(Arc::new(Script::compile(&node.args[0], cx)?));
     add_words(names, node)
+}
+
+/// The values of `ssl_certificate` and `ssl_certificate_key` that stand for the certificate of `acme_certificate`.
+const ISSUED: [&str; 2] = ["$acme_certificate", "$acme_certificate_key"];
+
+fn is_issued(name: &str) -> bool {
+    ISSUED.contains(&name) || matches!(name, "${acme_certificate}" | "${acme_certificate_key}")
 }
 
 fn sha256(data: &[u8]) -> [u8; 32] {

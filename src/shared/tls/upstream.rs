@@ -228,8 +228,9 @@ impl<S: Scope> Settings<S> {
     ) -> Option<(Option<Certificate>, Option<(usize, Span)>)> {
         let at = |script: &Inherit<Script<S>>| script.as_ref().map(Script::span).unwrap_or_default();
         let own = pair.map(|(certificate, key)| {
-            let certificate = files::Name { name: certificate, span: at(&self.certificate) };
-            (certificate, files::Name { name: key, span: at(&self.certificate_key) })
+            let certificate =
+                files::Name { name: certificate, span: at(&self.certificate), is_issued: false };
+            (certificate, files::Name { name: key, span: at(&self.certificate_key), is_issued: false })
         });
         let Some((certificate, key)) = self.choices().certificates(cx)?.last().copied().or(own) else {
             return Some((None, None));

@@ -89,7 +89,7 @@ fn secure(listens: &[Listen], sharing: &[Vec<usize>], servers: &mut [Server], cx
                 break;
             }
             if servers[index].tls.is_none() && conf.has_certificate() {
-                servers[index].tls = conf.watched_server(index, &servers[index].names, conf.alpn(), cx);
+                servers[index].tls = conf.watched_server(index, &servers[index].names, conf.alpn(), None, cx);
             }
         }
     }
