@@ -6,6 +6,7 @@ pub mod client_hello;
 pub mod dns;
 pub mod fastcgi;
 pub mod field_text;
+pub mod ftp;
 pub mod h1;
 pub mod h2;
 pub mod h3;

@@ -4,6 +4,7 @@
 //! Touches: nothing; panics when a property does not hold. Truth: RFC 9112 §2 to §7.
 
 pub mod applications;
+pub mod ftp;
 pub mod mail;
 
 use crate::base::path::{BadUri, Escape, Parsed, escape_uri, normalize_uri};
