@@ -29,6 +29,7 @@ pub enum Protocol {
     Imap = 5,
     Pop3 = 6,
     Smtp = 7,
+    Ftp = 8,
 }
 
 /// The record of a connection.
@@ -121,7 +122,7 @@ pub struct Row {
 }
 
 /// The names of [`Row::protocol`] and [`Row::state`].
-pub const PROTOCOLS: [&str; 8] = ["HTTP/1", "HTTP/2", "TCP", "UDP", "HTTP/3", "IMAP", "POP3", "SMTP"];
+pub const PROTOCOLS: [&str; 9] = ["HTTP/1", "HTTP/2", "TCP", "UDP", "HTTP/3", "IMAP", "POP3", "SMTP", "FTP"];
 pub const STATES: [&str; 3] = ["waiting", "reading", "answering"];
 
 /// Marks the numbers of streams and of mail, which are one series.
@@ -290,9 +291,12 @@ impl Client {
     fn id(&self) -> u64 {
         match self.protocol.get() {
             Protocol::Http1 | Protocol::Http2 | Protocol::Http3 => self.number & !OF_STREAM,
-            Protocol::Tcp | Protocol::Udp | Protocol::Imap | Protocol::Pop3 | Protocol::Smtp => {
-                self.number | OF_STREAM
-            }
+            Protocol::Tcp
+            | Protocol::Udp
+            | Protocol::Imap
+            | Protocol::Pop3
+            | Protocol::Smtp
+            | Protocol::Ftp => self.number | OF_STREAM,
         }
     }
 
@@ -472,9 +476,9 @@ mod tests {
     #[test]
     fn each_protocol_has_its_name() {
         use Protocol::*;
-        let names = [Http1, Http2, Tcp, Udp, Http3, Imap, Pop3, Smtp]
+        let names = [Http1, Http2, Tcp, Udp, Http3, Imap, Pop3, Smtp, Ftp]
             .map(|protocol| PROTOCOLS.get(protocol as usize).copied().unwrap_or_default());
-        assert_eq!(names, ["HTTP/1", "HTTP/2", "TCP", "UDP", "HTTP/3", "IMAP", "POP3", "SMTP"]);
+        assert_eq!(names, ["HTTP/1", "HTTP/2", "TCP", "UDP", "HTTP/3", "IMAP", "POP3", "SMTP", "FTP"]);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::net::tls::{Info, Session, Tls};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{Io, Waiting, relay};
 use crate::sys::address::SockAddr;
+use crate::sys::single;
 use crate::sys::socket::{self, TcpInfo};
 
 /// Bytes of a file copied at a time if the kernel cannot send it.
@@ -347,6 +348,22 @@ impl Transport {
             tls.abandon();
         }
         self.with_socket(|io| socket::reset_on_close(io.as_fd()));
+    }
+
+    /// Makes the socket end with a reset when it is closed, unless [`Transport::finish_on_close`] is called, and whatever ends the
+    /// process. TLS goes on meanwhile.
+    pub fn reset_unless_finished(&self) {
+        self.with_socket(|io| socket::reset_on_close(io.as_fd()));
+    }
+
+    /// Withdraws [`Transport::reset_unless_finished`].
+    pub fn finish_on_close(&self) {
+        self.with_socket(|io| single::finish_on_close(io.as_fd()));
+    }
+
+    /// True if the peer's bytes have ended in a way that TLS does not vouch for: somebody else may have cut them off.
+    pub fn was_cut(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.was_cut())
     }
 
     /// Adds to the count of bytes of one message that the socket has taken. Past a threshold the peer is

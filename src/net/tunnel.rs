@@ -223,6 +223,14 @@ impl Tunneling {
         self
     }
 
+    /// Leaves it to the caller to pass the end of one side on, that of `a` or that of `b`.
+    #[must_use]
+    pub fn holding_end(mut self, of_a: bool) -> Self {
+        let half = if of_a { &mut self.forth } else { &mut self.back };
+        half.keeps_open = true;
+        self
+    }
+
     /// Limits the rates of both directions.
     #[must_use]
     pub fn paced(mut self, forth: Option<Pace>, back: Option<Pace>) -> Self {
@@ -265,6 +273,16 @@ impl Tunneling {
     /// When the first byte of `b` arrived, in terms of `runtime::now_us`.
     pub fn answered_us(&self) -> Option<u64> {
         Some(self.back.first_us).filter(|us| *us > 0)
+    }
+
+    /// True if everything that `a` has sent has been given to `b`, its end included. Flush `b` before it is closed.
+    pub fn a_is_through(&self) -> bool {
+        self.forth.is_done && self.forth.held.is_none()
+    }
+
+    /// The same for the bytes of `b`.
+    pub fn b_is_through(&self) -> bool {
+        self.back.is_done && self.back.held.is_none()
     }
 
     /// True if `a` was the side that ended first.

@@ -24,6 +24,7 @@ pub mod remove_tree;
 pub mod retire;
 pub mod sealed;
 pub mod signal;
+pub mod single;
 pub mod socket;
 pub mod terminal;
 pub mod transfer;

@@ -97,6 +97,8 @@ struct Reader {
     is_long: bool,
     /// The peer will send no more.
     is_closed: bool,
+    /// The connection has ended without the peer's close_notify.
+    is_cut: bool,
     empty_count: u32,
     update_count: u32,
     /// The start of a handshake message that continues in the next record.
@@ -160,6 +162,7 @@ impl Tls {
                 early: Early::of(session.plain, session.unfinished),
                 is_long: false,
                 is_closed: session.is_closed,
+                is_cut: false,
                 empty_count: 0,
                 update_count: 0,
                 partial: Vec::new(),
@@ -252,6 +255,11 @@ impl Tls {
         writer.out = Buffer::default();
         writer.is_closed = true;
         self.has_failed.set(self.has_failed.get() | self.has_output.replace(false));
+    }
+
+    /// True if the peer's bytes have ended without its close_notify: somebody else may have cut them off.
+    pub fn was_cut(&self) -> bool {
+        self.reader.borrow().is_cut
     }
 
     /// Goes on sending while the caller waits for something else. A failure is reported by the next write
@@ -723,6 +731,7 @@ impl Reader {
         }
         match io.try_read(self.input.space()) {
             Ok(0) => {
+                self.is_cut = !self.is_closed;
                 self.is_closed = true;
                 self.input = Buffer::default();
                 Ok(())
