@@ -24,8 +24,17 @@ use crate::sys::address::SockAddr;
 /// The default of `ssl_handshake_timeout`.
 const TIMEOUT_MS: u64 = 60_000;
 
+/// The use of the name that a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chooses {
+    /// It chooses among the servers of the listener.
+    Server,
+    /// The session has begun in its server, and stays there.
+    Nothing,
+}
+
 /// Makes the handshake, and checks the client's certificate. Errors: the status with which the session ends.
-pub async fn secure(session: &mut Session, transport: &mut Transport) -> Result<(), u16> {
+pub async fn secure(session: &mut Session, transport: &mut Transport, chooses: Chooses) -> Result<(), u16> {
     session.action = "SSL handshaking";
     let default = session.server;
     let limit_ms = default.confs.ssl.handshake_timeout_ms().unwrap_or(TIMEOUT_MS);
@@ -33,7 +42,7 @@ pub async fn secure(session: &mut Session, transport: &mut Transport) -> Result<
     let place = Place::take(session.config().handshakes_max, session.logger());
     let outcome = match transport.plain() {
         Some(io) => {
-            let choose = |hello: &ClientHello| choose(session, default, hello);
+            let choose = |hello: &ClientHello| choose(session, default, hello, chooses);
             let accepted = timeout(room::shorten(limit_ms), handshake::accept(io, first, choose));
             match race(accepted, place.gives_way()).await {
                 Either::First(Ok(accepted)) => accepted,
@@ -88,8 +97,9 @@ fn choose(
     session: &mut Session,
     default: &'static Server,
     hello: &ClientHello,
+    chooses: Chooses,
 ) -> Option<Choice<&'static server::Server>> {
-    if session.choose(hello.server_name.as_bytes()) != Verdict::Next {
+    if chooses == Chooses::Server && session.choose(hello.server_name.as_bytes()) != Verdict::Next {
         return None;
     }
     let chosen = session.server;
@@ -117,7 +127,7 @@ fn choose(
 }
 
 /// Refuses a client whose certificate is not good, or missing.
-fn admit(session: &Session, info: &Info) -> Result<(), u16> {
+pub fn admit(session: &Session, info: &Info) -> Result<(), u16> {
     let Some(mode) = session.server.confs.ssl.client_mode() else { return Ok(()) };
     let (log, verdict) = (session.logger(), info.verdict.get());
     if info.peer_chain.is_empty() {

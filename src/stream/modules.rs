@@ -20,6 +20,7 @@ pub mod access;
 pub mod access_log;
 pub mod core;
 pub mod counters;
+pub mod ftp;
 pub mod geo;
 pub mod geoip;
 pub mod geoip2;
@@ -196,6 +197,7 @@ modules! {
     mqtt_preread => [Preread preread] state State;
     postgres_preread => [Preread preread] state State;
     mqtt        => [Preread preread];
+    ftp         => [] state State;
     health_check => [] draft Draft table Table;
     upstream    => [] draft Selections table Table;
     proxy       => [];

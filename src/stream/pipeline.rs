@@ -4,18 +4,21 @@
 //! session costs its relay only. Behaviour: nginx.org, "Stream Processing" (ngx_stream_processing).
 
 use std::io;
+use std::sync::Arc;
 
 use crate::log::{self, access};
 use crate::net::newcomer::Newcomer;
+use crate::net::tls::client::Terms;
 use crate::net::{Transport, drain, open, proxy_header, room};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, race, timeout};
 use crate::script::Scope;
 use crate::shm::counter::Total;
 use crate::stream::config::server::Content;
-use crate::stream::handshake;
+use crate::stream::handshake::{self, Chooses};
 use crate::stream::modules::{self, Phase};
 use crate::stream::proxy;
+use crate::stream::proxy::ftp;
 use crate::stream::proxy::relay::{self, Relaying};
 use crate::stream::service::{Passed, Service};
 use crate::stream::session::Session;
@@ -35,6 +38,7 @@ enum Next {
     /// Nothing but to end the connection in an orderly way.
     Said,
     Relay(Box<proxy::Upstream>),
+    Ftp(Box<proxy::Upstream>, Option<Arc<Terms>>),
     Pass(SockAddr),
 }
 
@@ -52,6 +56,10 @@ pub async fn serve(
         Next::Relay(upstream) => {
             // A task of its own: what has led here takes no memory while bytes flow.
             runtime::spawn(relay::run(Relaying::begin(service, session, transport, *upstream, open)));
+            return;
+        }
+        Next::Ftp(upstream, terms) => {
+            runtime::spawn(ftp::run(session, transport, *upstream, terms, open));
             return;
         }
         Next::Pass(address) => pass(service, &mut session, transport, &address),
@@ -95,7 +103,7 @@ async fn prepare(session: &mut Session, transport: &mut Transport) -> Next {
         }
     }
     if session.listen.ssl
-        && let Err(status) = Box::pin(handshake::secure(session, transport)).await
+        && let Err(status) = Box::pin(handshake::secure(session, transport, Chooses::Server)).await
     {
         session.status = status;
         return Next::End;
@@ -219,7 +227,8 @@ async fn read_ahead(
 async fn content(session: &mut Session, transport: &Transport) -> Next {
     match session.server.content {
         Some(Content::Proxy) => match Box::pin(proxy::connect(session, transport)).await {
-            Ok(upstream) => return Next::Relay(upstream),
+            Ok((upstream, terms)) if session.server.confs.ftp.is_on() => return Next::Ftp(upstream, terms),
+            Ok((upstream, _)) => return Next::Relay(upstream),
             Err(status) => session.status = status,
         },
         Some(Content::Return) => {

@@ -13,7 +13,7 @@ use crate::http::mmdb::{Item, database};
 use crate::http::toy;
 
 /// The names of all tests here and there: an example without a test is not shipped.
-const TESTED: &str = "balanced behind-proxy cache canary compression container control countries discovery django dns drupal failover files forward-proxy \
+const TESTED: &str = "balanced behind-proxy cache canary compression container control countries discovery django dns drupal failover files forward-proxy ftp \
                       grpc health-checks http3 json-log laravel legacy-pages limits mail maintenance media memcached mqtt nextcloud overload \
                       phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal tls-modern \
                       tls-passthrough uploads vhosts webdav websocket wordpress";
@@ -500,6 +500,41 @@ fn mqtt() {
     }
     assert_eq!(brokers.len(), 2);
     daemon.wait_line("logs/devices.log", "TCP 200 \"device-7\" ");
+}
+
+#[test]
+fn ftp() {
+    let origin = Origin::start(|peer| {
+        peer.send("220 ready\r\n");
+        assert_eq!(peer.line(), b"USER me");
+        peer.send("331 password\r\n");
+        assert_eq!(peer.line(), b"PASV");
+        peer.send("227 (10,0,0,1,19,136)\r\n");
+        assert_eq!(peer.line(), b"QUIT");
+        peer.send("221 bye\r\n");
+    });
+    let own = Authority::new("ca").issue(&["ftp.example.com"]);
+    let changes = [
+        ("server 10.0.0.1:21;", &*format!("server {};", origin.address())),
+        ("server 10.0.0.2:21;", ""),
+        ("listen 21", "listen 127.0.0.1:%%PORT_0%%"),
+    ];
+    let daemon = example("ftp.conf", &changes)
+        .file("ftp.example.com.crt", &own.certificate)
+        .file("ftp.example.com.key", &own.key)
+        .start();
+    let mut client = Client::connect(daemon.port(0));
+    let mut ask = |line: &str| {
+        client.send(line);
+        String::from_utf8(client.line()).expect("text")
+    };
+    assert_eq!((ask(""), ask("USER me\r\n")), ("220 ready".into(), "331 password".into()));
+    let told = ask("PASV\r\n");
+    let port = told.split([',', ')']).rev().nth(2).expect("two numbers");
+    // 40000 is 156 times 256.
+    assert!(told.starts_with("227 ") && (156..=160).contains(&port.parse().expect("a number")), "{told}");
+    assert_eq!(ask("QUIT\r\n"), "221 bye");
+    daemon.wait_line("logs/ftp.log", " 200 \"me\" 0 ");
 }
 
 #[test]

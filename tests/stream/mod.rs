@@ -1,6 +1,7 @@
 //! The `stream` block: servers that pass connections of any protocol on.
 
 mod balance;
+mod ftp;
 mod health;
 mod modules;
 mod mqtt;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::config::{Context, Diagnostics, Node};
+use crate::config::{Context, Diagnostic, Diagnostics, Node};
 use crate::shared::tls::server::certificate_missing;
 use crate::shared::{CompileOptions, sockets};
 use crate::shm::counter;
@@ -13,6 +13,7 @@ use crate::stream::Config;
 use crate::stream::config::compile::{Cx, ServerDraft};
 use crate::stream::config::listen::Places;
 use crate::stream::config::server::{Listen, Server};
+use crate::stream::modules::ftp::StartTls;
 use crate::stream::modules::{self, Confs, Tables};
 use crate::upstream::groups;
 
@@ -44,6 +45,7 @@ pub fn compile(stream: &Node, options: &CompileOptions, out: &mut Diagnostics) -
     }
     let (listens, sharing) = places.finish(&mut cx);
     secure(&listens, &sharing, &mut servers, &mut cx);
+    secure_on_demand(&mut servers, &mut cx);
     let common = groups::Common {
         resolver: root.resolver.settings().cloned(),
         resolver_timeout_ms: root.resolver.timeout_ms(),
@@ -72,6 +74,23 @@ pub fn compile(stream: &Node, options: &CompileOptions, out: &mut Diagnostics) -
         folder: options.folder.clone(),
         pairs,
         trusted,
+    }
+}
+
+/// Makes the TLS side of every server whose clients may ask for it (`ftp_starttls`).
+fn secure_on_demand(servers: &mut [Server], cx: &mut Cx) {
+    for (index, server) in servers.iter_mut().enumerate() {
+        if server.tls.is_some() || server.confs.ftp.starttls() == StartTls::Off {
+            continue;
+        }
+        let conf = Arc::clone(&server.confs.ssl);
+        if conf.has_certificate() {
+            server.tls = conf.watched_server(index, &server.names, conf.alpn(), cx);
+        } else {
+            let message = "\"ftp_starttls\" needs a certificate";
+            let help = "write \"ssl_certificate FILE;\" and \"ssl_certificate_key FILE;\" into this server";
+            cx.diagnostics.push(Diagnostic::error(server.span, message).help(help));
+        }
     }
 }
 

@@ -29,8 +29,8 @@ settings! {
 #[derive(Debug, Default)]
 pub struct State {
     outcome: Option<Outcome>,
-    /// Given back when the session is dropped.
-    held: Vec<Held>,
+    /// Given back when the session is dropped. Not a `Vec`, which every session would pay for.
+    held: Box<[Held]>,
 }
 
 /// The zones that sessions are counted in.
@@ -83,7 +83,7 @@ pub fn preaccess(session: &mut Session) -> Verdict {
     }
     let zones = &session.config().tables.limit_conn;
     let Some((outcome, held)) = conf.limits.hold(session, zones) else { return Verdict::Next };
-    session.states.limit_conn = State { outcome: Some(outcome), held };
+    session.states.limit_conn = State { outcome: Some(outcome), held: held.into() };
     if outcome == Outcome::Rejected { Verdict::Done(503) } else { Verdict::Next }
 }
 
@@ -98,6 +98,6 @@ pub fn admit_again(session: &mut Session, saved: u8) {
     let conf: &'static Conf = &session.server.confs.limit_conn;
     if !conf.limits.is_empty() {
         let held = conf.limits.hold_again(session, &session.config().tables.limit_conn);
-        session.states.limit_conn.held = held;
+        session.states.limit_conn.held = held.into();
     }
 }

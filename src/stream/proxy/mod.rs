@@ -4,6 +4,7 @@
 //! Behaviour: nginx.org, ngx_stream_proxy_module.
 
 pub mod exchange;
+pub mod ftp;
 pub mod relay;
 mod target;
 
@@ -119,12 +120,15 @@ pub struct Search {
     started_ms: u64,
 }
 
-/// Connects a session to a peer of its server's upstream. Errors: the status with which the session ends.
-pub async fn connect(session: &mut Session, client: &Transport) -> Result<Box<Upstream>, u16> {
+/// Connects a session to a peer of its server's upstream; also returns the terms of TLS with it. Errors: the status with which the session ends.
+pub async fn connect(
+    session: &mut Session,
+    client: &Transport,
+) -> Result<(Box<Upstream>, Option<Arc<Terms>>), u16> {
     let mut search = Search::begin(session, Some(client)).await?;
     let (transport, place) = search.connect(session).await?;
-    let Search { course, by_connect, .. } = search;
-    Ok(Box::new(Upstream { transport, place, course: Some(Course::of(course)), by_connect }))
+    let Search { course, by_connect, terms, .. } = search;
+    Ok((Box::new(Upstream { transport, place, course: Some(Course::of(course)), by_connect }), terms))
 }
 
 impl Search {
