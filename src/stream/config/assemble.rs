@@ -85,7 +85,7 @@ fn secure_on_demand(servers: &mut [Server], cx: &mut Cx) {
         }
         let conf = Arc::clone(&server.confs.ssl);
         if conf.has_certificate() {
-            server.tls = conf.watched_server(index, &server.names, conf.alpn(), cx);
+            server.tls = conf.watched_server(index, &server.names, conf.alpn(), None, cx);
         } else {
             let message = "\"ftp_starttls\" needs a certificate";
             let help = "write \"ssl_certificate FILE;\" and \"ssl_certificate_key FILE;\" into this server";
