@@ -303,6 +303,7 @@ impl Conn {
             if self.idle_ms.is_none() {
                 self.idle_ms = Some(now_ms);
                 self.open.turn(Total::Waiting);
+                self.shared.state.borrow_mut().slim();
             }
         } else {
             self.idle_ms = None;

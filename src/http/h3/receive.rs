@@ -203,9 +203,8 @@ impl State {
 
     /// Tries sections again that have waited for compression.
     fn unblock(&mut self) -> Result<(), Fault> {
-        let mut waiting: Vec<u64> =
+        let waiting: Vec<u64> =
             self.streams.iter().filter(|(_, it)| it.blocked.is_some()).map(|(id, _)| *id).collect();
-        waiting.sort_unstable();
         for id in waiting {
             let Some(request) = self.streams.get_mut(&id) else { continue };
             if request.has_begun {

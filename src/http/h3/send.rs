@@ -25,7 +25,10 @@ impl State {
     }
 
     fn open_request(&mut self, id: u64) -> Result<&mut Request, Gone> {
-        self.streams.get_mut(&id).filter(|request| !request.is_gone && !request.is_finished).ok_or(Gone)
+        match self.streams.get_mut(&id) {
+            Some(request) if !request.is_gone && !request.is_finished => Ok(request),
+            _ => Err(Gone),
+        }
     }
 
     /// Sends heads of frames and sections that wait, and the end behind them. True: nothing is left.

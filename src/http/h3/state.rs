@@ -4,7 +4,7 @@
 //! waits to be sent, by the connection's windows; sections that wait for compression, by [`qpack::BLOCKED_MAX`]; the bytes
 //! of a head, by `large_client_header_buffers`. RFC 9114; RFC 9204.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -112,7 +112,8 @@ pub struct State {
     pub quic: quic::Connection,
     pub(super) limits: Rc<Limits>,
     pub(super) peer: Peer,
-    pub(super) streams: HashMap<u64, Request>,
+    /// Keeps no memory when it is empty, and is searched several times for each packet.
+    pub(super) streams: BTreeMap<u64, Box<Request>>,
     /// Streams whose heads are not complete, with the time at which they began. They begin in the order of their numbers,
     /// so the first one is the oldest; one whose head comes at once is never here.
     pub(super) heads: BTreeMap<u64, u64>,
@@ -163,7 +164,7 @@ impl State {
             quic,
             peer: Peer::new(limits.head.line_bytes_max),
             limits: Rc::new(limits),
-            streams: HashMap::new(),
+            streams: BTreeMap::new(),
             heads: BTreeMap::new(),
             traffic: Traffic::default(),
             tails: Vec::new(),
@@ -300,7 +301,8 @@ impl State {
             let _ = self.quic.state.recv_stream(stream_id(id)).stop(code(Code::REQUEST_REJECTED));
             return Ok(());
         }
-        self.streams.insert(id, Request::default());
+        self.streams.insert(id, Box::default());
+        self.quic.has_streams(self.streams.len());
         self.readable(id)?;
         if self.streams.get(&id).is_some_and(|request| !request.has_begun) {
             self.heads.insert(id, runtime::now_ms());
@@ -365,6 +367,18 @@ impl State {
             request.wake();
         }
         self.streams.retain(|_, request| request.has_begun);
+    }
+
+    /// Gives back what a connection needs only while it has requests.
+    pub fn slim(&mut self) {
+        self.quic.slim();
+        self.requests = VecDeque::new();
+        for own in [&mut self.control, &mut self.decoder] {
+            own.waiting.shrink_to_fit();
+        }
+        if self.tails.is_empty() {
+            self.tails = Vec::new();
+        }
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -4,7 +4,7 @@
 //! connections. RFC 9000 §5.2, §8.1.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -29,6 +29,9 @@ use crate::sys::random;
 
 /// Datagrams of one connection that may wait for its task: more than one turn receives.
 const WAITING_MAX: usize = 256;
+/// Requests that a connection may have at a time until it has half as many: quinn-proto has a place for each stream that may be
+/// opened, in tables of 10 KiB for the 128 of the default.
+pub const STREAMS_FIRST: u32 = 32;
 /// Unidirectional streams of a client: control and two for compression, and some whose types nobody knows.
 const UNI_STREAMS_MAX: u32 = 8;
 /// Bytes of one message of a handshake that wait to be understood: a chain of certificates.
@@ -55,7 +58,7 @@ impl Settings {
         let bytes = |bytes: u64| VarInt::from_u64(bytes).unwrap_or(VarInt::MAX);
         let mut transport = TransportConfig::default();
         transport
-            .max_concurrent_bidi_streams(self.streams_max.into())
+            .max_concurrent_bidi_streams(self.streams_max.min(STREAMS_FIRST).into())
             .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
             .stream_receive_window(bytes(self.stream_bytes))
             // Every stream may use its window: a body that nobody reads must not stop others.
@@ -124,6 +127,14 @@ impl Mailbox {
         }
     }
 
+    /// Gives back the memory of a burst that has been handled.
+    pub(super) fn slim(&self) {
+        let mut events = self.events.borrow_mut();
+        if events.is_empty() {
+            *events = VecDeque::new();
+        }
+    }
+
     fn push(&self, event: ConnectionEvent) {
         let mut events = self.events.borrow_mut();
         if events.len() >= WAITING_MAX {
@@ -144,16 +155,18 @@ pub struct Endpoint {
     config: Arc<ServerConfig>,
     ids: Ids,
     lane: usize,
+    streams_max: u32,
     answers: Rc<Answers>,
     /// Where connections write what they send, one after the other: a burst each time.
     burst: RefCell<Vec<u8>>,
-    mailboxes: RefCell<HashMap<ConnectionHandle, Rc<Mailbox>>>,
+    /// By handle: quinn-proto uses the numbers of connections that have ended again.
+    mailboxes: RefCell<Vec<Option<Rc<Mailbox>>>>,
 }
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Endpoint")
-            .field("connections", &self.mailboxes.borrow().len())
+            .field("connections", &self.mailboxes.borrow().iter().flatten().count())
             .finish_non_exhaustive()
     }
 }
@@ -205,6 +218,7 @@ impl Endpoint {
             config: server,
             ids,
             lane: settings.lane,
+            streams_max: settings.streams_max,
             answers,
             burst: RefCell::default(),
             mailboxes: RefCell::default(),
@@ -228,8 +242,8 @@ impl Endpoint {
         match handled {
             None => {}
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                let mailbox = self.mailboxes.borrow().get(&handle).cloned();
-                if let Some(mailbox) = mailbox {
+                let mailbox = self.mailboxes.borrow().get(handle.0).cloned();
+                if let Some(mailbox) = mailbox.flatten() {
                     mailbox.push(event);
                 }
             }
@@ -255,7 +269,11 @@ impl Endpoint {
         match accepted {
             Ok((handle, connection)) => {
                 let mailbox = Rc::<Mailbox>::default();
-                self.mailboxes.borrow_mut().insert(handle, Rc::clone(&mailbox));
+                let mut mailboxes = self.mailboxes.borrow_mut();
+                let places = mailboxes.len().max(handle.0 + 1);
+                mailboxes.resize(places, None);
+                mailboxes[handle.0] = Some(Rc::clone(&mailbox));
+                drop(mailboxes);
                 Ok(Connection::new(Rc::clone(self), (handle, mailbox), connection, choose, (peer, local)))
             }
             Err(error) => {
@@ -299,10 +317,15 @@ impl Endpoint {
 
     /// Forgets a connection.
     pub(super) fn leave(&self, handle: ConnectionHandle, is_drained: bool) {
-        self.mailboxes.borrow_mut().remove(&handle);
+        let mailbox = self.mailboxes.borrow_mut().get_mut(handle.0).and_then(Option::take);
+        drop(mailbox);
         if !is_drained {
             self.inner.borrow_mut().handle_event(handle, EndpointEvent::drained());
         }
+    }
+
+    pub(super) fn streams_max(&self) -> u32 {
+        self.streams_max
     }
 
     pub(super) fn answers(&self) -> &Rc<Answers> {
