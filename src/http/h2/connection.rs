@@ -12,22 +12,20 @@ use std::task::{Context, Poll, ready};
 
 use crate::base::in_place::pinned;
 use crate::http::Service;
-use crate::http::begin::{self, Arrived};
 use crate::http::client::Client;
 use crate::http::config::server::{Listen, Server};
 use crate::http::downstream::Downstream;
 use crate::http::h2::stream::{Shared, Stream};
 use crate::http::modules::http_core;
-use crate::http::pipeline::{self, Entry};
-use crate::http::request::{self, body};
-use crate::http::streams::{Reader, tunnel};
+use crate::http::pipeline;
+use crate::http::request::Request;
+use crate::http::streams::{Beginning, Facts, tunnel};
 use crate::log::{self, access};
 use crate::net::linger::linger;
 use crate::net::newcomer::Newcomer;
-use crate::net::transport::Probe;
-use crate::net::{Transport, clients, drain, open, room, tls};
+use crate::net::{Transport, clients, drain, open, room};
 use crate::proto::h2::connection::Failure;
-use crate::proto::h2::{self, Code, Connection, Event, Limits};
+use crate::proto::h2::{Code, Connection, Event, Limits};
 use crate::proto::proxy_protocol;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Timer, Waiting};
@@ -43,20 +41,6 @@ const GRACE_MS: u64 = 1000;
 const LATE_MS: u64 = 10_000;
 /// How long a connection that was ended for an error is read from, so that its client gets the reason.
 const ERROR_LINGER_MS: u64 = 1000;
-
-/// Facts about a connection that each of its requests has.
-#[derive(Debug)]
-struct Facts {
-    service: Service,
-    listen: &'static Listen,
-    number: u64,
-    probe: Option<Probe>,
-    peer: SockAddr,
-    proxy: Option<Rc<proxy_protocol::Header>>,
-    tls: Option<Rc<tls::Info>>,
-    local: SockAddr,
-    opened_ms: u64,
-}
 
 /// A client's connection that turns out to speak HTTP/2.
 pub struct Begun {
@@ -152,7 +136,7 @@ impl Conn {
         }
         loop {
             if drain::mode() >= drain::Mode::Now {
-                self.shared.proto.borrow_mut().end(Code::NO_ERROR);
+                self.shared.state.borrow_mut().end(Code::NO_ERROR);
                 let _ = self.poll_output(cx);
                 return Poll::Ready(End::Said);
             }
@@ -171,7 +155,7 @@ impl Conn {
                 Poll::Pending => {}
             }
             if self.transport.is_asked() && self.is_idle() {
-                self.shared.proto.borrow_mut().leave();
+                self.shared.state.borrow_mut().leave();
                 continue;
             }
             if self.poll_time(cx, is_written).is_pending() {
@@ -185,7 +169,7 @@ impl Conn {
 
     /// What a reload, a stop, or the limits of the settings ask for.
     fn keep_promises(&mut self) {
-        let mut proto = self.shared.proto.borrow_mut();
+        let mut proto = self.shared.state.borrow_mut();
         if proto.is_leaving() {
             return;
         }
@@ -203,13 +187,13 @@ impl Conn {
     }
 
     fn is_over(&self) -> bool {
-        let proto = self.shared.proto.borrow();
+        let proto = self.shared.state.borrow();
         proto.output().is_empty()
             && (proto.failure().is_some() || proto.is_leaving() && proto.stream_count() == 0)
     }
 
     fn is_idle(&self) -> bool {
-        let proto = self.shared.proto.borrow();
+        let proto = self.shared.state.borrow();
         proto.stream_count() == 0
             && !proto.is_inside_head()
             && self.rest.data().is_empty()
@@ -219,7 +203,7 @@ impl Conn {
     /// Writes what waits. Ready when nothing is left.
     fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let mut proto = self.shared.proto.borrow_mut();
+            let mut proto = self.shared.state.borrow_mut();
             let written = if proto.output().is_empty() {
                 ready!(self.transport.poll_flush(cx))?;
                 self.stuck_ms = None;
@@ -242,7 +226,7 @@ impl Conn {
 
     /// Reads once. Ready with false at the end.
     fn poll_input(&mut self, cx: &mut Context<'_>, is_written: bool) -> Poll<io::Result<bool>> {
-        if self.shared.proto.borrow().failure().is_some() {
+        if self.shared.state.borrow().failure().is_some() {
             return Poll::Pending;
         }
         // A connection in the list of those that wait has no waiting writer.
@@ -271,14 +255,14 @@ impl Conn {
     fn take(&mut self, buffer: Buffer) {
         let mut buffer = if buffer.capacity() == 0 { std::mem::take(&mut self.rest) } else { buffer };
         let now_ms = runtime::now_ms();
-        let used = self.shared.proto.borrow_mut().handle(buffer.data(), now_ms);
+        let used = self.shared.state.borrow_mut().handle(buffer.data(), now_ms);
         buffer.consume(used);
         self.rest = if buffer.data().is_empty() { Buffer::default() } else { Buffer::exactly(buffer.data()) };
         loop {
-            let Some(event) = self.shared.proto.borrow_mut().next_request() else { break };
+            let Some(event) = self.shared.state.borrow_mut().next_request() else { break };
             self.begin(event);
         }
-        let is_inside = self.shared.proto.borrow().is_inside_head() || Connection::is_head(self.rest.data());
+        let is_inside = self.shared.state.borrow().is_inside_head() || Connection::is_head(self.rest.data());
         self.head_ms = if is_inside { self.head_ms.or(Some(now_ms)) } else { None };
         self.report();
     }
@@ -298,14 +282,14 @@ impl Conn {
         let age_ms = runtime::now_ms().saturating_sub(self.facts.opened_ms);
         let stream = Stream::new(Rc::clone(&self.shared), event.stream);
         if self.requests >= core.keepalive_requests() || age_ms >= core.keepalive_time_ms() {
-            self.shared.proto.borrow_mut().leave();
+            self.shared.state.borrow_mut().leave();
         }
         runtime::spawn(answer(stream, Rc::clone(&self.facts), event, self.requests));
     }
 
     /// Logs why the connection ends.
     fn report(&self) {
-        let Some(failure) = self.shared.proto.borrow().failure() else { return };
+        let Some(failure) = self.shared.state.borrow().failure() else { return };
         let facts = &self.facts;
         let (number, peer, listener) = (facts.number, &facts.peer, &facts.listen.address);
         let who = Newcomer { number, peer, listener, action: "processing HTTP/2 connection" };
@@ -332,7 +316,7 @@ impl Conn {
         if is_idle && is_written && self.idle_ms.is_none() {
             self.idle_ms = Some(now_ms);
             self.open.turn(Total::Waiting);
-            self.shared.proto.borrow_mut().slim();
+            self.shared.state.borrow_mut().slim();
         } else if !is_idle {
             self.idle_ms = None;
         }
@@ -344,7 +328,7 @@ impl Conn {
         let stuck = self.stuck_ms.map(|since| since + core.send_timeout_ms());
         let head = self.head_ms.map(|since| since + room::shorten(core.client_header_timeout_ms()));
         let idle = self.idle_ms.map(|since| since + room::shorten(keepalive_ms));
-        let is_leaving = self.shared.proto.borrow().is_leaving();
+        let is_leaving = self.shared.state.borrow().is_leaving();
         let grace = self.announced_ms.filter(|_| !is_leaving).map(|since| since + GRACE_MS);
         let Some(first) = [stuck, head, idle, grace].into_iter().flatten().min() else {
             return Poll::Pending;
@@ -357,7 +341,7 @@ impl Conn {
             return Poll::Ready(());
         }
         self.stuck_ms = None;
-        let mut proto = self.shared.proto.borrow_mut();
+        let mut proto = self.shared.state.borrow_mut();
         if head == Some(first) {
             if proto.give_up_head(self.rest.data()) {
                 self.head_ms = Some(now_ms + LATE_MS);
@@ -376,7 +360,7 @@ impl Conn {
 /// Serves a connection until it ends.
 pub async fn serve(mut conn: Conn) {
     let end = poll_fn(|cx| conn.poll(cx)).await;
-    conn.shared.proto.borrow_mut().end(Code::NO_ERROR); // the streams that are left end
+    conn.shared.state.borrow_mut().end(Code::NO_ERROR); // the streams that are left end
     access::flush_turn();
     let core = conn.core();
     match end {
@@ -386,7 +370,7 @@ pub async fn serve(mut conn: Conn) {
             }
         }
         End::Said if core.lingering_close() => {
-            let is_error = conn.shared.proto.borrow().failure().is_some();
+            let is_error = conn.shared.state.borrow().failure().is_some();
             let time_ms = core.lingering_time_ms();
             let time_ms = if is_error { time_ms.min(ERROR_LINGER_MS) } else { time_ms };
             let Conn { transport, open, .. } = conn;
@@ -401,56 +385,17 @@ async fn answer(stream: Stream, facts: Rc<Facts>, event: Event, number: u64) {
     if stream.is_gone() {
         return; // it was given up before it began: nothing is done for it
     }
-    let connection = || request::Connection {
-        number: facts.number,
-        probe: facts.probe,
-        peer: facts.peer.clone(),
-        proxy: facts.proxy.clone(),
-        tls: facts.tls.clone(),
-        local: facts.local.clone(),
-        listen: facts.listen,
-        requests: number,
-        opened_ms: facts.opened_ms,
-        is_pipelined: false,
-    };
-    let Event { request: arrived, ends, bytes, .. } = event;
-    let h2::request::Request { text, head, length, protocol, malformed } = arrived;
-    let declared = match &malformed {
-        None => Ok(length),
-        Some(malformed) => {
-            stream.ends_with(Code::PROTOCOL_ERROR);
-            Err((malformed as &dyn std::fmt::Display, malformed.status()))
-        }
-    };
-    let (service, input) = (facts.service, Buffer::of(text));
-    let head =
-        Arrived { service, listen: facts.listen, connection, input, head, declared, is_plain_instead: false };
-    let begun = begin::request(head, |_, expects, _| match ends {
-        true => body::Reader::Nothing,
-        false if protocol.is_some() => body::Reader::Nothing,
-        false => body::Reader::Stream(Box::new(Reader::new(expects))),
-    });
-    let (mut request, entry) = match begun {
-        // nginx's outcome: the connection was made for another server, which speaks HTTP/2
-        Ok(request) if !facts.listen.takes_h2(request.server) => {
-            log::info!(
-                request.error_log(),
-                &request,
-                "client attempted to request the server name for which the negotiated protocol is disabled"
-            );
-            (request, Entry::Refused(421))
-        }
-        Ok(request) => (request, Entry::Client),
-        Err((request, status)) => (request, Entry::Refused(status)),
-    };
-    request.set_head_length(bytes);
-    if let Some(protocol) = &protocol {
-        tunnel::ask(&mut request, protocol);
+    let (tls, rest) = (facts.tls.clone(), (event.ends, event.bytes, number));
+    let takes_h2 = |request: &Request| facts.listen.takes_h2(request.server);
+    let Beginning { mut request, entry, is_tunnel, is_malformed } =
+        facts.begin(tls, event.request, rest, takes_h2);
+    if is_malformed {
+        stream.ends_with(Code::PROTOCOL_ERROR);
     }
     let mut client = Client::new(Downstream::H2(&stream));
     let outcome = pinned(|| pipeline::handle(&mut request, &mut client, entry)).await;
     if let Some(upstream) = request.proxied.take_tunnel() {
-        if outcome.is_ok() && protocol.is_some() {
+        if outcome.is_ok() && is_tunnel {
             Box::pin(tunnel::run(&stream, upstream, &mut request)).await;
         }
         return;
@@ -461,8 +406,5 @@ async fn answer(stream: Stream, facts: Rc<Facts>, event: Event, number: u64) {
     if is_body_late || is_faulty || outcome.is_err_and(|error| error.status == 400) {
         stream.ends_with(Code::PROTOCOL_ERROR);
     }
-    stream.shared().keepalive_ms.set(Some(core.keepalive_timeout_ms()));
-    if core.keepalive_timeout_ms() == 0 {
-        stream.shared().is_last.set(true);
-    }
+    stream.shared().request_ended(core.keepalive_timeout_ms());
 }

@@ -1,52 +1,18 @@
-//! A stream as its request sees it, and the state that all streams of a connection share.
+//! A stream of HTTP/2 as its request sees it.
 //!
 //! Touches: the shared state only; the connection's task is woken to send what was added. The state is borrowed for single
 //! calls, never while something is awaited.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use crate::http::request::error::{Error, Kind};
-use crate::http::streams::{Carrier, Compression, Gone, Sent, Sheet};
+use crate::http::streams::{self, Carrier, Compression, Gone, Sent, Sheet, Side};
 use crate::proto::h2::{Code, Connection};
 
 /// The part of a connection that its tasks share.
-#[derive(Debug)]
-pub struct Shared {
-    pub proto: RefCell<Connection>,
-    /// The task of the connection.
-    task: RefCell<Option<Waker>>,
-    /// `keepalive_timeout` of the location of the last request that has ended.
-    pub keepalive_ms: Cell<Option<u64>>,
-    /// A request has ended after which its settings allow no further one.
-    pub is_last: Cell<bool>,
-}
-
-impl Shared {
-    pub fn new(proto: Connection) -> Rc<Self> {
-        let proto = RefCell::new(proto);
-        Rc::new(Self {
-            proto,
-            task: RefCell::new(None),
-            keepalive_ms: Cell::new(None),
-            is_last: Cell::new(false),
-        })
-    }
-
-    /// Notes the connection's task.
-    pub fn wake_later(&self, waker: &Waker) {
-        self.task.replace(Some(waker.clone()));
-    }
-
-    /// Wakes the connection's task: there is something to send, or a stream has ended.
-    pub fn wake(&self) {
-        let task = self.task.take();
-        if let Some(task) = task {
-            task.wake();
-        }
-    }
-}
+pub type Shared = streams::Shared<Connection>;
 
 /// A stream of a connection. Dropping it ends the stream, if it has not ended.
 #[derive(Debug)]
@@ -72,55 +38,52 @@ impl Stream {
     }
 
     pub fn is_gone(&self) -> bool {
-        self.shared.proto.borrow_mut().stream(self.id).is_none_or(|stream| stream.reset().is_some())
+        self.shared.state.borrow_mut().stream(self.id).is_none_or(|stream| stream.reset().is_some())
     }
 
     /// Calls `act` with the protocol's state and the number of the stream, then has the connection send.
     pub fn with<T>(&self, act: impl FnOnce(&mut Connection, u32) -> T) -> T {
-        let result = act(&mut self.shared.proto.borrow_mut(), self.id);
+        let result = act(&mut self.shared.state.borrow_mut(), self.id);
         self.shared.wake();
         result
     }
 
     /// The same for what sends nothing.
     pub fn ask<T>(&self, act: impl FnOnce(&mut Connection, u32) -> T) -> T {
-        act(&mut self.shared.proto.borrow_mut(), self.id)
+        act(&mut self.shared.state.borrow_mut(), self.id)
     }
 }
 
-/// A stream with the state of its connection.
-pub struct Side<'s> {
-    proto: &'s mut Connection,
-    id: u32,
-}
+impl Sheet for Connection {
+    type Id = u32;
 
-impl Sheet for Side<'_> {
-    fn send_block(&mut self, block: &[u8], ends: bool) -> Result<(), Gone> {
-        self.proto.send_block(self.id, block, ends)
+    fn send_block(&mut self, id: u32, block: &[u8], ends: bool) -> Result<(), Gone> {
+        Self::send_block(self, id, block, ends)
     }
 
     fn send_data(
         &mut self,
+        id: u32,
         data: &[u8],
         ends: bool,
         frame_bytes: usize,
         waker: &Waker,
     ) -> Result<Sent, Gone> {
-        self.proto.send_data(self.id, data, ends, frame_bytes, waker)
+        Self::send_data(self, id, data, ends, frame_bytes, waker)
     }
 }
 
 impl Carrier for Stream {
-    type Streams<'s> = Side<'s>;
+    type State = Connection;
 
     const COMPRESSION: Compression = Compression::Hpack;
 
-    fn write<T>(&self, act: impl FnOnce(&mut Side<'_>) -> T) -> T {
-        self.with(|proto, id| act(&mut Side { proto, id }))
+    fn write<T>(&self, act: impl FnOnce(&mut Side<'_, Connection>) -> T) -> T {
+        self.with(|proto, id| act(&mut Side::new(proto, id)))
     }
 
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.shared.proto.borrow_mut().stream(self.id) {
+        match self.shared.state.borrow_mut().stream(self.id) {
             Some(stream) if stream.reset().is_none() => {
                 stream.wake_later(cx.waker());
                 Poll::Pending

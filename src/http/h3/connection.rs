@@ -13,7 +13,6 @@ use std::time::Instant;
 use quinn_proto::ConnectionError;
 
 use crate::base::in_place::pinned;
-use crate::http::begin::{self, Arrived};
 use crate::http::client::Client;
 use crate::http::config::server::{Listen, Server};
 use crate::http::downstream::Downstream;
@@ -21,18 +20,16 @@ use crate::http::h3::state::{Event, State};
 use crate::http::h3::stream::{Shared, Stream};
 use crate::http::handshake;
 use crate::http::modules::http_core;
-use crate::http::pipeline::{self, Entry};
-use crate::http::request::{self, body};
-use crate::http::streams::{Reader, tunnel};
+use crate::http::pipeline;
+use crate::http::request::Request;
+use crate::http::streams::{Beginning, Facts, tunnel};
 use crate::http::{Service, h3};
 use crate::log::{self, access};
 use crate::net::newcomer::Newcomer;
 use crate::net::quic;
 use crate::net::tls::Info;
 use crate::net::{clients, drain, open, room, tls};
-use crate::proto::h2;
 use crate::proto::h3::Code;
-use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Timer};
 use crate::shared::tls::handshakes;
 use crate::shm::counter::{self, Total};
@@ -41,17 +38,6 @@ use crate::sys::address::SockAddr;
 
 /// How long requests are still served after the first GOAWAY.
 const GRACE_MS: u64 = 1000;
-
-/// Facts about a connection that each of its requests has.
-#[derive(Debug)]
-struct Facts {
-    service: Service,
-    listen: &'static Listen,
-    number: u64,
-    peer: SockAddr,
-    local: SockAddr,
-    opened_ms: u64,
-}
 
 /// The facts about the client's certificate.
 #[derive(Debug)]
@@ -104,7 +90,10 @@ impl Conn {
             service,
             listen,
             number,
+            probe: None,
             peer: SockAddr::Inet(quic.peer()),
+            proxy: None,
+            tls: None,
             local,
             opened_ms: runtime::now_ms(),
         };
@@ -403,56 +392,17 @@ async fn answer(stream: Stream, facts: Rc<Facts>, tls: Rc<tls::Info>, event: Eve
     if stream.is_gone() {
         return; // it was given up before it began: nothing is done for it
     }
-    let connection = || request::Connection {
-        number: facts.number,
-        probe: None,
-        peer: facts.peer.clone(),
-        proxy: None,
-        tls: Some(tls),
-        local: facts.local.clone(),
-        listen: facts.listen,
-        requests: number,
-        opened_ms: facts.opened_ms,
-        is_pipelined: false,
-    };
-    let Event { request: arrived, ends, bytes, .. } = event;
-    let h2::request::Request { text, head, length, protocol, malformed } = arrived;
-    let declared = match &malformed {
-        None => Ok(length),
-        Some(malformed) => {
-            stream.ends_with(Code::MESSAGE_ERROR);
-            Err((malformed as &dyn std::fmt::Display, malformed.status()))
-        }
-    };
-    let (service, input) = (facts.service, Buffer::of(text));
-    let head =
-        Arrived { service, listen: facts.listen, connection, input, head, declared, is_plain_instead: false };
-    let begun = begin::request(head, |_, expects, _| match ends {
-        true => body::Reader::Nothing,
-        false if protocol.is_some() => body::Reader::Nothing,
-        false => body::Reader::Stream(Box::new(Reader::new(expects))),
-    });
-    let (mut request, entry) = match begun {
-        // nginx's outcome: the connection was made for another server, which speaks HTTP/3
-        Ok(request) if !request.server.root.confs.http3.is_on() => {
-            log::info!(
-                request.error_log(),
-                &request,
-                "client attempted to request the server name for which the negotiated protocol is disabled"
-            );
-            (request, Entry::Refused(421))
-        }
-        Ok(request) => (request, Entry::Client),
-        Err((request, status)) => (request, Entry::Refused(status)),
-    };
-    request.set_head_length(bytes);
-    if let Some(protocol) = &protocol {
-        tunnel::ask(&mut request, protocol);
+    let rest = (event.ends, event.bytes, number);
+    let takes_h3 = |request: &Request| request.server.root.confs.http3.is_on();
+    let Beginning { mut request, entry, is_tunnel, is_malformed } =
+        facts.begin(Some(tls), event.request, rest, takes_h3);
+    if is_malformed {
+        stream.ends_with(Code::MESSAGE_ERROR);
     }
     let mut client = Client::new(Downstream::H3(&stream));
     let outcome = pinned(|| pipeline::handle(&mut request, &mut client, entry)).await;
     if let Some(upstream) = request.proxied.take_tunnel() {
-        if outcome.is_ok() && protocol.is_some() {
+        if outcome.is_ok() && is_tunnel {
             Box::pin(tunnel::run(&stream, upstream, &mut request)).await;
         }
         return;
@@ -463,8 +413,5 @@ async fn answer(stream: Stream, facts: Rc<Facts>, tls: Rc<tls::Info>, event: Eve
         stream.ends_with(Code::MESSAGE_ERROR);
     }
     stream.shared().state.borrow_mut().pay_back();
-    stream.shared().keepalive_ms.set(Some(core.keepalive_timeout_ms()));
-    if core.keepalive_timeout_ms() == 0 {
-        stream.shared().is_last.set(true);
-    }
+    stream.shared().request_ended(core.keepalive_timeout_ms());
 }

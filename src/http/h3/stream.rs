@@ -1,48 +1,19 @@
-//! A stream as its request sees it, and the state that all streams of a connection share.
+//! A stream of HTTP/3 as its request sees it.
 //!
 //! Touches: the shared state only; the connection's task is woken to send what was added. The state is borrowed for single
 //! calls, never while something is awaited.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use crate::http::h3::State;
 use crate::http::request::error::Error;
-use crate::http::streams::{Carrier, Compression, Gone, Sent, Sheet};
+use crate::http::streams::{self, Carrier, Compression, Gone, Sent, Sheet, Side};
 use crate::proto::h3::Code;
 
 /// The part of a connection that its tasks share.
-#[derive(Debug)]
-pub struct Shared {
-    pub state: RefCell<State>,
-    /// The task of the connection.
-    task: RefCell<Option<Waker>>,
-    /// `keepalive_timeout` of the location of the last request that has ended.
-    pub keepalive_ms: Cell<Option<u64>>,
-    /// A request has ended after which its settings allow no further one.
-    pub is_last: Cell<bool>,
-}
-
-impl Shared {
-    pub fn new(state: State) -> Rc<Self> {
-        let (state, task) = (RefCell::new(state), RefCell::new(None));
-        Rc::new(Self { state, task, keepalive_ms: Cell::new(None), is_last: Cell::new(false) })
-    }
-
-    /// Notes the connection's task.
-    pub fn wake_later(&self, waker: &Waker) {
-        self.task.replace(Some(waker.clone()));
-    }
-
-    /// Wakes the connection's task: there is something to send, or a stream has ended.
-    pub fn wake(&self) {
-        let task = self.task.take();
-        if let Some(task) = task {
-            task.wake();
-        }
-    }
-}
+pub type Shared = streams::Shared<State>;
 
 /// A stream of a connection. Dropping it ends the stream, if it has not ended.
 #[derive(Debug)]
@@ -77,29 +48,25 @@ impl Stream {
     }
 }
 
-/// A stream with the state of its connection.
-pub struct Side<'s> {
-    state: &'s mut State,
-    id: u64,
-}
+impl Sheet for State {
+    type Id = u64;
 
-impl Sheet for Side<'_> {
-    fn send_block(&mut self, block: &[u8], ends: bool) -> Result<(), Gone> {
-        self.state.send_block(self.id, block, ends)
+    fn send_block(&mut self, id: u64, block: &[u8], ends: bool) -> Result<(), Gone> {
+        Self::send_block(self, id, block, ends)
     }
 
-    fn send_data(&mut self, data: &[u8], ends: bool, _: usize, waker: &Waker) -> Result<Sent, Gone> {
-        self.state.send_data(self.id, data, ends, waker)
+    fn send_data(&mut self, id: u64, data: &[u8], ends: bool, _: usize, waker: &Waker) -> Result<Sent, Gone> {
+        Self::send_data(self, id, data, ends, waker)
     }
 }
 
 impl Carrier for Stream {
-    type Streams<'s> = Side<'s>;
+    type State = State;
 
     const COMPRESSION: Compression = Compression::Qpack;
 
-    fn write<T>(&self, act: impl FnOnce(&mut Side<'_>) -> T) -> T {
-        let result = act(&mut Side { state: &mut self.shared.state.borrow_mut(), id: self.id });
+    fn write<T>(&self, act: impl FnOnce(&mut Side<'_, State>) -> T) -> T {
+        let result = act(&mut Side::new(&mut self.shared.state.borrow_mut(), self.id));
         self.shared.wake();
         result
     }

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use crate::base::base64;
 use crate::http::request::Request;
 use crate::http::request::termination::{How, Phase, Termination, Who};
-use crate::http::streams::{Carrier, Sheet};
+use crate::http::streams::Carrier;
 use crate::http::upstream::switched::Switched;
 use crate::log;
 use crate::net::{Transport, drain};

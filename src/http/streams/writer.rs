@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use crate::http::h1::writer::{Started, Terms};
 use crate::http::request::error::{During, Error, Limit};
 use crate::http::response::Response;
-use crate::http::streams::{Carrier, Gone, Sheet};
+use crate::http::streams::{Carrier, Gone};
 use crate::log;
 use crate::proto::field_text::Lines;
 use crate::proto::h2::hpack;
