@@ -402,25 +402,7 @@ fn what_is_no_preface_is_http_1() {
 /// RFC 8441: for the upstream a WebSocket in a stream is one over HTTP/1.1.
 #[test]
 fn a_websocket_goes_through_a_stream() {
-    let origin = Origin::start(|peer| {
-        let Some(request) = peer.head() else { return };
-        let is_asked =
-            request.header("upgrade") == Some("websocket") && request.header("connection") == Some("upgrade");
-        assert!(
-            is_asked && request.header("sec-websocket-key").is_some_and(|key| key.len() == 24),
-            "{request:?}"
-        );
-        assert_eq!((&*request.method, &*request.target), ("GET", "/chat"));
-        peer.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\nhello");
-        loop {
-            let bytes = peer.some(100_000);
-            if bytes.is_empty() {
-                peer.send("bye");
-                return;
-            }
-            peer.send(bytes);
-        }
-    });
+    let origin = Origin::websocket("/chat");
     let conf = r#"
 worker_processes 1;
 http {

@@ -1,14 +1,14 @@
 //! HTTP/3 with clients: requests side by side, bodies, what is malformed, how connections end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use quinn_proto::TransportConfig;
+use quinn_proto::{Dir, TransportConfig};
 
 use crate::support::h3::{self, DATA, H3, HEADERS, frame, head, section};
 use crate::support::origin::ok;
 use crate::support::tls::{Authority, client_config};
-use crate::support::{Daemon, Origin, Setup, wait_for};
+use crate::support::{Daemon, Origin, Setup, deadline, wait_for};
 
 const CONF: &str = r#"
 worker_processes 1;
@@ -280,27 +280,33 @@ fn a_stop_waits_for_requests() {
     assert_eq!(daemon.complaints("error|crit|alert|emerg"), Vec::<String>::new());
 }
 
+/// The limit is low until a connection needs a higher one, which takes a round trip.
+#[test]
+fn a_connection_gets_all_its_streams_once_it_has_several_requests() {
+    let (daemon, _origin, authority) = start();
+    let mut client = H3::connect(daemon.port(0), &authority, "a.test");
+    let count = |client: &mut H3| std::iter::from_fn(|| client.connection.streams().open(Dir::Bi)).count();
+    let post = head("POST", "/up/echo", "a.test", &[]);
+    (0..15).for_each(|_| _ = client.open(&post, false));
+    assert_eq!(client.fetch("a.test", "/empty").status, 204);
+    let (mut opened, end) = (16 + count(&mut client), Instant::now() + deadline());
+    while opened < 128 {
+        assert!(Instant::now() < end, "no further streams: {opened}");
+        client.go_on(Duration::from_millis(5));
+        opened += count(&mut client);
+    }
+    client.go_on(Duration::from_millis(50));
+    let last = opened + count(&mut client);
+    assert!((128..=129).contains(&last), "128 at a time, and one has ended: {last}");
+
+    let mut client = H3::connect(daemon.port(0), &authority, "a.test");
+    assert_eq!(count(&mut client), 32);
+}
+
 /// RFC 9220: for the upstream a WebSocket in a stream is one over HTTP/1.1.
 #[test]
 fn a_websocket_goes_through_a_stream() {
-    let origin = Origin::start(|peer| {
-        let Some(request) = peer.head() else { return };
-        let is_asked =
-            request.header("upgrade") == Some("websocket") && request.header("connection") == Some("upgrade");
-        assert!(
-            is_asked && request.header("sec-websocket-key").is_some_and(|key| key.len() == 24),
-            "{request:?}"
-        );
-        peer.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\nhello");
-        loop {
-            let bytes = peer.some(100_000);
-            if bytes.is_empty() {
-                peer.send("bye");
-                return;
-            }
-            peer.send(bytes);
-        }
-    });
+    let origin = Origin::websocket("/chat");
     let conf = r#"
 worker_processes 1;
 http {

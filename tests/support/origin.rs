@@ -74,6 +74,30 @@ impl Origin {
         Self::replying(move |_| bytes.clone())
     }
 
+    /// A server of WebSockets at one path, for streams of HTTP/2 and HTTP/3: it says hello, sends back all that it gets, and says
+    /// bye at the end. A request that does not ask for an upgrade is a failure.
+    pub fn websocket(target: &'static str) -> Self {
+        Self::start(move |peer| {
+            let Some(request) = peer.head() else { return };
+            let is_asked = request.header("upgrade") == Some("websocket")
+                && request.header("connection") == Some("upgrade");
+            assert!(
+                is_asked && request.header("sec-websocket-key").is_some_and(|key| key.len() == 24),
+                "{request:?}"
+            );
+            assert_eq!((&*request.method, &*request.target), ("GET", target));
+            peer.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\nhello");
+            loop {
+                let bytes = peer.some(100_000);
+                if bytes.is_empty() {
+                    peer.send("bye");
+                    return;
+                }
+                peer.send(bytes);
+            }
+        })
+    }
+
     /// A server that sends back all that it gets, whatever the protocol.
     pub fn echo() -> Self {
         Self::start(|peer| {
