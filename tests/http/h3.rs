@@ -280,29 +280,6 @@ fn a_stop_waits_for_requests() {
     assert_eq!(daemon.complaints("error|crit|alert|emerg"), Vec::<String>::new());
 }
 
-/// The limit is low until a connection needs a higher one, which takes a round trip.
-#[test]
-fn a_connection_gets_all_its_streams_once_it_has_several_requests() {
-    let (daemon, _origin, authority) = start();
-    let mut client = H3::connect(daemon.port(0), &authority, "a.test");
-    let count = |client: &mut H3| std::iter::from_fn(|| client.connection.streams().open(Dir::Bi)).count();
-    let post = head("POST", "/up/echo", "a.test", &[]);
-    (0..15).for_each(|_| _ = client.open(&post, false));
-    assert_eq!(client.fetch("a.test", "/empty").status, 204);
-    let (mut opened, end) = (16 + count(&mut client), Instant::now() + deadline());
-    while opened < 128 {
-        assert!(Instant::now() < end, "no further streams: {opened}");
-        client.go_on(Duration::from_millis(5));
-        opened += count(&mut client);
-    }
-    client.go_on(Duration::from_millis(50));
-    let last = opened + count(&mut client);
-    assert!((128..=129).contains(&last), "128 at a time, and one has ended: {last}");
-
-    let mut client = H3::connect(daemon.port(0), &authority, "a.test");
-    assert_eq!(count(&mut client), 32);
-}
-
 /// RFC 9220: for the upstream a WebSocket in a stream is one over HTTP/1.1.
 #[test]
 fn a_websocket_goes_through_a_stream() {

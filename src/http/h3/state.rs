@@ -302,7 +302,6 @@ impl State {
             return Ok(());
         }
         self.streams.insert(id, Box::default());
-        self.quic.has_streams(self.streams.len());
         self.readable(id)?;
         if self.streams.get(&id).is_some_and(|request| !request.has_begun) {
             self.heads.insert(id, runtime::now_ms());

@@ -41,8 +41,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("http3", BOTH, |c| &mut c.is_on,
         "Lets clients speak HTTP/3 with this server at its listen with quic. Clients learn of it by add_header Alt-Svc 'h3=\":443\"; ma=86400'."),
     number("http3_max_concurrent_streams", BOTH, (1, 65_536), |c| &mut c.max_concurrent_streams,
-        "Limits how many requests a connection may have at a time. Beyond 32 it takes effect, by a round trip, when a connection has 16, so that \
-         idle ones need less memory."),
+        "Limits how many requests a connection may have at a time. Each of them takes 80 bytes even of an idle connection."),
     size("http3_stream_buffer_size", BOTH, |c| &mut c.stream_buffer_size,
         "Sets how much of a stream may arrive before it is read. Sixteen times as much of a connection's responses may wait to be acknowledged."),
     number("http3_abuse_limit", BOTH, (0, u32::MAX as u64), |c| &mut c.abuse_limit,

@@ -9,9 +9,9 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quinn_proto::{ConnectionHandle, Dir, Event, VarInt};
+use quinn_proto::{ConnectionHandle, Event, VarInt};
 
-use crate::net::quic::endpoint::{Endpoint, Mailbox, STREAMS_FIRST};
+use crate::net::quic::endpoint::{Endpoint, Mailbox};
 use crate::net::quic::session::{Choose, choosing};
 use crate::net::tls::Info;
 use crate::runtime::{self, Timer};
@@ -37,8 +37,6 @@ pub struct Connection {
     local: Option<IpAddr>,
     /// The peer was told that the connection is closed.
     has_told: bool,
-    /// The limit of requests is that of the settings, and no longer [`STREAMS_FIRST`].
-    has_raised: bool,
 }
 
 impl fmt::Debug for Connection {
@@ -56,8 +54,7 @@ impl Connection {
         (peer, local): (SocketAddr, Option<IpAddr>),
     ) -> Self {
         let (state, choose, timer) = (Box::new(state), Some(choose), Timer::new());
-        let (has_told, has_raised) = (false, false);
-        Self { endpoint, handle, mailbox, state, choose, timer, peer, local, has_told, has_raised }
+        Self { endpoint, handle, mailbox, state, choose, timer, peer, local, has_told: false }
     }
 
     /// The client's address when the connection began.
@@ -128,15 +125,6 @@ impl Connection {
         }
         self.exchange();
         Poll::Ready(())
-    }
-
-    /// The client has this many requests at a time: allows it as many as the settings do, before it has to wait for that.
-    pub fn has_streams(&mut self, count: usize) {
-        let most = self.endpoint.streams_max();
-        if count >= STREAMS_FIRST as usize / 2 && most > STREAMS_FIRST && !self.has_raised {
-            self.has_raised = true;
-            self.state.set_max_concurrent_streams(Dir::Bi, most.into());
-        }
     }
 
     /// Gives back what a connection needs only while it is busy.

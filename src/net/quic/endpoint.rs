@@ -29,9 +29,6 @@ use crate::sys::random;
 
 /// Datagrams of one connection that may wait for its task: more than one turn receives.
 const WAITING_MAX: usize = 256;
-/// Requests that a connection may have at a time until it has half as many: quinn-proto has a place for each stream that may be
-/// opened, in tables of 10 KiB for the 128 of the default.
-pub const STREAMS_FIRST: u32 = 32;
 /// Unidirectional streams of a client: control and two for compression, and some whose types nobody knows.
 const UNI_STREAMS_MAX: u32 = 8;
 /// Bytes of one message of a handshake that wait to be understood: a chain of certificates.
@@ -58,7 +55,7 @@ impl Settings {
         let bytes = |bytes: u64| VarInt::from_u64(bytes).unwrap_or(VarInt::MAX);
         let mut transport = TransportConfig::default();
         transport
-            .max_concurrent_bidi_streams(self.streams_max.min(STREAMS_FIRST).into())
+            .max_concurrent_bidi_streams(self.streams_max.into())
             .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
             .stream_receive_window(bytes(self.stream_bytes))
             // Every stream may use its window: a body that nobody reads must not stop others.
@@ -155,7 +152,6 @@ pub struct Endpoint {
     config: Arc<ServerConfig>,
     ids: Ids,
     lane: usize,
-    streams_max: u32,
     answers: Rc<Answers>,
     /// Where connections write what they send, one after the other: a burst each time.
     burst: RefCell<Vec<u8>>,
@@ -218,7 +214,6 @@ impl Endpoint {
             config: server,
             ids,
             lane: settings.lane,
-            streams_max: settings.streams_max,
             answers,
             burst: RefCell::default(),
             mailboxes: RefCell::default(),
@@ -322,10 +317,6 @@ impl Endpoint {
         if !is_drained {
             self.inner.borrow_mut().handle_event(handle, EndpointEvent::drained());
         }
-    }
-
-    pub(super) fn streams_max(&self) -> u32 {
-        self.streams_max
     }
 
     pub(super) fn answers(&self) -> &Rc<Answers> {
