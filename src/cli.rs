@@ -387,7 +387,11 @@ fn ends(config: &Config) -> HashMap<Span, String> {
     for (index, pair) in config.certificates().iter().enumerate() {
         let Some(certificate) = config.certificate(index) else { continue };
         let (date, names) = (watch::date(certificate.not_after_s()), watch::names(&certificate));
-        ends.extend(pair.spans.iter().map(|span| (*span, format!("expires on {date} ({names})"))));
+        let text = match certificate.is_pending() {
+            true => "has not been obtained yet".to_owned(),
+            false => format!("expires on {date} ({names})"),
+        };
+        ends.extend(pair.spans.iter().map(|span| (*span, text.clone())));
     }
     ends
 }

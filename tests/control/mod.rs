@@ -3,7 +3,7 @@
 mod changes;
 mod connections;
 mod ctl;
-mod disk;
+pub mod disk;
 mod exporter;
 mod hostile;
 mod keyvals;

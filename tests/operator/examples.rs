@@ -6,17 +6,17 @@ use crate::http::configurations::{ask, echo, example};
 use crate::support::dns::{A, AAAA, NXDOMAIN, SRV};
 use crate::support::origin::ok;
 use crate::support::tls::{Authority, TlsClient, client_config, trusting};
-use crate::support::{Client, Daemon, Dns, H3, Origin, Setup, fetch, get, wait_for};
+use crate::support::{Acme, Client, Daemon, Dns, H3, Origin, Setup, fetch, get, wait_for};
 
 use super::place::shipped;
 use crate::http::mmdb::{Item, database};
 use crate::http::toy;
 
 /// The names of all tests here and there: an example without a test is not shipped.
-const TESTED: &str = "balanced behind-proxy cache canary compression container control countries discovery django dns drupal failover files forward-proxy ftp \
-                      grpc health-checks http3 json-log laravel legacy-pages limits mail maintenance media memcached mqtt nextcloud overload \
-                      phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal tls-modern \
-                      tls-passthrough uploads vhosts webdav websocket wordpress";
+const TESTED: &str = "acme balanced behind-proxy cache canary compression container control countries discovery django dns drupal failover \
+                      files forward-proxy ftp grpc health-checks http3 json-log laravel legacy-pages limits mail maintenance media memcached \
+                      mqtt nextcloud overload phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal tls- \
+                      modern tls-passthrough uploads vhosts webdav websocket wordpress";
 
 #[test]
 fn every_example_has_its_test() {
@@ -1042,6 +1042,32 @@ fn legacy_pages() {
     assert_eq!(response.text(), format!("head <head>{link}</head>абв https://new.example/a часть foot"));
     let film = get(daemon.port(0), "/films/a");
     assert_eq!((film.status, film.text()), (200, "film".into()));
+}
+
+#[test]
+fn acme() {
+    let origin = echo("application");
+    let authority = Acme::start();
+    let changes = [
+        ("127.0.0.1:3000", &*origin.address()),
+        ("listen 80;", "listen 127.0.0.1:%%PORT_0%%;"),
+        ("listen 443 ssl;", "listen 127.0.0.1:%%PORT_1%% ssl;"),
+        (
+            "https://acme-v02.api.letsencrypt.org/directory;",
+            &*format!("{}; ssl_trusted_certificate root.pem;", authority.uri()),
+        ),
+        ("/var/lib/pronghorn/letsencrypt", "%%DIR%%/letsencrypt"),
+    ];
+    let setup = example("acme.conf", &changes).file("root.pem", authority.root());
+    authority.validates_at(setup.port(0), setup.port(1));
+    let daemon = setup.start();
+    let trusting = trusting(authority.authority());
+    let mut client = wait_for("a certificate", || {
+        TlsClient::try_connect(daemon.port(1), &trusting, "www.example.com").ok()
+    });
+    assert_eq!(client.get("www.example.com", "/a").text(), "application /a www.example.com");
+    let moved = ask(&daemon, "example.com", "/a?b");
+    assert_eq!((moved.status, moved.header("location")), (301, Some("https://example.com/a?b")));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::support::tls::{TlsClient, trusting};
 use crate::support::{Acme, Daemon, Setup, fetch, get, wait_for};
 
 /// Two workers with a plain address and one with TLS.
-const CONF: &str = r#"
+pub const CONF: &str = r#"
 worker_processes 2;
 http {
     acme_issuer test {
@@ -45,26 +45,26 @@ http {
 }
 "#;
 
-fn setup_with(acme: &Acme, conf: &str, issuer: &str, wanted: &str) -> Setup {
+pub fn setup_with(acme: &Acme, conf: &str, issuer: &str, wanted: &str) -> Setup {
     let setup = Setup::new(conf).set("URI", acme.uri()).set("ISSUER", issuer).set("WANTED", wanted);
     let setup = setup.set("NAMES", "a.test b.test").file("root.pem", acme.root());
     acme.validates_at(setup.port(0), setup.port(1));
     setup
 }
 
-fn setup(acme: &Acme) -> Setup {
+pub fn setup(acme: &Acme) -> Setup {
     setup_with(acme, CONF, "", "")
 }
 
 /// A client that resumes no session: a resumed one has the certificate of its first handshake.
-fn client(acme: &Acme) -> Arc<ClientConfig> {
+pub fn client(acme: &Acme) -> Arc<ClientConfig> {
     let mut config = ClientConfig::clone(&trusting(acme.authority()));
     config.resumption = Resumption::disabled();
     Arc::new(config)
 }
 
 /// The serial number of the certificate that a client gets, and the process that answers.
-fn ask(port: u16, client: &Arc<ClientConfig>, name: &str) -> Option<(Vec<u8>, i32)> {
+pub fn ask(port: u16, client: &Arc<ClientConfig>, name: &str) -> Option<(Vec<u8>, i32)> {
     let mut client = TlsClient::try_connect(port, client, name).ok()?;
     let pid = client.get(name, "/").text().parse().expect("a number");
     let chain = client.tls.peer_certificates().expect("certificates");
@@ -72,12 +72,12 @@ fn ask(port: u16, client: &Arc<ClientConfig>, name: &str) -> Option<(Vec<u8>, i3
     Some((found.tbs_certificate.raw_serial().to_vec(), pid))
 }
 
-fn wait_certificate(daemon: &Daemon, client: &Arc<ClientConfig>) -> Vec<u8> {
+pub fn wait_certificate(daemon: &Daemon, client: &Arc<ClientConfig>) -> Vec<u8> {
     wait_for("a certificate", || ask(daemon.port(1), client, "a.test")).0
 }
 
 /// Waits until all workers have another certificate than this one.
-fn wait_other(daemon: &Daemon, client: &Arc<ClientConfig>, old: &[u8]) {
+pub fn wait_other(daemon: &Daemon, client: &Arc<ClientConfig>, old: &[u8]) {
     let mut seen = HashSet::new();
     wait_for("another certificate in all workers", || {
         let (serial, pid) = ask(daemon.port(1), client, "a.test").expect("a handshake");
@@ -88,7 +88,7 @@ fn wait_other(daemon: &Daemon, client: &Arc<ClientConfig>, old: &[u8]) {
     });
 }
 
-fn wait_obtained(daemon: &Daemon, count: usize) {
+pub fn wait_obtained(daemon: &Daemon, count: usize) {
     wait_for("certificates", || (daemon.log_count("gave a certificate for") >= count).then_some(()));
 }
 

@@ -1,6 +1,7 @@
 //! TLS to clients.
 
 mod acme;
+mod acme_hostile;
 mod dynamic;
 mod early_data;
 mod hostile;

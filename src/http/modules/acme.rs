@@ -186,6 +186,11 @@ fn issuer(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         cx.diagnostics.push(warning.help("read them, and write \"accept_terms_of_service;\""));
     }
     let state_path = draft.state_path.unwrap_or_else(|| cx.path(&format!("acme_{name}")));
+    let is_taken = |it: &&Issuer| it.state_path == state_path;
+    if let Some(other) = cx.drafts.acme.plan.issuers.iter().find(is_taken) {
+        let message = format!("\"state_path\" of acme_issuer \"{name}\" is that of \"{}\"", other.name);
+        return Err(Diagnostic::error(node.span, message).help("give each issuer a folder of its own"));
+    }
     cx.need_folder(&state_path);
     cx.drafts.acme.spans.push(node.span);
     cx.drafts.acme.plan.issuers.push(Issuer {
@@ -402,7 +407,8 @@ pub fn complete(listens: &[Listen], servers: &mut [Server], root: &Confs, cx: &m
             Ok(wanted) => {
                 let path = table.plan.issuers[wanted.issuer].state_path.join(file_name(&wanted.stem));
                 server.issued = Some(path.to_string_lossy().into());
-                if !table.plan.wanted.contains(&wanted) {
+                let is_same = |it: &Wanted| it.issuer == wanted.issuer && it.stem == wanted.stem;
+                if !table.plan.wanted.iter().any(is_same) {
                     table.plan.wanted.push(wanted);
                 }
             }

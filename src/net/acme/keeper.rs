@@ -267,7 +267,7 @@ impl<'a> Keep<'a> {
             self.remember(wanted, &memory);
         }
         let valid = certificate.as_ref().map(|it| (it.not_before_s(), it.not_after_s()));
-        let due_s = schedule::due_s(valid, memory.renew_at_s, memory.failed());
+        let due_s = schedule::due_s(valid, memory.issued_at_s, memory.renew_at_s, memory.failed());
         if due_s > now_s {
             let ask_s = certificate.map_or(i64::MAX, |_| memory.ask_window_at_s);
             return due_s.min(ask_s);
@@ -282,7 +282,7 @@ impl<'a> Keep<'a> {
                     &(),
                     "acme: issuer \"{name}\" {what} {names}, valid until {until}"
                 );
-                memory = Memory::default();
+                memory = Memory { issued_at_s: clock::wall_seconds(), ..Memory::default() };
             }
             Err(failure) => self.note(wanted, &mut memory, &failure),
         }

@@ -146,7 +146,7 @@ impl KeyKind {
 }
 
 /// A certificate that some server wants. Servers that want the same share one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Wanted {
     /// Index of the issuer.
     pub issuer: usize,
@@ -171,7 +171,7 @@ impl Wanted {
         let text: Vec<String> = sorted.iter().map(ToString::to_string).chain([key.word().into()]).collect();
         let hash = digest::digest(&digest::SHA256, text.join(" ").as_bytes());
         let hash: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        let first = identifiers.first().map(ToString::to_string).unwrap_or_default();
+        let first = sorted.first().map(ToString::to_string).unwrap_or_default();
         // A name of a file has 255 bytes at most, a host's 253.
         let first: String = first.chars().take(200).map(|it| if it == ':' { '_' } else { it }).collect();
         Self { issuer, identifiers, key, stem: format!("{first}-{hash}").into() }
@@ -202,7 +202,7 @@ mod tests {
         let one = wanted(&["a.test", "b.test", "a.test"], KeyKind::Ecdsa256);
         assert_eq!(one.names(), "a.test, b.test");
         assert!(one.stem.starts_with("a.test-"), "{}", one.stem);
-        assert_eq!(one.stem, wanted(&["a.test", "b.test"], KeyKind::Ecdsa256).stem);
+        assert_eq!(one.stem, wanted(&["b.test", "a.test"], KeyKind::Ecdsa256).stem);
         assert_ne!(one.stem, wanted(&["a.test", "b.test"], KeyKind::Rsa2048).stem);
         assert_ne!(one.stem, wanted(&["a.test"], KeyKind::Ecdsa256).stem);
         let ip = Wanted::new(0, vec![Identifier::Ip("::1".parse().expect("one"))], KeyKind::Ecdsa256);

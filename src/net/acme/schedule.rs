@@ -44,15 +44,19 @@ impl Failed {
     }
 }
 
-/// When to ask for a certificate. `valid_s`: the begin and the end of the one that is there; `suggested_s`: the time
-/// that was chosen in the window which the authority suggests.
-pub fn due_s(valid_s: Option<(i64, i64)>, suggested_s: Option<i64>, failed: Failed) -> i64 {
+/// How old a certificate is at least when a suggestion renews it: an authority that always suggests the past must not be asked
+/// without an end.
+const SUGGESTED_S_MIN: i64 = 3600;
+
+/// When to ask for a certificate. `valid_s`: the begin and the end of the one that is there, which came at `issued_s`;
+/// `suggested_s`: the time that was chosen in the window which the authority suggests.
+pub fn due_s(valid_s: Option<(i64, i64)>, issued_s: i64, suggested_s: Option<i64>, failed: Failed) -> i64 {
     let wanted_s = match valid_s {
         None => 0,
         Some((from_s, to_s)) => {
             let own_s = from_s + to_s.saturating_sub(from_s).max(0) / 3 * 2;
             // A suggestion may bring it forward, as before a revocation, or put it off, but not past the end.
-            suggested_s.map_or(own_s, |it| it.min(to_s))
+            suggested_s.map_or(own_s, |it| it.max(issued_s + SUGGESTED_S_MIN).min(to_s))
         }
     };
     if failed.count == 0 { wanted_s } else { wanted_s.max(failed.retry_at_s) }
@@ -74,11 +78,12 @@ mod tests {
 
     #[test]
     fn a_certificate_is_renewed_after_two_thirds_or_when_the_authority_says() {
-        assert_eq!(due_s(None, None, NONE), 0, "at once");
-        assert_eq!(due_s(Some((1000, 4000)), None, NONE), 3000);
-        assert_eq!(due_s(Some((1000, 4000)), Some(2000), NONE), 2000);
-        assert_eq!(due_s(Some((1000, 4000)), Some(9000), NONE), 4000, "not past its end");
-        assert_eq!(due_s(Some((4000, 1000)), None, NONE), 4000, "dates that are none");
+        assert_eq!(due_s(None, 0, None, NONE), 0, "at once");
+        assert_eq!(due_s(Some((1000, 4000)), 0, None, NONE), 3000);
+        assert_eq!(due_s(Some((1000, 9000)), -3600, Some(2000), NONE), 2000);
+        assert_eq!(due_s(Some((1000, 4000)), 0, Some(9000), NONE), 4000, "not past its end");
+        assert_eq!(due_s(Some((1000, 9000)), 1000, Some(-5), NONE), 4600, "not at once again");
+        assert_eq!(due_s(Some((4000, 1000)), 0, None, NONE), 4000, "dates that are none");
     }
 
     #[test]
@@ -91,7 +96,7 @@ mod tests {
             })
             .collect();
         assert_eq!(waits, [60, 120, 240, 480, 960, 1920, 3840, 7680, 15360, 30720, 61440, 86400]);
-        assert_eq!(due_s(None, None, failed), 86400);
+        assert_eq!(due_s(None, 0, None, failed), 86400);
         assert_eq!(failed.after_start(0).retry_at_s, 60);
         assert_eq!(Failed { count: u32::MAX, ..NONE }.again(0, None).retry_at_s, 86400);
     }

@@ -32,6 +32,8 @@ pub struct Memory {
     pub retry_is_asked_for: bool,
     /// Why the last attempt failed.
     pub error: Option<String>,
+    /// When the certificate came.
+    pub issued_at_s: i64,
     /// The time that was chosen in the window which the authority suggests.
     pub renew_at_s: Option<i64>,
     /// When to ask for that window again.
