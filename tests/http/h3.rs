@@ -1,14 +1,14 @@
 //! HTTP/3 with clients: requests side by side, bodies, what is malformed, how connections end.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use quinn_proto::{Dir, TransportConfig};
+use quinn_proto::TransportConfig;
 
 use crate::support::h3::{self, DATA, H3, HEADERS, frame, head, section};
 use crate::support::origin::ok;
 use crate::support::tls::{Authority, client_config};
-use crate::support::{Daemon, Origin, Setup, deadline, wait_for};
+use crate::support::{Daemon, Origin, Setup, wait_for};
 
 const CONF: &str = r#"
 worker_processes 1;

@@ -15,8 +15,8 @@ use crate::http::toy;
 /// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "acme balanced behind-proxy cache canary compression container control countries discovery django dns drupal failover \
                       files forward-proxy ftp grpc health-checks http3 json-log laravel legacy-pages limits mail maintenance media memcached \
-                      mqtt nextcloud overload phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal tls- \
-                      modern tls-passthrough uploads vhosts webdav websocket wordpress";
+                      mqtt nextcloud overload phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal \
+                      tls-modern tls-passthrough uploads vhosts webdav websocket wordpress";
 
 #[test]
 fn every_example_has_its_test() {
