@@ -124,8 +124,8 @@ pub async fn secure(
     }
 }
 
-/// The settings for an authority that checks a name of ours; `None`: the client is no authority, or we have asked for no such
-/// check.
+/// The settings for an authority that checks a name of ours; `None`: the client is no authority, or we have asked for
+/// no such check.
 fn challenge(hello: &ClientHello) -> Option<Arc<rustls::ServerConfig>> {
     let mut protocols = hello.protocols();
     if protocols.next() != Some(challenges::ALPN) || protocols.next().is_some() {

@@ -1,7 +1,9 @@
-//! Certificates from an authority that speaks ACME (`acme_issuer`, `acme_certificate`), and the answers to its challenges.
+//! Certificates from an authority that speaks ACME (`acme_issuer`, `acme_certificate`), and the answers to its
+//! challenges.
 //!
 //! The directives become a plan (`net/acme/`), for which a process of its own works. The handler runs first in the
-//! post-read phase, so that no setting of a server is in the way. Touches: files of keys, while the configuration is read.
+//! post-read phase, so that no setting of a server is in the way. Touches: files of keys, while the configuration is
+//! read.
 //! Behaviour: nginx.org, ngx_http_acme_module.
 
 use std::net::IpAddr;
@@ -74,8 +76,9 @@ pub struct Block {
 #[derive(Debug, Default)]
 pub struct Table {
     pub plan: Plan,
+    /// Those of the issuers.
     spans: Vec<Span>,
-    /// Those with a `resolver_timeout` of their own.
+    /// There is an `acme_shared_zone`.
     has_zone: bool,
 }
 

@@ -83,8 +83,8 @@ fn judge_of(role: Role, state: State, message: &ToMaster, fds: usize) -> Result<
 
 #[test]
 fn each_message_in_each_state() {
-    // For a worker, the prober, the cache manager, the controller and the keeper of certificates: Starting, Ready, Draining, Quitting; `-`: not allowed; a digit:
-    // the number of descriptors that come with it.
+    // For a worker, the prober, the cache manager, the controller and the keeper of certificates: Starting, Ready,
+    // Draining, Quitting; `-`: not allowed; a digit: the number of descriptors that come with it.
     let table = [
         (Kind::Ready, "0-00", "0-00", "0-00", "0-00"),
         (Kind::HandOver, "--1-", "----", "----", "----"),
