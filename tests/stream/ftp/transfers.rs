@@ -325,6 +325,31 @@ fn status_is_told_during_a_transfer_and_other_commands_wait() {
     assert_eq!((ftp.reply(), ftp.reply()), ("226 done".into(), "200 NOOP".into()));
 }
 
+#[test]
+fn a_server_that_refuses_to_tell_its_status_goes_on_with_the_transfer() {
+    let origin = origin(|line, peer, data| {
+        if line.starts_with("RETR") {
+            let mut data = data.accept();
+            peer.send("150 here it is\r\n");
+            data.send("some ");
+            assert_eq!(super::command(peer).as_deref(), Some("STAT"));
+            peer.send("502 not now\r\n");
+            data.send("more");
+            drop(data);
+            peer.send("226 done\r\n");
+        }
+        line.starts_with("RETR")
+    });
+    let daemon = start(&origin, "");
+    let mut ftp = Ftp::log_in(&daemon);
+    let mut data = ftp.data();
+    assert_eq!(ftp.ask("RETR a"), "150 here it is");
+    assert_eq!(data.exactly(5), b"some ");
+    assert_eq!(ftp.ask("STAT"), "502 not now");
+    assert_eq!(data.rest(), (b"more".to_vec(), End::Closed));
+    assert_eq!(ftp.reply(), "226 done");
+}
+
 /// The end of a session by silence is for those that transfer nothing.
 #[test]
 fn a_transfer_keeps_its_control_connection() {
@@ -385,7 +410,15 @@ fn connections_for_data_count_among_those_of_the_worker() {
 
 #[test]
 fn sessions_leave_nothing_however_they_end() {
-    let origin = origin(|_, _, _| false);
+    // It is not told when its clients have gone.
+    let origin = origin(|line, peer, data| {
+        if line.starts_with("RETR") {
+            let _ = peer.try_send(b"150 here it is\r\n");
+            let _ = data.accept().try_send(b"content");
+            let _ = peer.try_send(b"226 done\r\n");
+        }
+        line.starts_with("RETR")
+    });
     let daemon = start(&origin, "");
     let worker = daemon.worker();
     let run = |how: usize| {

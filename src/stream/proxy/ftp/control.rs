@@ -295,3 +295,93 @@ impl Control {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+    use crate::net::transport::script::{Script, play};
+    use crate::runtime::Runtime;
+
+    fn run(test: impl AsyncFnOnce(Control, Script, Script) + 'static) {
+        Runtime::new().expect("a loop").block_on(async {
+            let ((client, left), (server, right)) = (play(), play());
+            let channel = |transport| Channel::new(transport, Buffer::default());
+            test(Control::new(channel(client), channel(server), 1000, 64), left, right).await;
+        });
+    }
+
+    /// What has happened already; `None`: nothing.
+    async fn now(control: &mut Control, takes: Takes, holds: Holds) -> Option<Event> {
+        poll_fn(|cx| match control.poll_event(takes, holds, true, cx) {
+            Poll::Ready(event) => Poll::Ready(Some(event)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
+
+    #[test]
+    fn lines_come_one_at_a_time_and_in_pieces() {
+        run(async move |mut control, left, _right| {
+            left.sends(b"USER a\r\nPASS b\r\nPA");
+            for expected in [&b"USER a"[..], b"PASS b"] {
+                assert!(matches!(now(&mut control, Takes::All, Holds::Nothing).await, Some(Event::Command)));
+                assert_eq!(control.client.take(), expected);
+            }
+            assert!(now(&mut control, Takes::All, Holds::Nothing).await.is_none());
+            left.sends(b"SV\n").ends();
+            assert!(matches!(now(&mut control, Takes::All, Holds::Nothing).await, Some(Event::Command)));
+            assert_eq!(control.client.take(), b"PASV");
+            let event = now(&mut control, Takes::All, Holds::Nothing).await;
+            assert!(matches!(event, Some(Event::Broken(Side::Client, Broken::Ended))));
+            assert_eq!(control.client.received, 21);
+        });
+    }
+
+    #[test]
+    fn replies_go_before_commands_and_long_lines_end_the_session() {
+        run(async move |mut control, left, right| {
+            left.sends(&[b'x'; 64]);
+            right.sends(b"200 ok\r\n");
+            assert!(matches!(now(&mut control, Takes::All, Holds::Nothing).await, Some(Event::Reply)));
+            control.server.take();
+            assert!(now(&mut control, Takes::None, Holds::Nothing).await.is_none());
+            let event = now(&mut control, Takes::All, Holds::Nothing).await;
+            assert!(matches!(event, Some(Event::Broken(Side::Client, Broken::TooLong))));
+        });
+    }
+
+    #[test]
+    fn during_a_transfer_urgent_commands_pass_and_success_waits() {
+        run(async move |mut control, left, right| {
+            let success = |but_status| Holds::Success { but_status };
+            left.sends(b"\xff\xf4\xf2ABOR\r\nNOOP\r\n");
+            assert!(matches!(now(&mut control, Takes::Urgent, success(false)).await, Some(Event::Command)));
+            control.client.take();
+            assert!(now(&mut control, Takes::Urgent, success(false)).await.is_none(), "NOOP waits");
+            right.sends(b"213 status\r\n226 done\r\n");
+            assert!(now(&mut control, Takes::Urgent, success(false)).await.is_none());
+            assert!(matches!(now(&mut control, Takes::Urgent, success(true)).await, Some(Event::Reply)));
+            control.server.take();
+            assert!(now(&mut control, Takes::Urgent, success(true)).await.is_none(), "226 waits");
+            assert!(matches!(now(&mut control, Takes::Urgent, Holds::Nothing).await, Some(Event::Reply)));
+            assert_eq!(control.server.take(), b"226 done");
+            right.sends(b"426 broken\r\n");
+            assert!(matches!(now(&mut control, Takes::Urgent, success(true)).await, Some(Event::Reply)));
+        });
+    }
+
+    #[test]
+    fn what_came_in_clear_can_be_forgotten() {
+        run(async move |mut control, left, _right| {
+            left.sends(b"AUTH TLS\r\nUSER evil\r\nUS");
+            now(&mut control, Takes::All, Holds::Nothing).await;
+            control.client.take();
+            assert_eq!(control.client.discard(), 13);
+            left.sends(b"NOOP\r\n");
+            assert!(matches!(now(&mut control, Takes::All, Holds::Nothing).await, Some(Event::Command)));
+            assert_eq!(control.client.take(), b"NOOP");
+        });
+    }
+}

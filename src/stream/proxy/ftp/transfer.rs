@@ -54,6 +54,18 @@ struct Course {
 }
 
 impl Course {
+    /// The index of the command that a final reply answers; `None`: the transfer's own. Before that is answered, only status and
+    /// complaints about a command itself, which a transfer that has begun does not get, belong to another.
+    fn owner(&self, code: u16) -> Option<usize> {
+        let stat = || self.pending.iter().position(|verb| *verb == Verb::Stat);
+        match code {
+            211..=213 if stat().is_some() => stat(),
+            500..=504 if self.flow.is_some() && !self.pending.is_empty() => Some(0),
+            _ if self.is_answered && !self.pending.is_empty() => Some(0),
+            _ => None,
+        }
+    }
+
     /// True if everything is over but the answer to an ABOR.
     fn awaits_abort_only(&self) -> bool {
         let is_over = self.is_answered && self.flow.is_none() && !self.pending.is_empty();
@@ -210,25 +222,19 @@ impl Gateway {
             return Ok(());
         }
         course.replaces = false;
-        let is_status = matches!(part.code, 211..=213);
-        match course.pending.iter().position(|verb| *verb == Verb::Stat) {
-            _ if part.is_preliminary() => self.start(course).await?,
-            Some(index) if is_status => {
-                course.pending.remove(index);
-            }
-            _ if !course.is_answered => course.is_answered = true,
-            _ if !course.pending.is_empty() => {
-                course.pending.remove(0);
-            }
-            _ => {}
+        if part.is_preliminary() {
+            return self.start(course).await;
+        }
+        match course.owner(part.code) {
+            Some(index) => drop(course.pending.remove(index)),
+            None => course.is_answered = true,
         }
         Ok(())
     }
 
     /// The first line of a reply has come: it may end the transfer.
     async fn begin_reply(&mut self, course: &mut Course, part: Part) -> Outcome<()> {
-        let is_status = matches!(part.code, 211..=213) && course.pending.contains(&Verb::Stat);
-        if course.is_answered || part.is_preliminary() || is_status {
+        if part.is_preliminary() || course.is_answered || course.owner(part.code).is_some() {
             return Ok(());
         }
         if !part.is_positive() {
