@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 use super::{CONF, Stored, origin, storing};
-use crate::support::tls::{Authority, TlsClient, trusting};
+use crate::support::tls::{Authority, TlsClient, client_config, trusting};
 use crate::support::wire::End;
 use crate::support::{Client, Daemon, Origin, Setup};
 
@@ -15,7 +15,11 @@ fn start(origin: &Origin, authority: &Authority, more: &str) -> Daemon {
     let more = format!("ssl_certificate a.crt; ssl_certificate_key a.key; {more}");
     let conf = CONF.replace("%%MAIN%%", "");
     let setup = Setup::new(&conf).set("ORIGIN", origin.address()).set("MORE", more).level("info");
-    setup.file("a.crt", &pair.certificate).file("a.key", &pair.key).start()
+    setup
+        .file("a.crt", &pair.certificate)
+        .file("a.key", &pair.key)
+        .file("ca.crt", authority.certificate())
+        .start()
 }
 
 /// A client after AUTH TLS.
@@ -23,12 +27,16 @@ struct Tls(TlsClient, Arc<ClientConfig>);
 
 impl Tls {
     fn connect(daemon: &Daemon, authority: &Authority) -> Self {
+        Self::with(daemon, trusting(authority))
+    }
+
+    fn with(daemon: &Daemon, config: Arc<ClientConfig>) -> Self {
         let mut plain = Client::connect(daemon.port(0));
         plain.line();
         plain.line();
         plain.send("AUTH TLS\r\n");
         assert_eq!(plain.line(), b"234 Proceed with the TLS handshake.");
-        Self::over(plain.stream().try_clone().expect("a socket"), trusting(authority))
+        Self::over(plain.stream().try_clone().expect("a socket"), config)
     }
 
     fn over(stream: TcpStream, config: Arc<ClientConfig>) -> Self {
@@ -170,4 +178,30 @@ fn a_data_connection_without_tls_after_prot_p_moves_nothing() {
     assert_eq!(ftp.reply(), "426 broken off");
     assert_eq!(stored.lock().expect("no panic")[0], (Vec::new(), End::Reset));
     daemon.wait_log("SSL handshake of a data connection failed");
+}
+
+#[test]
+fn a_data_connection_shows_the_certificate_of_its_control_connection() {
+    let origin = origin(|_, _, _| false);
+    let authority = Authority::new("ca");
+    let daemon =
+        start(&origin, &authority, "ftp_starttls on; ssl_verify_client on; ssl_client_certificate ca.crt;");
+    let config =
+        |name: &str| client_config(&authority, Some(&authority.issue(&[name])), rustls::ALL_VERSIONS);
+    let (own, other) = (config("one.test"), config("two.test"));
+    let mut ftp = Tls::with(&daemon, own);
+    for line in ["PBSZ 0", "PROT P", "USER me"] {
+        ftp.ask(line);
+    }
+    let data = ftp.data();
+    assert_eq!(ftp.ask("RETR a"), "150 here it is");
+    let mut data = ftp.secured(data);
+    assert_eq!(data.exactly(12), b"content of a");
+    drop(data);
+    assert_eq!(ftp.reply(), "226 done");
+    let data = ftp.data();
+    assert_eq!(ftp.ask("RETR a"), "150 here it is");
+    let _data = TlsClient::try_over(data, &other, "ftp.test");
+    assert_eq!(ftp.reply(), "426 Data connection closed, transfer aborted.");
+    daemon.wait_log("data connection with another client certificate than the control connection");
 }
