@@ -41,6 +41,8 @@ settings! {
         certificate: Option<Certificate> => own,
         /// The block is an `acme_issuer`.
         issuer: Block => own,
+        /// There is an issuer, and so perhaps a challenge.
+        is_on: Setting<bool> = false,
         verifies: Setting<bool> = true,
         has_common_name: Setting<bool> = false,
         resolver_timeout_ms: Setting<u64> = 30_000,
@@ -136,10 +138,8 @@ pub static VARIABLES: &[Variable] = &[
 ];
 
 impl BlockConf for Conf {
-    const INHERITS: bool = false;
-
     fn acts(&self) -> bool {
-        true
+        self.is_on.get()
     }
 }
 
@@ -149,8 +149,9 @@ fn file(request: &mut Request, _: &Argument, out: &mut Vec<u8>) -> bool {
     issued.is_some()
 }
 
-fn issuer(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+fn issuer(outer: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let name = node.arg(0);
+    let _ = outer.is_on.set(true, node.span); // there may be several
     let conf = cx.block(node, ISSUER).acme.map(|conf| *conf).unwrap_or_default();
     let Conf { issuer: draft, verifies, has_common_name, resolver_timeout_ms, .. } = conf;
     if name.is_empty() || cx.drafts.acme.plan.issuers.iter().any(|it| &*it.name == name) {
