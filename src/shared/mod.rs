@@ -27,6 +27,7 @@ pub mod realip;
 pub mod resolver;
 pub mod server_names;
 pub mod sockets;
+pub mod starttls;
 pub mod status_zone;
 pub mod sticky;
 pub mod tls;

@@ -16,20 +16,10 @@ pub mod smtp;
 
 use std::fmt;
 
-use crate::config::keywords;
 use crate::mail::protocol::{Allowed, Protocol};
 use crate::proto::line::{Lines, Next};
 use crate::proto::sasl::{self, Credentials, Fault, Mechanism};
-
-/// `starttls`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StartTls {
-    Off,
-    On,
-    /// Nobody may log in without it.
-    Only,
-}
-keywords!(StartTls { "off" => Off, "on" => On, "only" => Only });
+pub use crate::shared::starttls::StartTls;
 
 /// The replies of a server that depend on its configuration.
 #[derive(Clone, Debug, Default)]

@@ -8,25 +8,16 @@ use std::ops::RangeInclusive;
 
 use crate::base::number::parse_u64;
 use crate::config::directive::{custom, flag, millis, one_of, size};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, keywords, settings};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, settings};
 use crate::log;
 use crate::script::Scope;
 use crate::script::value;
 use crate::script::variable::variable;
+pub use crate::shared::starttls::StartTls;
 use crate::stream::config::compile::Cx;
 use crate::stream::modules::{BlockConf, Directive};
 use crate::stream::scope::{Script, Variable};
 use crate::stream::session::Session;
-
-/// `ftp_starttls`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StartTls {
-    Off,
-    On,
-    /// Clients must encrypt both kinds of connections.
-    Only,
-}
-keywords!(StartTls { "off" => Off, "on" => On, "only" => Only });
 
 settings! {
     #[derive(Debug)]

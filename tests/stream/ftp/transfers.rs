@@ -7,7 +7,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::{Ftp, Stored, origin, start, storing};
 use crate::support::wire::End;
-use crate::support::{Wire, port, process, wait_for};
+use crate::support::{Daemon, Origin, Wire, port, process, wait_for};
 
 const LENGTH: usize = 24 * 1024 * 1024;
 
@@ -16,7 +16,7 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 /// An origin that sends much, and says that it has done so before it has arrived.
-fn hasty() -> crate::support::Origin {
+fn hasty() -> Origin {
     origin(|line, peer, data| {
         if line.starts_with("RETR") {
             let mut data = data.accept();
@@ -299,15 +299,15 @@ fn an_abort_that_is_not_answered_does_not_stop_the_session() {
     assert_eq!(data.rest().0, b"content of b");
 }
 
-#[test]
-fn status_is_told_during_a_transfer_and_other_commands_wait() {
-    let origin = origin(|line, peer, data| {
+/// A client in the middle of a transfer, whose server answers STAT like this.
+fn asked_for_status(answer: &'static str) -> ((Daemon, Origin), Ftp, Wire) {
+    let origin = origin(move |line, peer, data| {
         if line.starts_with("RETR") {
             let mut data = data.accept();
             peer.send("150 here it is\r\n");
             data.send("some ");
             assert_eq!(super::command(peer).as_deref(), Some("STAT"));
-            peer.send("213-status\r\n226 is no code here\r\n213 half\r\n");
+            peer.send(answer);
             data.send("more");
             drop(data);
             peer.send("226 done\r\n");
@@ -319,6 +319,12 @@ fn status_is_told_during_a_transfer_and_other_commands_wait() {
     let mut data = ftp.data();
     assert_eq!(ftp.ask("RETR a"), "150 here it is");
     assert_eq!(data.exactly(5), b"some ");
+    ((daemon, origin), ftp, data)
+}
+
+#[test]
+fn status_is_told_during_a_transfer_and_other_commands_wait() {
+    let (_daemon, mut ftp, mut data) = asked_for_status("213-status\r\n226 is no code here\r\n213 half\r\n");
     ftp.0.send("STAT\r\nNOOP\r\n");
     assert_eq!(ftp.reply(), "213-status\n226 is no code here\n213 half");
     assert_eq!(data.rest().0, b"more");
@@ -327,24 +333,7 @@ fn status_is_told_during_a_transfer_and_other_commands_wait() {
 
 #[test]
 fn a_server_that_refuses_to_tell_its_status_goes_on_with_the_transfer() {
-    let origin = origin(|line, peer, data| {
-        if line.starts_with("RETR") {
-            let mut data = data.accept();
-            peer.send("150 here it is\r\n");
-            data.send("some ");
-            assert_eq!(super::command(peer).as_deref(), Some("STAT"));
-            peer.send("502 not now\r\n");
-            data.send("more");
-            drop(data);
-            peer.send("226 done\r\n");
-        }
-        line.starts_with("RETR")
-    });
-    let daemon = start(&origin, "");
-    let mut ftp = Ftp::log_in(&daemon);
-    let mut data = ftp.data();
-    assert_eq!(ftp.ask("RETR a"), "150 here it is");
-    assert_eq!(data.exactly(5), b"some ");
+    let (_daemon, mut ftp, mut data) = asked_for_status("502 not now\r\n");
     assert_eq!(ftp.ask("STAT"), "502 not now");
     assert_eq!(data.rest(), (b"more".to_vec(), End::Closed));
     assert_eq!(ftp.reply(), "226 done");
