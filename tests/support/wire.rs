@@ -61,6 +61,11 @@ impl Wire {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("a socket has SO_LINGER");
     }
 
+    /// Holds bytes back until the close, so that they arrive in one packet with the end.
+    pub fn send_with_end(&self) {
+        SockRef::from(&self.stream).set_tcp_cork(true).expect("a TCP socket has TCP_CORK");
+    }
+
     /// Reads one request, according to its framing. `None` if the peer closed before the first byte.
     pub fn request(&mut self) -> Option<Request> {
         let head = self.head_or_end()?;
