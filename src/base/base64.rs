@@ -9,6 +9,25 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 /// Decodes up to the first `=`. `None`: a byte outside the alphabet, or a length that no encoder produces.
 pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     let text = &text[..memchr::memchr(b'=', text).unwrap_or(text.len())];
+    decode_with(text, |byte| match byte {
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    })
+}
+
+/// Decodes base64url without padding (RFC 4648 §5, RFC 7515 §2), strictly. `None`: a byte outside the alphabet, a `=`, or a
+/// length that no encoder produces.
+pub fn decode_url(text: &[u8]) -> Option<Vec<u8>> {
+    decode_with(text, |byte| match byte {
+        b'-' => Some(62),
+        b'_' => Some(63),
+        _ => None,
+    })
+}
+
+#[inline]
+fn decode_with(text: &[u8], special: impl Fn(u8) -> Option<u8>) -> Option<Vec<u8>> {
     if text.len() % 4 == 1 {
         return None;
     }
@@ -19,9 +38,7 @@ pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
             b'A'..=b'Z' => byte - b'A',
             b'a'..=b'z' => byte - b'a' + 26,
             b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
+            other => special(other)?,
         };
         bits = bits << 6 | u32::from(value);
         count += 6;
@@ -66,6 +83,10 @@ mod tests {
         for text in ["Z", "Zm9vZ", "Zm9 ", "Zm9_", "Zm\0v"] {
             assert_eq!(decode(text.as_bytes()), None, "{text}");
         }
+        for text in ["Z", "Zm9vZ", "Zm9 ", "Zm9+", "Zm8=", "Zm9v="] {
+            assert_eq!(decode_url(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(decode_url(b"-_8").as_deref(), Some(&[0xfb, 0xff][..]));
         assert_eq!(decode(b"Zm9v=\xff").as_deref(), Some(&b"foo"[..]), "bytes after the padding are ignored");
     }
 }

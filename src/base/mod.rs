@@ -10,6 +10,7 @@ pub mod geoip;
 pub mod gzip;
 pub mod http_date;
 pub mod in_place;
+pub mod jose;
 pub mod json;
 pub mod mmdb;
 pub mod network;

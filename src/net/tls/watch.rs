@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use crate::base::jose::{KeyError, KeySet, SET_BYTES_MAX};
 use crate::base::mmdb::{self, Database};
 use crate::config::Span;
 use crate::log::{Cause, Text};
@@ -82,6 +83,8 @@ pub enum Kind {
     Revoked,
     /// A database of addresses (`base/mmdb.rs`).
     Addresses,
+    /// JSON Web Keys (`base/jose.rs`).
+    Keys,
 }
 
 /// A place where a certificate is used: the index of a server, and the position among its certificates.
@@ -169,6 +172,7 @@ impl Trusted {
             Kind::Certificates => "certificate",
             Kind::Revoked => "CRL",
             Kind::Addresses => return self.check_addresses(),
+            Kind::Keys => return self.check_keys(),
         };
         let data = read(&self.path, what)?;
         let outcome = match self.kind {
@@ -190,6 +194,14 @@ impl Trusted {
         let (data, _) = file::read_regular(path, mmdb::BYTES_MAX).map_err(unreadable)?;
         let parsed = Database::parse(data.into());
         parsed.map(drop).map_err(|error| Error::NoDatabase { path: path.clone(), error })
+    }
+
+    fn check_keys(&self) -> Result<(), Error> {
+        let path = &self.path;
+        let unreadable = |error| Error::Unreadable { what: "keys", path: path.clone(), error };
+        let (data, _) = file::read_regular(path, SET_BYTES_MAX as u64).map_err(unreadable)?;
+        let read = KeySet::strict(&Zeroizing::new(data));
+        read.map(drop).map_err(|error| Error::NoKeys { path: path.clone(), error })
     }
 }
 
@@ -376,6 +388,7 @@ pub enum Error {
     Unusable { what: &'static str, path: PathBuf, error: certificate::Error },
     Passwords { path: PathBuf, error: pem::Error },
     NoDatabase { path: PathBuf, error: mmdb::Error },
+    NoKeys { path: PathBuf, error: KeyError },
     Ocsp { path: PathBuf },
     TooLong { path: PathBuf },
     Expired { path: PathBuf, at_s: i64 },
@@ -405,6 +418,9 @@ impl fmt::Display for Error {
             }
             Self::NoDatabase { path, error } => {
                 write!(out, "cannot use database \"{}\": {error}: write another one", path.display())
+            }
+            Self::NoKeys { path, error } => {
+                write!(out, "cannot use the keys in \"{}\": {error}: mend the file", path.display())
             }
             Self::Ocsp { path } => {
                 write!(out, "\"{}\" is no successful OCSP response in DER: fetch another one", path.display())
