@@ -118,22 +118,45 @@ fn begin(request: &Request, subrequest: &Subrequest) -> Option<Source> {
     Some(source)
 }
 
-/// Makes a subrequest for its status: returns the verdict on its response, whose body is discarded.
+/// Makes a subrequest for its status, or its body, and returns the verdict on its response, which the client does not get.
 ///
+/// A body that matters is asked for as it is: whole, in no content coding, and on no condition.
 /// Errors: the client has gone, or the request has made too many of them.
 pub async fn ask(request: &mut Request, client: &Client<'_>, ask: Ask) -> Result<Verdict, Error> {
     admit(request, 0, &ask.uri)?;
     let mut inner = request.sub(ask.uri, Vec::new());
-    let mut memory = Client::memory(client.downstream(), Some(0));
+    if ask.kept_bytes_max > 0 {
+        inner.set_field(
+            |name| NEGOTIATING.iter().any(|known| name.eq_ignore_ascii_case(known)),
+            b"",
+            b"",
+            true,
+        );
+    }
+    let mut memory = Client::memory(client.downstream(), Some(ask.kept_bytes_max));
     let outcome = handle(&mut inner, &mut memory, Entry::Subrequest).await;
     let verdict = match outcome {
         Err(error) if error.ends_silently() => Err(error),
         // A response that breaks off after its head has already given its status.
-        _ => Ok((ask.then)(request, &mut inner)),
+        outcome => {
+            let body = outcome.is_ok().then(|| memory.take_memory());
+            Ok((ask.then)(request, &mut inner, body))
+        }
     };
     request.take_back(&mut inner);
     verdict
 }
+
+/// The fields of a client that would make an answer another one, in lower case.
+const NEGOTIATING: [&[u8]; 7] = [
+    b"accept-encoding",
+    b"range",
+    b"if-match",
+    b"if-modified-since",
+    b"if-none-match",
+    b"if-range",
+    b"if-unmodified-since",
+];
 
 /// Makes an independent request whose response is discarded: a task with a copy of all it needs, so that
 /// neither it nor `request` delays the other.

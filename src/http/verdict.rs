@@ -94,12 +94,22 @@ impl std::fmt::Debug for Work {
     }
 }
 
-/// A subrequest that is made for its status.
-#[derive(Debug)]
+/// A subrequest whose answer decides, and is not sent to the client.
 pub struct Ask {
     pub uri: Vec<u8>,
-    /// Decides from the request and the answered subrequest.
-    pub then: fn(&mut Request, &mut Request) -> Verdict,
+    /// The longest body that is kept; 0: its status is enough.
+    pub kept_bytes_max: usize,
+    /// Decides from the request, the answered subrequest, and the body. `None`: it was longer, or broke off.
+    pub then: Answered,
+}
+
+/// The continuation after a subrequest, run on the worker's loop.
+pub type Answered = Box<dyn FnOnce(&mut Request, &mut Request, Option<Vec<u8>>) -> Verdict>;
+
+impl std::fmt::Debug for Ask {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Ask").field("uri", &self.uri).finish_non_exhaustive()
+    }
 }
 
 /// How a request is answered.

@@ -65,7 +65,12 @@ pub fn access(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.confs.auth_request;
     match conf.uri.as_ref() {
         Some(Some(uri)) => {
-            Verdict::Wait(Pause::Answer(Box::new(Ask { uri: uri.as_bytes().to_vec(), then: answered })))
+            let then = Box::new(|request: &mut Request, inner: &mut Request, _| answered(request, inner));
+            Verdict::Wait(Pause::Answer(Box::new(Ask {
+                uri: uri.as_bytes().to_vec(),
+                kept_bytes_max: 0,
+                then,
+            })))
         }
         Some(None) | None => Verdict::Next,
     }
