@@ -64,7 +64,6 @@ static FEATURES: &[&Feature] = &[
         &[],
         "clients connect without it, and the name that they ask for can be read on the way",
     ),
-    &own("JWT", &["auth_jwt*"], &["auth_jwt"], UNPROTECTED),
     &foreign("dav-ext", &["dav_ext_*"], "\"dav_methods\" has PUT, DELETE, MKCOL, COPY and MOVE"),
     &own("images", &["image_filter*"], &["image_filter"], TAKE_OUT),
     &own("XSLT", &["xslt_*", "xml_entities", "xml_external_entities"], &["xslt_stylesheet"], TAKE_OUT),
@@ -184,12 +183,10 @@ pub fn feature(name: &str) -> Option<&'static Feature> {
 
 /// The missing feature that a variable belongs to.
 pub fn feature_of_variable(name: &str) -> Option<&'static Feature> {
-    const PREFIXES: [&str; 4] = ["modsecurity", "jwt_", "vod_", "echo_"];
+    const PREFIXES: [&str; 3] = ["modsecurity", "vod_", "echo_"];
     let of = |directive: &str| features().find(|feature| is_among(directive, feature.names));
     match name {
-        _ if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => {
-            of(name).or_else(|| of(if name.starts_with("jwt_") { "auth_jwt" } else { "echo" }))
-        }
+        _ if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => of(name).or_else(|| of("echo")),
         _ => None,
     }
 }
@@ -259,7 +256,7 @@ mod tests {
             ("http3_hq", "HTTP/0.9 over QUIC"),
             ("ssl_certificate_by_lua_block", "Lua"),
             ("content_by_lua", "Lua"),
-            ("auth_jwt", "JWT"),
+            ("auth_ldap_url", "LDAP"),
             ("dav_ext_methods", "dav-ext"),
             ("set_encode_base64", "set-misc"),
         ] {

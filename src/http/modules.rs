@@ -24,6 +24,7 @@ pub mod acme;
 pub mod addition;
 pub mod api;
 pub mod auth_basic;
+pub mod auth_jwt;
 pub mod auth_request;
 pub mod autoindex;
 pub mod brotli;
@@ -342,6 +343,7 @@ modules! {
     limit_conn  => [Preaccess preaccess] state State draft Zones table Table;
     access      => [Access access];
     auth_basic  => [Access access];
+    auth_jwt    => [Preaccess close, Access access] state State draft Draft;
     auth_request => [Access access];
     try_files   => [Precontent precontent];
     mirror      => [Precontent precontent];
@@ -387,9 +389,9 @@ modules! {
 }
 
 impl Confs {
-    /// True if access rules, passwords or another service restrict the clients.
+    /// True if access rules, passwords, tokens or another service restrict the clients.
     pub fn are_guarded(&self) -> bool {
-        self.access.acts() || self.auth_basic.acts() || self.auth_request.acts()
+        self.access.acts() || self.auth_basic.acts() || self.auth_jwt.acts() || self.auth_request.acts()
     }
 
     /// True if the handler with this index in the table has nothing to do here.

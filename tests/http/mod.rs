@@ -5,6 +5,7 @@ mod access_log;
 mod add_header;
 mod addition;
 mod auth_basic;
+pub mod auth_jwt;
 mod auth_request;
 mod autoindex;
 mod body;

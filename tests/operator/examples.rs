@@ -2,6 +2,7 @@
 //! comments say. The older ones are in `tests/http/configurations.rs`,
 //! those of applications in `tests/applications/sites.rs`.
 
+use crate::http::auth_jwt::{own_keys, sign};
 use crate::http::configurations::{ask, echo, example};
 use crate::support::dns::{A, AAAA, NXDOMAIN, SRV};
 use crate::support::origin::ok;
@@ -14,7 +15,7 @@ use crate::http::toy;
 
 /// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "acme balanced behind-proxy cache canary compression container control countries discovery django dns drupal failover \
-                      files forward-proxy ftp grpc health-checks http3 json-log laravel legacy-pages limits mail maintenance media memcached \
+                      files forward-proxy ftp grpc health-checks http3 json-log jwt laravel legacy-pages limits mail maintenance media memcached \
                       mqtt nextcloud overload phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal \
                       tls-modern tls-passthrough uploads vhosts webdav websocket wordpress";
 
@@ -818,6 +819,51 @@ fn countries() {
         let answer = send(&daemon, &format!("GET /a?b HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {client}"));
         assert_eq!((answer.status, answer.header("location")), (status, location), "{client}");
     }
+}
+
+#[test]
+fn jwt() {
+    let keys = Origin::replying(|request| match request.target.as_str() {
+        "/.well-known/jwks.json" => ok(own_keys().as_bytes()),
+        _ => ok(b"not here"),
+    });
+    let orders = Origin::replying(|request| ok(request.header("x-user").unwrap_or("nobody").as_bytes()));
+    let changes = [
+        ("listen 80;", "listen 127.0.0.1:%%PORT_0%%;"),
+        ("10.0.0.1:3000", &*orders.address()),
+        ("10.0.0.2:3000", &*orders.address()),
+        ("https://login.example.com/.well-known", &*format!("http://{}/.well-known", keys.address())),
+        ("proxy_ssl_trusted_certificate /etc/ssl/certs/ca-certificates.crt;", ""),
+    ];
+    let daemon = example("jwt.conf", &changes).start();
+    let ask = |path: &str, token: &str| {
+        send(
+            &daemon,
+            &format!(
+                "GET {path} HTTP/1.1\r\nHost: api.example.com\r\nX-User: root\r\nAuthorization: Bearer {token}"
+            ),
+        )
+    };
+    let reader =
+        sign(r#"{"iss":"https://login.example.com","aud":["web","orders"],"sub":"ann","roles":["reader"]}"#);
+    let writer =
+        sign(r#"{"iss":"https://login.example.com","aud":"orders","sub":"joe","roles":["reader","writer"]}"#);
+    let other = sign(r#"{"iss":"https://login.example.com","aud":"web","sub":"eve","roles":["writer"]}"#);
+    for (path, token, status, text) in [
+        ("/a", &reader, 200, Some("ann")),
+        ("/a", &writer, 200, Some("joe")),
+        ("/a", &other, 401, None),
+        ("/admin/a", &reader, 403, None),
+        ("/admin/a", &writer, 200, Some("joe")),
+        ("/admin/a", &other, 401, None),
+        ("/a", &"nonsense".to_owned(), 401, None),
+    ] {
+        let response = ask(path, token);
+        assert_eq!(response.status, status, "{path} {token}");
+        assert!(text.is_none_or(|text| response.text() == text), "{path} {token}");
+    }
+    assert_eq!(send(&daemon, "GET /health HTTP/1.1\r\nHost: api.example.com").status, 204);
+    assert!(keys.requests().iter().all(|request| request.header("authorization").is_none()));
 }
 
 #[test]

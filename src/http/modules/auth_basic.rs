@@ -328,7 +328,7 @@ impl Checks {
 }
 
 /// The names of the fields of a challenge and its answer, and the status of a refusal: CONNECT asks a proxy.
-fn fields(request: &Request) -> (Id, Id, u16) {
+pub fn fields(request: &Request) -> (Id, Id, u16) {
     match request.method {
         Method::Connect => (Id::ProxyAuthenticate, Id::ProxyAuthorization, 407),
         _ => (Id::WwwAuthenticate, Id::Authorization, 401),

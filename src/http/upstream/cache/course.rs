@@ -260,6 +260,7 @@ fn is_private(request: &Request) -> bool {
     request.header(Id::Authorization).is_some()
         && !request.is_subrequest()
         && !confs.auth_basic.acts()
+        && !confs.auth_jwt.acts()
         && !confs.auth_request.acts()
         && !set.key_names("http_authorization")
         && !set.key_names("remote_user")
