@@ -120,12 +120,13 @@ fn begin(request: &Request, subrequest: &Subrequest) -> Option<Source> {
 
 /// Makes a subrequest for its status, or its body, and returns the verdict on its response, which the client does not get.
 ///
-/// A body that matters is asked for as it is: whole, in no content coding, and on no condition.
+/// A body that matters is asked for by itself: whole, in no content coding, on no condition, and without a body of the client's.
 /// Errors: the client has gone, or the request has made too many of them.
 pub async fn ask(request: &mut Request, client: &Client<'_>, ask: Ask) -> Result<Verdict, Error> {
     admit(request, 0, &ask.uri)?;
     let mut inner = request.sub(ask.uri, Vec::new());
     if ask.kept_bytes_max > 0 {
+        inner.body = inner.body.without();
         inner.set_field(
             |name| NEGOTIATING.iter().any(|known| name.eq_ignore_ascii_case(known)),
             b"",

@@ -329,6 +329,10 @@ fn keys_come_from_files_and_subrequests() {
             assert_eq!(asked.header(name), None);
         }
     }
+    let post =
+        format!("POST /fetched HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {good}\r\nContent-Length: 4\r\n");
+    assert_eq!(fetch(daemon.port(0), &format!("{post}Connection: close\r\n\r\nbody")).status, 404);
+    assert_eq!((&*origin.last().method, origin.last().length()), ("GET", None));
     assert_eq!(ask(&daemon, "/fetched", &forged()).status, 401);
     let before = origin.requests().len();
     let workers = daemon.workers().len();

@@ -25,6 +25,7 @@ use crate::http::request::states;
 use crate::http::scope::{Script, Variable};
 use crate::http::verdict::{Reply, Verdict};
 use crate::log;
+use crate::runtime;
 use crate::script::nested;
 use crate::script::value::is_true;
 use crate::script::variable::{Argument, Definition, Getter, prefix, variable};
@@ -280,6 +281,9 @@ impl Realm {
     }
 }
 
+/// What a check with a public key usually takes.
+const CHECK_US: u32 = 100;
+
 /// A check in progress: the token, and the keys found so far.
 struct Check {
     conf: &'static Conf,
@@ -335,6 +339,7 @@ impl Check {
             return Verdict::Done(Reply::Status(500));
         }
         let leeway_s = conf.leeway_ms.get() as f64 / 1000.0;
+        runtime::charge(CHECK_US);
         if let Err(error) = token.verify(&sets, clock::wall_seconds(), leeway_s) {
             return reject(request, conf, &error);
         }

@@ -49,8 +49,18 @@ const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
 /// The charset of one answer, whatever the configuration says.
 #[derive(Debug, Default)]
 pub struct State {
-    /// `X-Accel-Charset`, or in a subrequest the charset of the whole.
-    pub told: Option<Box<[u8]>>,
+    /// `X-Accel-Charset`, or in a subrequest the charset of the whole. Boxed twice: one word in each request.
+    told: Option<Box<Box<[u8]>>>,
+}
+
+impl State {
+    pub fn tell(&mut self, charset: &[u8]) {
+        self.told = Some(Box::new(charset.into()));
+    }
+
+    pub fn told(&self) -> Option<&[u8]> {
+        self.told.as_ref().map(|told| &***told)
+    }
 }
 
 /// Copied: an answer that becomes a part of another one has the charset of the whole.
@@ -64,7 +74,7 @@ impl states::State for State {
             return Self { told: outer.states.charset.told.clone() };
         }
         let kind = outer.response.headers.get(Id::ContentType);
-        Self { told: kind.and_then(charset_of).map(Box::from) }
+        Self { told: kind.and_then(charset_of).map(|charset| Box::new(charset.into())) }
     }
 }
 
@@ -182,9 +192,9 @@ pub fn head(request: &mut Request) {
 fn destination(request: &mut Request) -> Option<Vec<u8>> {
     let content_type = request.response.headers.get(Id::ContentType).filter(|kind| !kind.is_empty())?;
     if request.depth > 0 {
-        return request.states.charset.told.as_deref().map(<[u8]>::to_vec); // that of what it becomes a part of
+        return request.states.charset.told().map(<[u8]>::to_vec); // that of what it becomes a part of
     }
-    if let Some(charset) = request.states.charset.told.as_deref() {
+    if let Some(charset) = request.states.charset.told() {
         return Some(charset.to_vec());
     }
     let conf: &'static Conf = &request.location.confs.charset;
@@ -199,7 +209,7 @@ fn destination(request: &mut Request) -> Option<Vec<u8>> {
 /// True if a response of this type that is generated here is sent as UTF-8.
 pub fn is_utf8(request: &mut Request, content_type: &[u8]) -> bool {
     let conf: &'static Conf = &request.location.confs.charset;
-    let told = match (request.states.charset.told.as_deref(), conf.charset.as_ref()) {
+    let told = match (request.states.charset.told(), conf.charset.as_ref()) {
         (Some(charset), _) => Some(charset.to_vec()),
         (None, Some(Some(charset))) if conf.types.has(Some(content_type), TYPES) => {
             Some(charset.to_vec(request))

@@ -73,11 +73,11 @@ mod tests {
         with_request(SERVER, "/", |request| {
             request.response.headers.push_id(Id::ContentType, b"text/html; charset=koi8-r");
             let mut sub = request.sub(b"/sub".to_vec(), Vec::new());
-            assert_eq!(sub.states.charset.told.as_deref(), Some(&b"koi8-r"[..]));
+            assert_eq!(sub.states.charset.told(), Some(&b"koi8-r"[..]));
             // the answer inside has a type of its own, which says nothing of the whole
             sub.response.headers.push_id(Id::ContentType, b"text/html; charset=utf-8");
             let inner = sub.sub(b"/inner".to_vec(), Vec::new());
-            assert_eq!(inner.states.charset.told.as_deref(), Some(&b"koi8-r"[..]));
+            assert_eq!(inner.states.charset.told(), Some(&b"koi8-r"[..]));
         });
     }
 

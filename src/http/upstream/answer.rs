@@ -152,7 +152,7 @@ fn obey(request: &mut Request, answer: &Head, conf: &Conf) {
     if let Some(charset) = value(Id::XAccelCharset).filter(|charset| !charset.is_empty())
         && !request.is_subrequest()
     {
-        request.states.charset.told = Some(charset.into());
+        request.states.charset.tell(charset);
     }
 }
 
