@@ -398,6 +398,12 @@ fn faulty_lines_are_reported_with_their_remedy() {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && text.contains(expected), "{line}: {text}");
     }
+    // That of nginx's own guide.
+    let short = r#"{"keys":[{"k":"ZmFudGFzdGljand0","kty":"oct","kid":"0001"}]}"#;
+    let conf = "http { auth_jwt_key_file short.json; server { listen 127.0.0.1:%%PORT_0%%; } }";
+    let output = Setup::new(conf).file("short.json", short).run(&["-t"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && text.contains("key 1 (\"0001\"): the secret has 12 bytes"), "{text}");
     let fine = "http { auth_jwt_type signed; auth_jwt off; server { listen 127.0.0.1:%%PORT_0%%; } }";
     assert!(Setup::new(fine).run(&["-t"]).status.success());
 }

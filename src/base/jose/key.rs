@@ -20,6 +20,8 @@ pub const SET_BYTES_MAX: usize = 1024 * 1024;
 pub const KEYS_MAX: usize = 1000;
 /// The most values of a set: a dozen members a key, and the certificates of some.
 const VALUES_MAX: usize = 32 * KEYS_MAX;
+/// Secrets shorter than that are guessed at once.
+const SECRET_BYTES_MIN: usize = 8;
 /// RFC 7518 §3.3.
 const RSA_BITS_MIN: usize = 2048;
 /// The longest modulus that the library takes.
@@ -74,6 +76,8 @@ pub struct KeySet {
     keys: Vec<Key>,
     /// Those that were left out, and why.
     skipped: Vec<KeyError>,
+    /// Those that are used although they should be stronger.
+    weak: Vec<KeyError>,
 }
 
 /// A key, ready to check signatures.
@@ -166,10 +170,14 @@ impl KeySet {
         }
         let mut set = Self::default();
         for (index, value) in list.iter().enumerate() {
+            let id = value["kid"].as_str().map(|id| document::short(id).into());
             match Key::read(value) {
-                Ok(key) => set.keys.push(key),
+                Ok((key, weakness)) => {
+                    set.keys.push(key);
+                    let place = Some((index + 1, id));
+                    set.weak.extend(weakness.map(|cause| KeyError { place, cause, is_other: false }));
+                }
                 Err(refusal) => {
-                    let id = value["kid"].as_str().map(|id| document::short(id).into());
                     let (cause, is_other) = match refusal {
                         Refusal::Faulty(cause) => (cause, false),
                         Refusal::Other(cause) => (cause, true),
@@ -188,6 +196,11 @@ impl KeySet {
     /// The skipped keys that are weak or malformed.
     pub fn faults(&self) -> impl Iterator<Item = &KeyError> {
         self.skipped.iter().filter(|error| !error.is_other)
+    }
+
+    /// The keys that are used although they should be stronger: short secrets, which nginx's users have.
+    pub fn weak(&self) -> impl Iterator<Item = &KeyError> {
+        self.weak.iter()
     }
 
     pub fn keys(&self) -> &[Key] {
@@ -215,7 +228,8 @@ impl Key {
         }
     }
 
-    fn read(value: &Value) -> Result<Self, Refusal> {
+    /// Also returns what is weak about it.
+    fn read(value: &Value) -> Result<(Self, Option<String>), Refusal> {
         let key = value.as_object().ok_or("it is not an object")?;
         let kind = text(key, "kty")?.ok_or("\"kty\" is missing")?;
         let id = text(key, "kid")?.map(Into::into);
@@ -236,8 +250,9 @@ impl Key {
                 Refusal::Other(format!("its \"alg\" {name:?} is not a supported signature algorithm"))
             })?),
         };
+        let mut weakness = None;
         let checks = match kind {
-            "oct" => secret(key, only)?,
+            "oct" => secret(key, only, &mut weakness)?,
             "RSA" => rsa(key, only)?,
             "EC" => elliptic(key)?,
             "OKP" => edwards(key)?,
@@ -247,7 +262,7 @@ impl Key {
             checks.into_iter().filter(|(algorithm, _)| only.is_none_or(|only| only == *algorithm)).collect();
         match checks.is_empty() {
             true => Err("its \"alg\" does not belong to its \"kty\"".into()),
-            false => Ok(Self { id, checks }),
+            false => Ok((Self { id, checks }, weakness)),
         }
     }
 }
@@ -269,19 +284,28 @@ fn bytes(key: &Map<String, Value>, name: &str) -> Result<Zeroizing<Vec<u8>>, Ref
         .ok_or_else(|| Refusal::Faulty(format!("{name:?} is not base64url without padding")))
 }
 
-/// RFC 7518 §3.2: a secret is at least as long as the hash.
-fn secret(key: &Map<String, Value>, only: Option<Algorithm>) -> Result<Vec<(Algorithm, Check)>, Refusal> {
+/// RFC 7518 §3.2: a secret should be at least as long as the hash.
+fn secret(
+    key: &Map<String, Value>,
+    only: Option<Algorithm>,
+    weakness: &mut Option<String>,
+) -> Result<Vec<(Algorithm, Check)>, Refusal> {
     let secret = bytes(key, "k")?;
+    let count = secret.len();
+    if count < SECRET_BYTES_MIN {
+        let cause = format!("the secret has {count} bytes, and needs at least {SECRET_BYTES_MIN}");
+        return Err(Refusal::Faulty(cause));
+    }
     let kinds =
         [(Hs256, hmac::HMAC_SHA256, 32), (Hs384, hmac::HMAC_SHA384, 48), (Hs512, hmac::HMAC_SHA512, 64)];
     let wanted = kinds.iter().find(|(algorithm, ..)| only.is_none_or(|only| only == *algorithm));
-    if let Some((_, _, least)) = wanted.filter(|(.., least)| secret.len() < *least) {
-        let cause =
-            format!("the secret has {} bytes, and needs at least {least} (RFC 7518 §3.2)", secret.len());
-        return Err(Refusal::Faulty(cause));
+    if let Some((_, _, least)) = wanted.filter(|(.., least)| count < *least) {
+        *weakness = Some(format!(
+            "the secret has {count} bytes, and should have at least {least} (RFC 7518 §3.2): whoever has a token can guess it"
+        ));
     }
-    let fitting = kinds.into_iter().filter(|(.., least)| secret.len() >= *least);
-    Ok(fitting
+    Ok(kinds
+        .into_iter()
         .map(|(algorithm, hash, _)| (algorithm, Check::Secret(Box::new(hmac::Key::new(hash, &secret)))))
         .collect())
 }

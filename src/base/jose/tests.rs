@@ -181,10 +181,15 @@ fn weak_and_malformed_keys_are_refused_with_their_place() {
     assert!(fault(&weak.replace("WEAK", &encode(&[0xfe; 256]))).contains("not that of an RSA key"));
     assert_eq!(
         fault(&in_set(r#"{"kty":"oct","k":"c2hvcnQ"}"#)),
-        "key 2: the secret has 5 bytes, and needs at least 32 (RFC 7518 §3.2)"
+        "key 2: the secret has 5 bytes, and needs at least 8"
     );
-    let long = format!(r#"{{"kty":"oct","alg":"HS512","k":"{}"}}"#, encode(&[1; 63]));
-    assert!(fault(&long).contains("has 63 bytes, and needs at least 64"));
+    let weak = |algorithm: &str, count: usize| {
+        let key = format!(r#"{{"kty":"oct","alg":"{algorithm}","k":"{}"}}"#, encode(&vec![1; count]));
+        set(&key).weak().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let told = weak("HS512", 63);
+    assert!(told[0].starts_with("key 1: the secret has 63 bytes, and should have at least 64"), "{told:?}");
+    assert_eq!((weak("HS512", 64).len(), weak("HS256", 12).len(), weak("HS256", 32).len()), (0, 1, 0));
     // Off the curve, on another one, too short, at infinity.
     let (x, y) = (encode(&[1; 32]), encode(&[2; 32]));
     let point =

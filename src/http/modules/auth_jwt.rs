@@ -78,7 +78,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("auth_jwt_key_file", CONTEXTS, Arity::exactly(1), auth_jwt_key_file,
         "Names a file of keys, a JSON Web Key Set or a single key; there may be several. It is read with the configuration, and new workers use one that \
          has changed; if its name has variables it is read for each request. A set has at most 1 MiB and 1000 keys; RSA keys have at least 2048 bits, and \
-         secrets the length of the hash."),
+         secrets 8 bytes; shorter ones than the hash get a warning."),
     custom("auth_jwt_key_request", CONTEXTS, Arity::exactly(1), auth_jwt_key_request,
         "Names a URI, with variables, whose response is a JSON Web Key Set; there may be several. It is asked for with each request unless \
          auth_jwt_key_cache or proxy_cache keeps it."),

@@ -55,6 +55,10 @@ impl Source {
             let message = format!("cannot use the keys in \"{}\": {error}", path.display());
             Diagnostic::error(node.arg_span(0), message)
         })?;
+        for weak in keys.weak() {
+            let message = format!("weak key in \"{}\": {weak}", path.display());
+            cx.diagnostics.push(Diagnostic::warning(node.arg_span(0), message));
+        }
         let keys = Arc::new(keys);
         cx.drafts.auth_jwt.files.insert(path, keys.clone());
         Ok(Self::Fixed(keys))
@@ -202,6 +206,9 @@ fn parsed(
     };
     if let Some(fault) = keys.faults().next() {
         log::warn!(request.error_log(), &*request, "not all keys of \"{}\" are used: {}", uri, fault);
+    }
+    if let Some(weak) = keys.weak().next() {
+        log::warn!(request.error_log(), &*request, "weak key in \"{}\": {}", uri, weak);
     }
     if cache_ms > 0 {
         let kept = Kept { keys: keys.clone(), until_ms: now_ms().saturating_add(cache_ms) };
