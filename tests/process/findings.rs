@@ -169,7 +169,7 @@ fn one_missing_feature_is_told_once_for_each_server() {
             &["[emerg] unknown directive \"content_by_lua_block\"", "[emerg] unknown directive \"bad\""],
         ),
         ("http", "vod_mode local;", &["[emerg] unknown directive \"vod_mode\""]),
-        ("location", "return 200 $jwt_claim_sub;", &["[emerg] unknown \"jwt_claim_sub\" variable"]),
+        ("location", "return 200 $echo_request_uri;", &["[emerg] unknown \"echo_request_uri\" variable"]),
         (
             "server",
             "xslt_types a/b; location / { xslt_stylesheet a; xslt_param a b; }",
