@@ -436,3 +436,16 @@ fn sessions_leave_nothing_however_they_end() {
     origin.wait_ended(24);
     wait_for("all descriptors to be closed", || (process::fd_count(worker) <= before).then_some(()));
 }
+
+#[test]
+fn a_data_connection_that_waits_for_its_command_costs_nothing() {
+    let origin = origin(|_, _, _| false);
+    let daemon = start(&origin, "");
+    let mut ftp = Ftp::log_in(&daemon);
+    let _data = ftp.data();
+    let worker = daemon.worker();
+    let (ticks, began) = (process::cpu_ticks(worker), std::time::Instant::now());
+    std::thread::sleep(Duration::from_millis(500));
+    let used = process::cpu_ticks(worker) - ticks;
+    assert!(used <= 2, "{used} ticks in {:?} for nothing", began.elapsed());
+}

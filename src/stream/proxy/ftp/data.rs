@@ -90,7 +90,11 @@ pub async fn listen(
         Ok((Acceptor::register(fd)?, port))
     });
     match registered {
-        Ok((acceptor, port)) => Some(Listening { acceptor, place, port }),
+        Ok((acceptor, port)) => {
+            // Clients connect before they send the command: until that comes nobody accepts, and the loop would not rest.
+            acceptor.pause();
+            Some(Listening { acceptor, place, port })
+        }
         Err(error) if error.raw_os_error() == Some(nix::libc::EADDRINUSE) => {
             let shown = ports.map_or_else(String::new, |ports| format!("{}-{} ", ports.start(), ports.end()));
             log::error!(
@@ -183,6 +187,10 @@ pub async fn open(
 /// Accepts one connection from the client's own address.
 async fn accept(session: &Session, listening: Listening) -> Option<(Transport, Place)> {
     let expected = session.peer.inet().map(|peer| plain(*peer).ip());
+    if let Err(error) = listening.acceptor.resume() {
+        log::error!(session.logger(), session, "no data connection can be awaited {}", Cause(&error));
+        return None;
+    }
     loop {
         let (fd, from) = match listening.acceptor.accept().await {
             Ok(accepted) => accepted,
