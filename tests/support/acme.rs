@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::deadline::deadline;
 use super::tls::Authority;
 
-/// What is wrong with the authority.
+/// The fault of the authority.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trouble {
     #[default]
@@ -42,7 +42,7 @@ pub enum Trouble {
     Endless,
     /// Each answer takes this many milliseconds.
     Slow(u64),
-    /// What it sends is no JSON.
+    /// Its answers are no JSON.
     Garbage,
     /// The connection ends in the middle of the answer.
     Cut,
@@ -203,7 +203,7 @@ impl Acme {
         self.inner.state().account_requests.clone()
     }
 
-    /// What `replaces` named.
+    /// The certificate that `replaces` named.
     pub fn replaced(&self) -> Vec<String> {
         self.inner.state().replaced.clone()
     }

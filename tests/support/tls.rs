@@ -44,7 +44,7 @@ impl Authority {
         Self(CertifiedIssuer::signed_by(params, key, &self.0).expect("a certificate"))
     }
 
-    /// What signs requests for certificates.
+    /// The key that signs requests for certificates.
     pub fn issuer(&self) -> &rcgen::Issuer<'static, KeyPair> {
         &self.0
     }

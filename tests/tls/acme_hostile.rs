@@ -17,7 +17,7 @@ fn state_files(daemon: &Daemon, end: &str) -> Vec<std::path::PathBuf> {
     files.filter(|path| path.to_string_lossy().ends_with(end)).collect()
 }
 
-/// What is remembered of the only certificate.
+/// The state that is kept of the only certificate.
 fn memory(daemon: &Daemon) -> (std::path::PathBuf, Value) {
     let files = state_files(daemon, ".json").into_iter();
     let mut own = files.filter(|path| !path.to_string_lossy().contains("account-"));

@@ -128,7 +128,7 @@ impl fmt::Display for KeyError {
     }
 }
 
-/// What keeps a key from being used.
+/// The reason why a key is not used.
 enum Refusal {
     /// It is weak or malformed.
     Faulty(String),

@@ -206,7 +206,7 @@ fn put_at(
     Token::put_member(part(token), path.name.split('\0'), out)
 }
 
-/// What is known of a request's token; shared with its subrequests, whose access is not checked on their own.
+/// The knowledge of a request's token; shared with its subrequests, whose access is not checked on their own.
 #[derive(Clone, Debug, Default)]
 pub struct State(Option<Arc<Known>>);
 
@@ -281,7 +281,7 @@ impl Realm {
     }
 }
 
-/// What a check with a public key usually takes.
+/// The usual time of a check with a public key.
 const CHECK_US: u32 = 100;
 
 /// A check in progress: the token, and the keys found so far.

@@ -47,7 +47,7 @@ const SYSTEM_AUTHORITIES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// What the last answer said besides its body: `instant-acme` does not tell.
+/// The parts of the last answer besides its body: `instant-acme` does not tell.
 #[derive(Clone, Debug, Default)]
 pub struct Said {
     pub retry_after: Option<Duration>,
@@ -106,7 +106,7 @@ impl Client {
         Ok(Self { inner: Arc::new(Inner { tls, line, issuer: index, said: Mutex::default() }) })
     }
 
-    /// What the last answer said.
+    /// The parts of the last answer besides its body.
     pub fn said(&self) -> Said {
         self.inner.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

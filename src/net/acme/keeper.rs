@@ -39,7 +39,7 @@ const MENDED: Duration = Duration::from_secs(60);
 const WINDOW_S: i64 = 6 * 3600;
 const WINDOW_S_RANGE: std::ops::RangeInclusive<i64> = 60..=24 * 3600;
 
-/// What the thread of tokio asks the process's loop for.
+/// A request of the thread of tokio to the process's loop.
 enum Call {
     Announce(Challenge, Option<oneshot::Sender<()>>),
     Resolve(usize, String, oneshot::Sender<Option<Answer>>),

@@ -47,7 +47,7 @@ pub struct Failure {
     pub ends_account: bool,
 }
 
-/// What the work for one issuer needs.
+/// The tools of the work for one issuer.
 pub struct Desk<'a> {
     pub issuer: &'a Issuer,
     pub folder: &'a Folder,
@@ -74,7 +74,7 @@ fn kind(problem: &Problem) -> &str {
     problem.r#type.as_deref().and_then(|it| it.rsplit(':').next()).unwrap_or("")
 }
 
-/// What an operator can do about a problem.
+/// The action by which an operator can mend a problem.
 fn remedy(kind: &str, method: Method) -> Option<&'static str> {
     Some(match (kind, method) {
         ("connection" | "unauthorized" | "incorrectResponse" | "tls" | "dns", Method::Http01) => {
@@ -104,7 +104,7 @@ impl Desk<'_> {
         };
         let kind = kind(problem);
         let text = format!("{what}: {}", shown(problem, self.issuer.method));
-        // What is wrong with the terms is often told in this way.
+        // Authorities often report unaccepted terms in this way.
         let is_terms = !self.issuer.accepts_terms && what == NEW_ACCOUNT;
         let text = match remedy("userActionRequired", self.issuer.method).filter(|_| is_terms) {
             Some(remedy) if kind != "userActionRequired" => format!("{text}: {remedy}"),

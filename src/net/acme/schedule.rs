@@ -11,7 +11,7 @@ const RETRY_S_MAX: i64 = 24 * 3600;
 /// An error of an earlier run of the program delays the next attempt no longer than this, unless the authority has
 /// asked for it: the operator may have mended what was wrong.
 const RETRY_S_OF_OTHERS: i64 = 60;
-/// What an authority may ask for with `Retry-After`.
+/// The waits that an authority may ask for with `Retry-After`.
 const RETRY_AFTER_S: std::ops::RangeInclusive<i64> = 1..=7 * 24 * 3600;
 
 /// The last attempt that failed.

@@ -21,7 +21,7 @@ use crate::net::tls::pem::Passwords;
 
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// What is remembered of a certificate besides the certificate.
+/// The state of a certificate that is kept besides it.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Memory {
@@ -104,7 +104,7 @@ impl Folder {
         let _ = std::fs::remove_file(self.0.join(account_file(directory)));
     }
 
-    /// What is remembered of a certificate; a file that cannot be understood counts as none.
+    /// Reads the state of a certificate; a file that cannot be understood counts as none.
     pub fn memory(&self, stem: &str) -> io::Result<Memory> {
         let text = self.read(&format!("{stem}.json"))?;
         Ok(text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default())

@@ -63,7 +63,7 @@ impl Data {
     }
 }
 
-/// What clients have stored, and how each of them ended.
+/// The files that clients have stored, and how each of them ended.
 type Stored = Arc<Mutex<Vec<(Vec<u8>, End)>>>;
 
 /// An origin that speaks FTP. `hook` answers a command instead if it returns true. Its replies to PASV name a host where it is not.

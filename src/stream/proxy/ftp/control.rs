@@ -312,7 +312,7 @@ mod tests {
         });
     }
 
-    /// What has happened already; `None`: nothing.
+    /// The progress so far; `None`: there is none.
     async fn now(control: &mut Control, takes: Takes, holds: Holds) -> Option<Event> {
         poll_fn(|cx| match control.poll_event(takes, holds, true, cx) {
             Poll::Ready(event) => Poll::Ready(Some(event)),
