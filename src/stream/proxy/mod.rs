@@ -74,6 +74,17 @@ impl Course {
             Self::Noted(course) => Some(&mut **course).filter(|course| course.is_timed()),
         }
     }
+
+    /// Notes the times of a session that ends, if they are compared. `by_connect`: the time to connect counts, not that to the
+    /// first byte.
+    fn note_end(&mut self, session: &mut Session, by_connect: bool) {
+        let Some(course) = self.timed() else { return };
+        let attempt = session.upstream.last();
+        let first_us = if by_connect { attempt.connect_us } else { attempt.header_us };
+        if let Some(first_us) = first_us.get() {
+            course.note_end(first_us, attempt.response_us());
+        }
+    }
 }
 
 impl Upstream {

@@ -127,12 +127,8 @@ impl Relaying {
                 Side::Target => client.reset_on_close(),
             }
         }
-        if let Some(course) = course.as_mut().and_then(Course::timed) {
-            let attempt = session.upstream.last();
-            let first_us = if by_connect { attempt.connect_us } else { attempt.header_us };
-            if let Some(first_us) = first_us.get() {
-                course.note_end(first_us, attempt.response_us());
-            }
+        if let Some(course) = &mut course {
+            course.note_end(&mut session, by_connect);
         }
         session.upstream.end();
         drop((place, course));

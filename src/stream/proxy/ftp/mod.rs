@@ -318,12 +318,8 @@ impl Gateway {
         attempt.sent += control.server.sent;
         attempt.received += control.server.received;
         attempt.length += control.server.received;
-        if let Some(course) = course.as_mut().and_then(Course::timed) {
-            let attempt = session.upstream.last();
-            let first_us = if by_connect { attempt.connect_us } else { attempt.header_us };
-            if let Some(first_us) = first_us.get() {
-                course.note_end(first_us, attempt.response_us());
-            }
+        if let Some(course) = &mut course {
+            course.note_end(&mut session, by_connect);
         }
         session.upstream.end();
         let (from, to) = session.upstream.attempts().last().map_or((0, 0), |last| (last.received, last.sent));
