@@ -146,6 +146,7 @@ impl Load<'_> {
     pub fn add_conns(&self, change: i64) {
         let conns = &self.loads.conns[self.index];
         conns.set(conns.get() + change);
+        self.loads.unused.set(self.index, conns.get() == 0);
     }
 
     /// Gives the peer its share of one round; returns `(current, share)`. `bound` is [`Loads::bound`].
@@ -278,12 +279,26 @@ impl Bits {
         self.0.iter().any(|word| word.get() != 0)
     }
 
+    /// The peers whose bits are set, in their order.
+    #[inline]
+    fn iter(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().enumerate().flat_map(|(word, bits)| ones(bits.get()).map(move |bit| word * 64 + bit))
+    }
+
     #[inline]
     fn set(&self, index: usize, is_set: bool) {
         let Some(word) = self.0.get(index / 64) else { return };
         let bit = 1 << (index % 64);
         word.set(if is_set { word.get() | bit } else { word.get() & !bit });
     }
+}
+
+/// The numbers of the bits that are set.
+#[inline]
+pub(super) fn ones(bits: u64) -> impl Iterator<Item = usize> + Clone {
+    let lowest = |bits: &u64| Some(bits & (bits - 1)).filter(|rest| *rest != 0);
+    std::iter::successors(Some(bits).filter(|bits| *bits != 0), lowest)
+        .map(|bits| bits.trailing_zeros() as usize)
 }
 
 /// Number of peers remembered because a connection to them has ended lately. With eight, the connections of a
@@ -297,6 +312,8 @@ pub struct Loads {
     /// The weights of smooth round robin, which a round raises.
     currents: Box<[Cell<i64>]>,
     conns: Box<[Cell<i64>]>,
+    /// The peers with no connection in use by this worker.
+    unused: Bits,
     held: Box<[Held]>,
     words: Box<[Words]>,
     /// The peers that must be asked whether they may be used.
@@ -328,6 +345,7 @@ impl Loads {
                 .map(|load| Held { permitted: Cell::new(load.permitted), lost: Cell::new(load.lost) })
                 .collect(),
             words: loads.iter().map(|load| load.words).collect(),
+            unused: Bits::none(loads.len()),
             asked: Bits::all(loads.len()),
             clear_suffices: Bits::none(loads.len()),
             reduced: Bits::all(loads.len()),
@@ -337,7 +355,10 @@ impl Loads {
             freed: [const { Cell::new(u32::MAX) }; FREED_MAX],
             next_freed: Cell::new(0),
         };
-        made.iter().for_each(|load| load.note_share());
+        made.iter().for_each(|load| {
+            load.note_share();
+            load.add_conns(0);
+        });
         made
     }
 
@@ -499,6 +520,11 @@ impl Plain<'_> {
     /// The peer with the fewest connections for its weight; of several, the one that a round among them chooses.
     #[inline]
     pub fn least_conn(self) -> Option<usize> {
+        let mut unused = self.0.unused.iter();
+        if let Some(first) = unused.next() {
+            // None can have fewer, and all of them have as few.
+            return if unused.next().is_some() { self.round_of(self.0.unused.iter()) } else { Some(first) };
+        }
         let loads = || self.0.conns.iter().map(Cell::get).zip(self.0.weights.iter().copied());
         let least = Least::of(loads())?;
         if !least.has_equals {

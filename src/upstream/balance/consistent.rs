@@ -115,6 +115,9 @@ pub(super) fn pick(eligible: &Eligible<'_>, cursor: &mut Cursor, bounded_x1000: 
     while cursor.may_try() {
         let owners = ring.owners(cursor.hash)?;
         if let (Some(plain), None) = (eligible.plain(), &bound) {
+            if owners.len() == eligible.len() {
+                return round_robin::pick(eligible); // one name for all peers
+            }
             return plain.round_of(owners.iter().map(|&index| index as usize));
         }
         let free = owners.iter().filter_map(|&index| eligible.get(index as usize));

@@ -22,7 +22,7 @@ use smallvec::{SmallVec, smallvec};
 
 pub use consistent::Ring;
 
-use crate::upstream::load::{Load, Loads, Plain};
+use crate::upstream::load::{Load, Loads, Plain, ones};
 use crate::upstream::peer::Peer;
 use crate::upstream::state::List;
 
@@ -304,14 +304,6 @@ impl<'a> Usable<'a> {
         };
         self.bits.iter().enumerate().flat_map(word)
     }
-}
-
-/// The numbers of the bits that are set.
-#[inline]
-fn ones(bits: u64) -> impl Iterator<Item = usize> + Clone {
-    let lowest = |bits: &u64| Some(bits & (bits - 1)).filter(|rest| *rest != 0);
-    std::iter::successors(Some(bits).filter(|bits| *bits != 0), lowest)
-        .map(|bits| bits.trailing_zeros() as usize)
 }
 
 /// The peers of a list that a request has tried, as a bit set.
