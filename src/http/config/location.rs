@@ -87,6 +87,8 @@ pub struct Locations {
     hints: Box<[Hint]>,
     /// True if one of them redirects to its slash.
     has_slashes: bool,
+    /// The only one is `location /`, as in many servers.
+    is_root_alone: bool,
 }
 
 #[derive(Debug)]
@@ -172,6 +174,9 @@ impl Location {
 
     /// The location for a decoded URI, searched from this one on.
     pub fn find(&self, uri: &[u8]) -> Found<'_> {
+        if let Some(root) = self.nested.as_ref().and_then(|nested| nested.root_alone(uri)) {
+            return Found::Location(root, None);
+        }
         match self.search(uri) {
             Some((found, _)) => found,
             None => Found::Location(self, None),
@@ -254,7 +259,17 @@ impl Locations {
             _ => Hint::default(),
         };
         let hints = regexes.iter().map(hint).collect();
-        Ok(Self { sorted: sorted.into(), regexes: regexes.into(), hints, has_slashes })
+        let is_root_alone = regexes.is_empty()
+            && matches!(&*sorted, [Entry { name, exact: None, prefix: Some(root), .. }]
+                if **name == *b"/" && root.nested.is_none());
+        Ok(Self { sorted: sorted.into(), regexes: regexes.into(), hints, has_slashes, is_root_alone })
+    }
+
+    /// `location /`, if there is nothing else to find for this URI.
+    #[inline]
+    fn root_alone(&self, uri: &[u8]) -> Option<&Location> {
+        let root = self.sorted.first().filter(|_| self.is_root_alone && uri.first() == Some(&b'/'))?;
+        root.prefix.as_deref()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -34,8 +34,8 @@ pub fn response(head: &ResponseHead, data: &[u8], method: Method) -> Result<Body
 }
 
 fn declared(fields: &Fields, data: &[u8], version: Version) -> Result<Option<BodyLength>, Error> {
-    if !fields.has(Id::ContentLength) && !fields.has(Id::TransferEncoding) {
-        return Ok(None);
+    if !fields.has(Id::TransferEncoding) && !fields.repeated().contains(Id::ContentLength) {
+        return fields.value(data, Id::ContentLength).map(known_length).transpose();
     }
     let (mut length, mut coding) = (None, None);
     for field in fields.iter() {
@@ -52,12 +52,14 @@ fn declared(fields: &Fields, data: &[u8], version: Version) -> Result<Option<Bod
         (None, Some(_)) if version < Version::Http11 => Err(Error::UnexpectedTransferEncoding),
         (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Some(BodyLength::Chunked)),
         (None, Some(_)) => Err(Error::UnknownTransferEncoding),
-        (Some(digits), None) => {
-            let length = parse_u64(digits).filter(|length| *length <= LENGTH_MAX);
-            Ok(Some(BodyLength::Length(length.ok_or(Error::InvalidContentLength)?)))
-        }
+        (Some(digits), None) => known_length(digits).map(Some),
         (None, None) => Ok(None),
     }
+}
+
+fn known_length(digits: &[u8]) -> Result<BodyLength, Error> {
+    let length = parse_u64(digits).filter(|length| *length <= LENGTH_MAX);
+    Ok(BodyLength::Length(length.ok_or(Error::InvalidContentLength)?))
 }
 
 #[cfg(test)]
