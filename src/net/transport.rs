@@ -421,17 +421,19 @@ pub enum Raw<'a> {
 }
 
 impl Raw<'_> {
-    /// Moves `length` bytes that a socket receives. Errors: as for [`relay::splice`].
+    /// Moves `length` bytes that a socket receives. `at_end` and errors: as for [`relay::splice`]; sealed bytes have been
+    /// handed on.
     pub async fn splice(
         self,
         source: &Io,
         length: u64,
         limits: &relay::Limits,
+        at_end: impl FnMut(bool),
     ) -> Result<u64, relay::RelayError> {
         match self {
-            Self::Plain(io) => relay::splice(source, io, length, limits).await,
+            Self::Plain(io) => relay::splice(source, io, length, limits, at_end).await,
             // Boxed: its future is larger than the other's.
-            Self::Tls(tls) => Box::pin(tls.splice(source, length, limits)).await,
+            Self::Tls(tls) => Box::pin(tls.splice(source, length, limits, at_end)).await,
         }
     }
 

@@ -655,7 +655,7 @@ mod tests {
             Io::register(other).unwrap().write_all(b"abc").await.unwrap();
             let source = Io::register(source).unwrap();
             let limits = crate::runtime::relay::Limits { read_timeout_ms: 5000, write_timeout_ms: 5000 };
-            crate::runtime::relay::splice(&source, &target, 3, &limits).await.unwrap();
+            crate::runtime::relay::splice(&source, &target, 3, &limits, |_| {}).await.unwrap();
             assert!(is_off(target.as_fd()), "pipes are drained in many steps");
         });
     }

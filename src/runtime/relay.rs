@@ -65,11 +65,20 @@ impl fmt::Display for Cause {
 /// pipe can be opened it copies through a buffer: a worker short of descriptors gets slower but does not
 /// truncate responses.
 ///
+/// `at_end(true)` is called before each call that may hand the last bytes on, and `at_end(false)` after it, in the
+/// same step, if it did not.
+///
 /// Fails when the source ends before `length`, or when either side fails or times out. Bytes left in the pipe
 /// are then lost; the caller must close both connections.
-pub async fn splice(source: &Io, target: &Io, length: u64, limits: &Limits) -> Result<u64, RelayError> {
+pub async fn splice(
+    source: &Io,
+    target: &Io,
+    length: u64,
+    limits: &Limits,
+    mut at_end: impl FnMut(bool),
+) -> Result<u64, RelayError> {
     let fail = |side, cause, moved| RelayError { side, cause, moved };
-    let Ok(mut pipe) = Pipe::take() else { return copy(source, target, length, limits).await };
+    let Ok(mut pipe) = Pipe::take() else { return copy(source, target, length, limits, at_end).await };
     let mut timer = Timer::new();
     let (mut read, mut moved) = (0, 0);
     while moved < length {
@@ -84,8 +93,17 @@ pub async fn splice(source: &Io, target: &Io, length: u64, limits: &Limits) -> R
                 Err(cause) => return Err(fail(Side::Source, cause, moved)),
             }
         }
-        let drained =
-            transfer(target, WRITE, &mut timer, limits.write_timeout_ms, || pipe.drain(target.as_fd()));
+        let drained = transfer(target, WRITE, &mut timer, limits.write_timeout_ms, || {
+            let is_whole = read == length;
+            if is_whole {
+                at_end(true);
+            }
+            let drained = pipe.drain(target.as_fd());
+            if is_whole && pipe.held() > 0 {
+                at_end(false);
+            }
+            drained
+        });
         match drained.await {
             Ok(count) => moved = advance(target, moved, count),
             Err(cause) => return Err(fail(Side::Target, cause, moved)),
@@ -95,7 +113,13 @@ pub async fn splice(source: &Io, target: &Io, length: u64, limits: &Limits) -> R
 }
 
 /// Does the same through a buffer of the worker's pool.
-async fn copy(source: &Io, target: &Io, length: u64, limits: &Limits) -> Result<u64, RelayError> {
+async fn copy(
+    source: &Io,
+    target: &Io,
+    length: u64,
+    limits: &Limits,
+    mut at_end: impl FnMut(bool),
+) -> Result<u64, RelayError> {
     let mut timer = Timer::new();
     let mut moved = 0;
     while moved < length {
@@ -113,8 +137,16 @@ async fn copy(source: &Io, target: &Io, length: u64, limits: &Limits) -> Result<
             Err(cause) => return Err(RelayError { side: Side::Source, cause, moved }),
         }
         while !buffer.data().is_empty() {
+            let is_whole = moved + buffer.data().len() as u64 == length;
             let written = transfer(target, WRITE, &mut timer, limits.write_timeout_ms, || {
-                send(target.as_fd().as_raw_fd(), buffer.data(), MsgFlags::MSG_NOSIGNAL)
+                if is_whole {
+                    at_end(true);
+                }
+                let sent = send(target.as_fd().as_raw_fd(), buffer.data(), MsgFlags::MSG_NOSIGNAL);
+                if is_whole && sent != Ok(buffer.data().len()) {
+                    at_end(false);
+                }
+                sent
             });
             match written.await {
                 Ok(count) => {
@@ -319,12 +351,19 @@ mod tests {
         let rest = Runtime::new().unwrap().block_on(async move {
             let (source, target) = (Io::register(source).unwrap(), Io::register(target).unwrap());
             let length = length as u64;
+            let mut ends = Vec::new();
+            let at_end = |is_near| ends.push(is_near);
             let moved = if with_pipe {
-                splice(&source, &target, length, &LIMITS).await
+                splice(&source, &target, length, &LIMITS, at_end).await
             } else {
-                copy(&source, &target, length, &LIMITS).await
+                copy(&source, &target, length, &LIMITS, at_end).await
             };
             assert_eq!(moved.unwrap(), length);
+            let (last, before) = ends.split_last().expect("it came to an end");
+            assert!(
+                *last && before.iter().enumerate().all(|(call, near)| *near == (call % 2 == 0)),
+                "{ends:?}"
+            );
             let mut rest = [0; 10];
             let count = source.read(&mut rest).await.unwrap();
             rest[..count].to_vec()
@@ -341,9 +380,9 @@ mod tests {
         drop(sender);
         let error = Runtime::new().unwrap().block_on(async move {
             let (source, target) = (Io::register(source).unwrap(), Io::register(target).unwrap());
-            let error = splice(&source, &target, 8, &LIMITS).await.unwrap_err();
+            let error = splice(&source, &target, 8, &LIMITS, |_| {}).await.unwrap_err();
             assert!(matches!((error.side, error.cause, error.moved), (Side::Source, Cause::Eof, 4)));
-            copy(&source, &target, 8, &LIMITS).await.unwrap_err()
+            copy(&source, &target, 8, &LIMITS, |_| {}).await.unwrap_err()
         });
         assert!(matches!((error.side, error.cause, error.moved), (Side::Source, Cause::Eof, 0)));
     }
@@ -358,7 +397,7 @@ mod tests {
         let error = Runtime::new().unwrap().block_on(async move {
             let (source, target) = (Io::register(source).unwrap(), Io::register(target).unwrap());
             let limits = Limits { write_timeout_ms: 50, ..LIMITS };
-            splice(&source, &target, 1 << 40, &limits).await.unwrap_err()
+            splice(&source, &target, 1 << 40, &limits, |_| {}).await.unwrap_err()
         });
         assert!(matches!((error.side, error.cause), (Side::Target, Cause::TimedOut)));
         writer.join().unwrap();
@@ -370,7 +409,7 @@ mod tests {
         Runtime::new().unwrap().block_on(async move {
             let (source, target) = (Io::register(source).unwrap(), Io::register(target).unwrap());
             let limits = Limits { read_timeout_ms: 20, ..LIMITS };
-            let error = splice(&source, &target, 100, &limits).await.unwrap_err();
+            let error = splice(&source, &target, 100, &limits, |_| {}).await.unwrap_err();
             assert!(matches!((error.side, error.cause, error.moved), (Side::Source, Cause::TimedOut, 0)));
             drop((source, target));
             assert_eq!((registration_count(), timer_count()), (0, 0));

@@ -24,6 +24,7 @@ control unix:%%DIR%%/ctl;
 http {
     keepalive_requests 100000000;
     upstream u { zone u 64k; server %%ORIGIN%%; keepalive 8; }
+    upstream long { zone long 64k; server %%LONG%%; keepalive 8; }
     server {
         listen 127.0.0.1:%%PORT_0%%;
         http2 on;
@@ -32,6 +33,7 @@ http {
         location /docs { status_zone docs; return 204; }
         location /gone { return 410; }
         location /file { root %%DIR%%; }
+        location /long { proxy_pass http://long; }
     }
 }
 "#;
@@ -39,13 +41,15 @@ http {
 const CLIENTS: usize = 4;
 const KILLS: usize = 12;
 /// No response is longer.
-const RESPONSE_BYTES_MAX: u64 = 32 * 1024;
+const RESPONSE_BYTES_MAX: u64 = 256 * 1024;
+/// Long enough for splice(2). Its status is not that of others.
+const LONG_BYTES: usize = 200_000;
 /// Long enough for sendfile(2). A part of the file is asked for, so that its status is not that of others.
 const FILE_BYTES: usize = 20_000;
 
 /// Reads a response without a body, or with one of a known length. Returns its status and its bytes; `None`: the connection ended before.
 fn response(stream: &mut TcpStream) -> Option<(u16, u64)> {
-    let (mut bytes, mut some) = (Vec::new(), [0; 4096]);
+    let (mut bytes, mut some) = (Vec::new(), [0; 65_536]);
     loop {
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
             let head = Response::parse(&bytes[..end + 4]);
@@ -77,7 +81,7 @@ fn client(port: u16, stop: &AtomicBool, answered: &AtomicUsize) -> Got {
     while !stop.load(Ordering::SeqCst) {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { continue };
         stream.set_read_timeout(Some(deadline())).expect("a socket takes a timeout");
-        for path in ["/", "/docs", "/gone", "/file"].into_iter().cycle() {
+        for path in ["/", "/docs", "/gone", "/file", "/long"].into_iter().cycle() {
             if stop.load(Ordering::SeqCst) {
                 break;
             }
@@ -147,7 +151,11 @@ fn are_counted_once(client: fn(u16, &AtomicBool, &AtomicUsize) -> Got, has_bytes
         return;
     }
     let origin = Origin::saying("twelve bytes");
-    let setup = Setup::new(CONF).set("ORIGIN", origin.address()).level("emerg");
+    let long = Origin::replying(|_| {
+        let body = "x".repeat(LONG_BYTES);
+        format!("HTTP/1.1 203 Also\r\nContent-Length: {LONG_BYTES}\r\n\r\n{body}").into_bytes()
+    });
+    let setup = Setup::new(CONF).set("ORIGIN", origin.address()).set("LONG", long.address()).level("emerg");
     let daemon = setup.file("file", vec![b'x'; FILE_BYTES]).start();
     let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let clients: Vec<_> = (0..CLIENTS)
@@ -172,7 +180,7 @@ fn are_counted_once(client: fn(u16, &AtomicBool, &AtomicUsize) -> Got, has_bytes
         all.bytes += got.bytes;
         all.unanswered += got.unanswered;
     }
-    assert_eq!(all.statuses.len(), if has_bytes { 4 } else { 3 }, "{:?}", all.statuses);
+    assert_eq!(all.statuses.len(), if has_bytes { 5 } else { 3 }, "{:?}", all.statuses);
     // A request whose response was lost on its way may be counted too: it had been answered.
     let is_so = |counted: &serde_json::Value, got: u64, spare: u64| {
         (got..=got + spare).contains(&counted.as_u64().unwrap_or(0))
@@ -181,12 +189,14 @@ fn are_counted_once(client: fn(u16, &AtomicBool, &AtomicUsize) -> Got, has_bytes
         let site = plus(&daemon, "http/server_zones/site");
         let docs = plus(&daemon, "http/location_zones/docs")["responses"]["codes"].clone();
         let peer = plus(&daemon, "http/upstreams/u")["peers"][0]["responses"]["codes"].clone();
+        let long = plus(&daemon, "http/upstreams/long")["peers"][0]["responses"]["codes"].clone();
         let of = |counted: &serde_json::Value, status: u16| {
             is_so(&counted[status.to_string()], all.statuses[&status], all.unanswered)
         };
         let is_all = all.statuses.keys().all(|status| of(&site["responses"]["codes"], *status));
         let has_sent = !has_bytes || is_so(&site["sent"], all.bytes, all.unanswered * RESPONSE_BYTES_MAX);
-        (is_all && has_sent && of(&docs, 204) && of(&peer, 200)).then_some(())
+        (is_all && has_sent && of(&docs, 204) && of(&peer, 200) && (!has_bytes || of(&long, 203)))
+            .then_some(())
     });
 }
 

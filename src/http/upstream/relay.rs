@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use crate::http::client::Client;
+use crate::http::modules::counters;
 use crate::http::request::Request;
 use crate::http::request::body::DECODED_BYTES;
 use crate::http::request::error::{Call, During, Error, Kind, Limit};
@@ -659,15 +660,14 @@ impl Stream {
 
 /// Moves `left` bytes of a body from one connection to the other: inside the kernel, or into the client's records.
 async fn splice(pass: &mut Pass<'_, '_>, (source, target): (&Io, Raw<'_>), left: u64) -> Result<(), Error> {
-    let (request, client) = (&mut *pass.request, &mut *pass.client);
-    client.flush(request).await?;
-    let conf = request.passes();
+    pass.client.flush(pass.request).await?;
+    let conf = pass.request.passes();
     let limits = relay::Limits {
         read_timeout_ms: conf.read_timeout_ms(),
-        write_timeout_ms: request.location.confs.http_core.send_timeout_ms(),
+        write_timeout_ms: pass.request.location.confs.http_core.send_timeout_ms(),
     };
     // notices that the client leaves even while the upstream pauses
-    let downstream = client.downstream();
+    let downstream = pass.client.downstream();
     let gone = async {
         if conf.ignore_client_abort() {
             std::future::pending::<()>().await;
@@ -677,24 +677,76 @@ async fn splice(pass: &mut Pass<'_, '_>, (source, target): (&Io, Raw<'_>), left:
     let mut gone = pin!(gone);
     let mut left = left;
     while left > 0 {
-        let part = if client.is_paced() { left.min(client.pace().await?) } else { left };
-        let moving = target.splice(source, part, &limits);
+        let part = if pass.client.is_paced() { left.min(pass.client.pace().await?) } else { left };
+        let mut counting = Counting::new(pass, part, left);
+        let moving = target.splice(source, part, &limits, |is_near| counting.at_end(is_near));
         let (count, error) = match race(moving, gone.as_mut()).await {
             Either::First(Ok(count)) => (count, None),
             Either::First(Err(error)) => (error.moved, Some(relay_error(error))),
             Either::Second(()) => (0, Some(Error::left())),
         };
         left -= count;
-        client.moved(request, count);
-        let attempt = request.upstream.last();
-        attempt.length += count;
-        attempt.received += count;
+        counting.end(count);
         if let Some(error) = error {
-            request.keep_alive = false;
+            pass.request.keep_alive = false;
             return Err(error);
         }
     }
     Ok(())
+}
+
+/// The counting of a part of a body that bypasses [`Client::write`].
+///
+/// A client that has its whole response must find it counted, in the numbers of its server and of the peer, even if this
+/// worker is killed in the next moment.
+struct Counting<'p, 'r, 'c> {
+    pass: &'p mut Pass<'r, 'c>,
+    part: u64,
+    /// The body ends with this part.
+    is_last: bool,
+    /// So does the client's response, which has not been counted.
+    ends_response: bool,
+    /// The peer has sent the whole part.
+    is_received: bool,
+}
+
+impl<'p, 'r, 'c> Counting<'p, 'r, 'c> {
+    /// `left` is the length of the rest of the body.
+    fn new(pass: &'p mut Pass<'r, 'c>, part: u64, left: u64) -> Self {
+        let is_last = part == left;
+        let is_countable = !pass.request.is_subrequest() && !pass.request.is_counted;
+        let ends_response = is_last && is_countable && pass.client.raw_room() == Some(left);
+        Self { pass, part, is_last, ends_response, is_received: false }
+    }
+
+    fn receive(&mut self, count: u64) {
+        let attempt = self.pass.request.upstream.last();
+        attempt.length += count;
+        attempt.received += count;
+    }
+
+    /// Before the last bytes may be handed on, and after that failed; see [`relay::splice`].
+    fn at_end(&mut self, is_near: bool) {
+        if self.is_last && !std::mem::replace(&mut self.is_received, true) {
+            self.receive(self.part);
+            self.pass.has_arrived();
+        }
+        if self.ends_response {
+            let bytes = self.pass.request.bytes_sent + self.part;
+            match is_near {
+                true => counters::count_ahead(self.pass.request, bytes),
+                false => counters::take_back(self.pass.request, bytes),
+            }
+        }
+    }
+
+    /// After the transfer of `count` bytes.
+    fn end(mut self, count: u64) {
+        if !self.is_received {
+            self.receive(count);
+        }
+        self.pass.client.moved(self.pass.request, count);
+    }
 }
 
 fn relay_error(error: relay::RelayError) -> Error {

@@ -25,12 +25,23 @@ impl Tls {
     /// Moves `length` bytes that a socket receives to this connection. Ready when all of them are sealed; up to
     /// [`FILL_BYTES`] of the last ones may still wait ([`Tls::poll_flush`]).
     ///
-    /// Errors: as for [`runtime::relay::splice`]; both connections must then be closed.
-    pub async fn splice(&self, source: &Io, length: u64, limits: &Limits) -> Result<u64, RelayError> {
+    /// `at_end` and errors: as for [`runtime::relay::splice`]; both connections must be closed after an error.
+    pub async fn splice(
+        &self,
+        source: &Io,
+        length: u64,
+        limits: &Limits,
+        mut at_end: impl FnMut(bool),
+    ) -> Result<u64, RelayError> {
         let mut passing = Passing::new(self, limits, 0);
         while passing.moved < length {
-            let wanted = passing.wanted(length);
-            let count = poll_fn(|cx| passing.poll_socket(cx, source, wanted)).await;
+            let (left, wanted) = (length - passing.moved, passing.wanted(length));
+            let mut taken = |count: usize, is_near| {
+                if count as u64 == left {
+                    at_end(is_near);
+                }
+            };
+            let count = poll_fn(|cx| passing.poll_socket(cx, source, wanted, &mut taken)).await;
             passing.count(count, wanted)?;
         }
         Ok(passing.moved)
@@ -115,20 +126,31 @@ impl<'a> Passing<'a> {
         .map_err(|(side, cause)| RelayError { side, cause, moved: self.moved })
     }
 
+    /// `taken` is called with each number of bytes that are about to be sealed and sent, and true; with false if the target
+    /// has then failed.
     fn poll_socket(
         &mut self,
         cx: &mut Context<'_>,
         source: &Io,
         wanted: usize,
+        taken: &mut impl FnMut(usize, bool),
     ) -> Poll<Result<usize, (Side, Cause)>> {
         ready!(source.poll_budget(cx));
-        let read = |places: &mut [IoSliceMut<'_>]| source.try_read_vectored(places);
+        let mut read_count = 0;
+        let read = |places: &mut [IoSliceMut<'_>]| {
+            read_count = source.try_read_vectored(places)?;
+            taken(read_count, true);
+            Ok(read_count)
+        };
         // No buffer is taken for nothing.
         let outcome = match self.target.send_output() {
             Ok(()) if source.is_quiet() => Err((Side::Source, io::ErrorKind::WouldBlock.into())),
             Ok(()) => self.target.try_fill(wanted, read),
             Err(error) => Err((Side::Target, error)),
         };
+        if outcome.is_err() && read_count > 0 {
+            taken(read_count, false);
+        }
         match outcome {
             Err((Side::Source, error)) if error.kind() == io::ErrorKind::WouldBlock => {
                 if source.poll_readable(cx).is_ready() {

@@ -46,7 +46,7 @@ fn exactly_the_length_is_moved_in_records_of_any_suite_and_size() {
                     sender
                 });
                 let reader = std::thread::spawn(move || data_of(peer, record_bytes));
-                assert_eq!(tls.splice(&source, length as u64, &LIMITS).await.unwrap(), length as u64);
+                assert_eq!(tls.splice(&source, length as u64, &LIMITS, |_| {}).await.unwrap(), length as u64);
                 let mut rest = [0; 10];
                 let count = source.read(&mut rest).await.unwrap();
                 assert_eq!(&rest[..count], b"next");
@@ -69,7 +69,7 @@ fn what_was_written_before_and_new_keys_keep_their_place() {
         assert_eq!(peer.next(), Some((Content::Data, b"head, ".to_vec())));
         tls.writer.borrow_mut().keys.wear();
         peer.receiving.wear();
-        assert_eq!(tls.splice(&source, 5, &LIMITS).await.unwrap(), 5);
+        assert_eq!(tls.splice(&source, 5, &LIMITS, |_| {}).await.unwrap(), 5);
         tls.try_write(b", tail").unwrap();
         drop(tls);
         assert_eq!(data_of(peer, 16_384), b"moved, tail");
@@ -82,7 +82,7 @@ fn a_source_that_ends_early_is_told() {
         let (source, mut sender) = source();
         sender.write_all(b"half").unwrap();
         drop(sender);
-        let error = tls.splice(&source, 8, &LIMITS).await.unwrap_err();
+        let error = tls.splice(&source, 8, &LIMITS, |_| {}).await.unwrap_err();
         assert!(matches!((error.side, error.cause, error.moved), (Side::Source, Cause::Eof, 4)));
         tls.abandon();
         drop(tls);
@@ -96,7 +96,7 @@ fn a_silent_source_times_out_and_holds_nothing() {
         let (source, mut sender) = source();
         sender.write_all(b"half").unwrap();
         let limits = Limits { read_timeout_ms: 20, ..LIMITS };
-        let error = tls.splice(&source, 8, &limits).await.unwrap_err();
+        let error = tls.splice(&source, 8, &limits, |_| {}).await.unwrap_err();
         assert!(matches!((error.side, error.cause, error.moved), (Side::Source, Cause::TimedOut, 4)));
         assert_eq!((tls.held_bytes(), timer_count()), (0, 0));
     });
@@ -108,7 +108,7 @@ fn a_target_that_takes_nothing_times_out_and_bounds_what_waits() {
         let (source, mut sender) = source();
         let writer = std::thread::spawn(move || while sender.write_all(&[b'x'; 65_536]).is_ok() {});
         let limits = Limits { write_timeout_ms: 50, ..LIMITS };
-        let error = tls.splice(&source, 1 << 40, &limits).await.unwrap_err();
+        let error = tls.splice(&source, 1 << 40, &limits, |_| {}).await.unwrap_err();
         assert!(matches!((error.side, error.cause), (Side::Target, Cause::TimedOut)));
         assert!(tls.held_bytes() <= FILL_BYTES, "{}", tls.held_bytes());
         drop((source, peer));
@@ -122,7 +122,7 @@ fn a_target_that_is_gone_is_told() {
         let (source, mut sender) = source();
         sender.write_all(b"data").unwrap();
         drop(peer);
-        let error = tls.splice(&source, 4, &LIMITS).await.unwrap_err();
+        let error = tls.splice(&source, 4, &LIMITS, |_| {}).await.unwrap_err();
         assert!(matches!((error.side, error.cause), (Side::Target, Cause::Io(_))));
     });
 }
