@@ -19,9 +19,29 @@ const STEP: usize = 16;
 const FIRST: usize = 40;
 const LARGE: usize = FIRST + STEP * (CLASSES - 1);
 const CLASSES: usize = 95;
-/// Blocks kept of each size: 4.8 MB if every list were full, which no traffic causes. A thread at rest keeps none
-/// ([`release`]).
-const KEPT_MAX: u32 = 64;
+/// Bytes kept of each size, but at least 64 blocks and at most 512: 6.6 MB if every list were full, which no traffic
+/// causes. A thread at rest keeps none ([`release`]).
+///
+/// A hundred requests at once have hundreds of blocks of the smallest sizes: a path, a host name and a session each.
+const KEPT_BYTES: usize = 64 * 1024;
+const KEPT_MAX: [u32; CLASSES] = kept_max();
+
+const fn kept_max() -> [u32; CLASSES] {
+    let mut most = [0; CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        let count = KEPT_BYTES / (FIRST + class * STEP);
+        most[class] = if count < 64 {
+            64
+        } else if count > 512 {
+            512
+        } else {
+            count as u32
+        };
+        class += 1;
+    }
+    most
+}
 
 /// Blocks of at least this size are those of a request and its futures, which are gone when a connection rests. They are
 /// allocated side by side, so that they leave whole pages, not gaps between what a connection keeps.
@@ -135,7 +155,7 @@ unsafe impl GlobalAlloc for Recycling {
         let is_kept = IS_ON.get()
             && LISTS.with(|lists| {
                 let list = &lists[class];
-                let has_room = list.count.get() < KEPT_MAX;
+                let has_room = list.count.get() < KEPT_MAX[class];
                 if has_room {
                     // SAFETY: the block is free, and larger than a pointer.
                     unsafe { block.cast::<*mut u8>().write(list.first.get()) };
@@ -259,7 +279,7 @@ mod tests {
         }
         let counts = || LISTS.with(|lists| lists.each_ref().map(|list| list.count.get()));
         assert!(counts().iter().any(|count| *count > 0));
-        assert!(counts().iter().all(|count| *count <= KEPT_MAX));
+        assert!(counts().iter().zip(KEPT_MAX).all(|(count, most)| *count <= most));
         release();
         assert!(counts().iter().all(|count| *count == 0));
         // SAFETY: one block, freed once with its own layout.
