@@ -503,7 +503,8 @@ impl Plain<'_> {
     #[inline]
     fn choose<'a>(self, some: impl Iterator<Item = (usize, (&'a Cell<i64>, &'a i64))>) -> Option<usize> {
         let (mut best, mut total) = ((usize::MAX, i64::MIN), 0);
-        for (index, (current, weight)) in some {
+        // Not `for`: asked for one item after the other, nested iterators took four times as many instructions.
+        some.for_each(|(index, (current, weight))| {
             let now = current.get() + weight;
             current.set(now);
             total += weight;
@@ -511,7 +512,7 @@ impl Plain<'_> {
             if now > best.1 {
                 best = (index, now);
             }
-        }
+        });
         let chosen = self.0.currents.get(best.0)?;
         chosen.set(chosen.get() - total);
         Some(best.0)
