@@ -8,6 +8,7 @@ mod exporter;
 mod hostile;
 mod keyvals;
 mod killed;
+mod killed_at_once;
 mod numbers;
 mod present;
 mod reload;
