@@ -19,14 +19,17 @@ pub mod memcached;
 pub mod message;
 pub mod mp4;
 pub mod mqtt;
+pub mod otlp;
 pub mod pop3;
 pub mod postgres;
 #[cfg(any(test, feature = "property"))]
 pub mod property;
+pub mod protobuf;
 pub mod proxy_protocol;
 pub mod sasl;
 pub mod scgi;
 pub mod smtp;
+pub mod trace_context;
 pub mod uri;
 pub mod uwsgi;
 

@@ -6,6 +6,7 @@
 pub mod applications;
 pub mod ftp;
 pub mod mail;
+pub mod trace;
 
 use crate::base::path::{BadUri, Escape, Parsed, escape_uri, normalize_uri};
 use crate::proto::dns;

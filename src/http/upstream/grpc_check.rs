@@ -5,6 +5,7 @@
 
 use crate::base::number::parse_u64;
 use crate::http::upstream::matching::Refusal;
+use crate::proto::protobuf::{Field, Value, put_bytes, take_field};
 
 /// The target of the call.
 pub const PATH: &str = "/grpc.health.v1.Health/Check";
@@ -18,9 +19,6 @@ pub struct Call {
     pub status: u64,
 }
 
-/// The tag of a field of Protocol Buffers: its number, and that it is a number or bytes.
-const NUMBER_1: u8 = 1 << 3;
-const BYTES_1: u8 = 1 << 3 | 2;
 /// The value of `ServingStatus.SERVING`.
 const SERVING: u64 = 1;
 
@@ -29,9 +27,7 @@ impl Call {
     pub fn message(&self) -> Vec<u8> {
         let mut request = Vec::new();
         if !self.service.is_empty() {
-            request.push(BYTES_1);
-            put_number(self.service.len() as u64, &mut request);
-            request.extend_from_slice(self.service.as_bytes());
+            put_bytes(1, self.service.as_bytes(), &mut request);
         }
         let mut message = vec![0]; // not compressed
         message.extend_from_slice(&(request.len() as u32).to_be_bytes());
@@ -62,51 +58,18 @@ impl Call {
     }
 }
 
-fn put_number(value: u64, out: &mut Vec<u8>) {
-    let mut rest = value;
-    while rest >= 128 {
-        out.push(rest as u8 | 128);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
-}
-
 /// `HealthCheckResponse { status = 1 }`; 0 if it is absent. `None`: that is no such message.
 fn serving_status(body: &[u8]) -> Option<u64> {
     let (head, message) = body.split_first_chunk::<5>()?;
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
     let mut rest = message.get(..length).filter(|_| head[0] == 0)?;
     let mut status = 0;
-    while !rest.is_empty() {
-        let tag = take_number(&mut rest)?;
-        match tag & 7 {
-            0 => {
-                let value = take_number(&mut rest)?;
-                status = if tag == u64::from(NUMBER_1) { value } else { status };
-            }
-            1 => rest = rest.get(8..)?,
-            2 => {
-                let length = usize::try_from(take_number(&mut rest)?).ok()?;
-                rest = rest.get(length..)?;
-            }
-            5 => rest = rest.get(4..)?,
-            _ => return None,
+    while let Some(Field { number, value }) = take_field(&mut rest) {
+        if let (1, Value::Number(value)) = (number, value) {
+            status = value;
         }
     }
-    Some(status)
-}
-
-fn take_number(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, left) = rest.split_first()?;
-        *rest = left;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
+    rest.is_empty().then_some(status)
 }
 
 #[cfg(test)]
