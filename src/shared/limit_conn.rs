@@ -113,7 +113,7 @@ impl Limits {
 
     /// Counts a scope in the zone of each rule: what became of it, and what it holds now. `None`: no zone counts it.
     pub fn hold<S: Scope>(&self, scope: &mut S, zones: &[Zone<S>]) -> Option<(Outcome, Vec<Held>)> {
-        let (mut is_counted, mut all) = (false, Vec::new());
+        let (mut is_counted, mut all) = (false, Vec::with_capacity(self.rules.len()));
         for rule in &self.rules {
             let Some(zone) = zones.get(rule.zone) else { continue };
             let Some(holders) = zone.memory else { continue };

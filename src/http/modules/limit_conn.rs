@@ -32,7 +32,8 @@ settings! {
 #[derive(Debug, Default)]
 pub struct State {
     outcome: Option<Outcome>,
-    held: Vec<Held>,
+    /// Without a capacity: three words in each request would be one too many.
+    held: Box<[Held]>,
 }
 
 impl State {
@@ -53,7 +54,7 @@ impl states::State for State {
     }
 
     fn copy(outer: &Request) -> Self {
-        Self { outcome: outer.states.limit_conn.outcome, held: Vec::new() }
+        Self { outcome: outer.states.limit_conn.outcome, held: Box::default() }
     }
 
     fn park(&mut self) -> Option<Self> {
@@ -123,7 +124,7 @@ fn limit(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.confs.limit_conn;
     let zones = &request.config.tables.limit_conn;
     let Some((outcome, held)) = conf.limits.hold(request, zones) else { return Verdict::Next };
-    request.states.limit_conn = State { outcome: Some(outcome), held };
+    request.states.limit_conn = State { outcome: Some(outcome), held: held.into() };
     if outcome != Outcome::Rejected {
         return Verdict::Next;
     }
@@ -136,5 +137,5 @@ pub fn admit_again(request: &mut Request, saved: u8) {
     let Some(outcome) = Outcome::of_number(saved) else { return };
     let conf: &'static Conf = &request.location.confs.limit_conn;
     let held = conf.limits.hold_again(request, &request.config.tables.limit_conn);
-    request.states.limit_conn = State { outcome: Some(outcome), held };
+    request.states.limit_conn = State { outcome: Some(outcome), held: held.into() };
 }
