@@ -247,6 +247,11 @@ impl Stream {
         act(&mut self.link.proto.borrow_mut(), self.id.get())
     }
 
+    /// A place in the same connection for a further request. `None`: it takes none.
+    pub fn beside(&self) -> Option<Self> {
+        self.link.may_take().then(|| self.link.join())
+    }
+
     /// True if the connection had served another request before.
     pub fn is_reused(&self) -> bool {
         self.is_reused

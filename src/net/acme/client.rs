@@ -39,14 +39,6 @@ const ADDRESSES_MAX: usize = 8;
 /// The longest answer: a chain has a few kilobytes.
 const BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// The places of the system's authorities: Debian, Red Hat, SUSE, BSD.
-const SYSTEM_AUTHORITIES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
 /// The parts of the last answer besides its body: `instant-acme` does not tell.
 #[derive(Clone, Debug, Default)]
 pub struct Said {
@@ -119,7 +111,7 @@ fn roots(list: Vec<CertificateDer<'static>>) -> RootCertStore {
 }
 
 fn system_authorities() -> Result<Vec<CertificateDer<'static>>, String> {
-    let found = SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok());
+    let found = pem::SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok());
     let remedy =
         "install the package ca-certificates, or set \"ssl_trusted_certificate\" in the \"acme_issuer\"";
     let data = found.ok_or_else(|| format!("the system has no file of authorities: {remedy}"))?;
