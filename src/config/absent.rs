@@ -116,7 +116,11 @@ static FEATURES: &[&Feature] = &[
         "bodies go to the backend: remove this line",
     ),
     &foreign("statistics", &["vhost_traffic_status*", "stream_server_traffic_status*"], FOREIGN),
-    &foreign("tracing", &["otel_*", "opentracing*", "opentelemetry*"], "\"$traceparent\" passes a trace on"),
+    &foreign(
+        "tracing",
+        &["opentracing*", "opentelemetry*"],
+        "\"otel_trace\" traces requests by OpenTelemetry",
+    ),
     &foreign("checks of backends", &["check", "check_*"], "\"health_check\" and \"match\" do the same"),
     &foreign(
         "set-misc",
@@ -213,7 +217,6 @@ pub fn module(file: &str) -> Option<&'static str> {
         ("rtmp", "RTMP"),
         ("vhost_traffic_status", "statistics"),
         ("opentracing", "tracing"),
-        ("otel", "tracing"),
         ("pagespeed", "PageSpeed"),
         ("passenger", "Passenger"),
     ];

@@ -30,6 +30,8 @@ impl Context {
     pub const MATCH: Self = Self(1 << 9);
     /// `acme_issuer`.
     pub const ISSUER: Self = Self(1 << 10);
+    /// `otel_exporter`.
+    pub const EXPORTER: Self = Self(1 << 11);
     pub const STREAM: Self = Self(1 << 16);
     pub const STREAM_SERVER: Self = Self(1 << 17);
     pub const STREAM_UPSTREAM: Self = Self(1 << 18);
@@ -53,13 +55,14 @@ impl Context {
 
     /// nginx's names of the contexts in this set, outermost first.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Context, &str); 17] = [
+        const NAMES: [(Context, &str); 18] = [
             (Context::MAIN, "main"),
             (Context::EVENTS, "events"),
             (Context::HTTP, "http"),
             (Context::UPSTREAM, "upstream"),
             (Context::MATCH, "match"),
             (Context::ISSUER, "acme_issuer"),
+            (Context::EXPORTER, "otel_exporter"),
             (Context::SERVER, "server"),
             (Context::SERVER_IF, "if in server"),
             (Context::LOCATION, "location"),

@@ -50,6 +50,7 @@ use crate::shared::tls::in_force;
 use crate::shared::zone;
 use crate::shm::counter::{self, Slot};
 use crate::shm::named::Used;
+use crate::upstream::otlp::Exporter;
 use crate::upstream::{Groups, Upstreams};
 
 /// A compiled `http` block: plain data. A worker leaks it after the fork and refers to it for life. State
@@ -168,6 +169,8 @@ pub struct Worker {
     pub shown: OnceCell<Shown>,
     /// The host that the last request has named.
     pub last_host: RefCell<LastHost>,
+    /// The spans of traced requests, once there is one; `None` inside: they go nowhere.
+    exporter: OnceCell<Option<Rc<Exporter>>>,
 }
 
 /// The things that the control interface shows and changes.
@@ -238,7 +241,18 @@ impl Worker {
             desk: Desk::default(),
             shown: OnceCell::new(),
             last_host: RefCell::default(),
+            exporter: OnceCell::new(),
         }
+    }
+
+    /// Where the spans of traced requests go; `None`: nowhere.
+    pub fn exporter(&'static self) -> Option<&'static Rc<Exporter>> {
+        let start = || {
+            let target = self.config.tables.otel.0.as_ref()?;
+            let group = self.upstreams.get(target.group)?;
+            Some(Exporter::start(target, Rc::clone(group), self.config.root.http_core.log()))
+        };
+        self.exporter.get_or_init(start).as_ref()
     }
 }
 

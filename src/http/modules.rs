@@ -61,6 +61,7 @@ pub mod memcached;
 pub mod mirror;
 pub mod mp4;
 pub mod open_file_cache;
+pub mod otel;
 pub mod proxy;
 pub mod proxy_pass;
 pub mod pseudo_streaming;
@@ -337,6 +338,7 @@ modules! {
     memcached   => [];
     grpc        => [];
     tunnel      => [];
+    otel        => [Rewrite start] log_step end state State draft Draft table Table;
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
     rewrite_log => [];
     limit_req   => [Preaccess preaccess] state State draft Zones table Table;

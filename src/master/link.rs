@@ -18,7 +18,7 @@ use crate::worker::messages::{
 };
 
 /// The version of the link's messages and of `PRONGHORN_FDS`. It changes with the meaning of any of them.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Maximum number of messages read in one turn of the master's loop.
 const A_TURN_MAX: usize = 256;

@@ -7,6 +7,7 @@
 //! one worker (made after the fork)                  worker → state → peer → load, timing; pool, links → link; follow, unresolved: names
 //! one request                                       session → balance; trace: its record
 //! the prober (one process for all workers)          prober: checks; check: their rules; talk, agent: probes over plain connections
+//! spans of traced requests (one task of a worker)   otlp: batches; otlp/call: on a link
 //! all processes (words in shared memory)            shm/peers.rs, sticky → shm/affinity.rs
 //! ```
 
@@ -24,6 +25,7 @@ pub mod known;
 pub mod link;
 pub mod links;
 pub mod load;
+pub mod otlp;
 pub mod outlier;
 pub mod peer;
 pub mod pool;

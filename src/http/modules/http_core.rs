@@ -8,7 +8,7 @@ mod min_rate;
 mod variables;
 
 use keepalive::Browsers;
-pub use variables::{VARIABLES, cookie_value, document_root, request_id};
+pub use variables::{VARIABLES, cookie_value, document_root, logged_status, request_id};
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;

@@ -211,12 +211,17 @@ pub fn cookie_value<'a>(request: &'a Request, wanted: &str) -> Option<&'a [u8]> 
     })
 }
 
-fn status(request: &mut Request, _: &Argument, out: Out) -> bool {
-    let status = match (request.response.status, request.error_page.status) {
+/// The status of a request as logs show it; 0: there is none.
+pub fn logged_status(request: &Request) -> u16 {
+    match (request.response.status, request.error_page.status) {
         (0, Some(status)) => status,
         (0, None) => 0,
         (status, _) => status,
-    };
+    }
+}
+
+fn status(request: &mut Request, _: &Argument, out: Out) -> bool {
+    let status = logged_status(request);
     debug_assert!(status < 1000 || reason(status).is_empty());
     write!(out, "{status:03}").is_ok()
 }

@@ -1,7 +1,8 @@
 //! A parked request on its way to another worker, with the tunnel that it has asked for.
 //!
 //! The new worker finds the server and the location as the old one did, by the listener, the host, and the location's name,
-//! or else the path. What modules have noted of the request stays behind, except what `limit_conn` counts. The old worker
+//! or else the path. What modules have noted of the request stays behind, except what `limit_conn` counts, and whether it
+//! is traced. The old worker
 //! may be hostile: it can make its own requests look different in the log, and nothing else. Touches: nothing.
 
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use crate::base::frame::{Fields, put_option, put_vector16, put_vector32};
 use crate::http::Worker;
 use crate::http::config::location::{Found, Kind, Location};
 use crate::http::config::server::{Listen, Server};
+use crate::http::modules::otel;
 use crate::http::request::Request;
 use crate::http::request::route::Rewriting;
 use crate::net::handover::{STATE_BYTES_MAX, load_address, save_address};
@@ -50,8 +52,13 @@ impl Parked {
     /// something else.
     pub fn load(bytes: &[u8], at: Whereabouts, group: Option<&GroupState>) -> Option<(Box<Request>, u8)> {
         let mut fields = Fields(bytes);
-        let (inner, limited) = Inner::load(&mut fields, at, group)?;
-        fields.end((inner.restore(), limited))
+        let (inner, Noted { limited, is_traced }) = Inner::load(&mut fields, at, group)?;
+        fields.end(())?;
+        let mut request = inner.restore();
+        if is_traced {
+            otel::resume(&mut request);
+        }
+        Some((request, limited))
     }
 }
 
@@ -64,6 +71,13 @@ pub struct Whereabouts {
     pub number: u64,
     pub probe: Option<Probe>,
     pub tls: Option<Rc<Info>>,
+}
+
+/// What modules have noted of a request.
+struct Noted {
+    /// See [`limit_conn`](crate::http::modules::limit_conn).
+    limited: u8,
+    is_traced: bool,
 }
 
 /// The first byte of a location's kind, for [`place`].
@@ -132,13 +146,19 @@ impl Inner {
         put_vector16(out, host);
         put_vector16(out, port);
         put_vector32(out, rare.map_or(&[], |rare| &rare.trailers));
-        out.push(rare.and_then(|rare| rare.states.as_deref()).map_or(0, |states| states.limit_conn.number()));
+        let states = rare.and_then(|rare| rare.states.as_deref());
+        out.push(states.map_or(0, |states| states.limit_conn.number()));
+        out.push(u8::from(states.is_some_and(|states| otel::is_traced(&states.otel))));
         save_slots(&self.worker.config.variables, rare.map_or(&Slots::new(), |rare| &rare.slots), out);
         self.upstream.save(out);
     }
 
-    /// Returns the request, and what `limit_conn` has noted of it.
-    fn load(fields: &mut Fields<'_>, at: Whereabouts, group: Option<&GroupState>) -> Option<(Box<Self>, u8)> {
+    /// Returns the request, and what modules have noted of it.
+    fn load(
+        fields: &mut Fields<'_>,
+        at: Whereabouts,
+        group: Option<&GroupState>,
+    ) -> Option<(Box<Self>, Noted)> {
         let Whereabouts { worker, listen, number, probe, tls } = at;
         let config = worker.config;
         let now_us = runtime::now_us();
@@ -167,7 +187,7 @@ impl Inner {
         let reason = fields.vector16()?.to_vec();
         let (host, port) = (fields.vector16()?.to_vec(), fields.vector16()?.to_vec());
         let trailers = fields.vector32()?.to_vec();
-        let limited = fields.u8()?;
+        let (limited, is_traced) = (fields.u8()?, fields.flag()?);
         let slots = restore_slots(&config.variables, fields)?;
         let upstream = trace::Parked::restore(fields, group)?;
         let connection = Bare {
@@ -216,6 +236,6 @@ impl Inner {
         inner.server = &config.servers[index];
         inner.processing = Request::zone_of(inner.server);
         inner.location = place(inner.server, location, &inner.text(super::URI));
-        Some((inner, limited))
+        Some((inner, Noted { limited, is_traced }))
     }
 }
