@@ -49,6 +49,8 @@ pub mod mmdb;
 mod mp4;
 mod nesting;
 mod open_file_cache;
+mod otel;
+mod otel_export;
 mod plain_variables;
 mod proxy_protocol;
 mod ranges;

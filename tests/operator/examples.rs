@@ -7,7 +7,7 @@ use crate::http::configurations::{ask, echo, example};
 use crate::support::dns::{A, AAAA, NXDOMAIN, SRV};
 use crate::support::origin::ok;
 use crate::support::tls::{Authority, TlsClient, client_config, trusting};
-use crate::support::{Acme, Client, Daemon, Dns, H3, Origin, Setup, fetch, get, wait_for};
+use crate::support::{Acme, Client, Collector, Daemon, Dns, H3, Origin, Setup, fetch, get, wait_for};
 
 use super::place::shipped;
 use crate::http::mmdb::{Item, database};
@@ -16,7 +16,7 @@ use crate::http::toy;
 /// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "acme balanced behind-proxy cache canary compression container control countries discovery django dns drupal failover \
                       files forward-proxy ftp grpc health-checks http3 json-log jwt laravel legacy-pages limits mail maintenance media memcached \
-                      mqtt nextcloud overload phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal \
+                      mqtt nextcloud otel overload phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal \
                       tls-modern tls-passthrough uploads vhosts webdav websocket wordpress";
 
 #[test]
@@ -31,6 +31,37 @@ fn every_example_has_its_test() {
 
 fn send(daemon: &Daemon, request: &str) -> crate::support::Response {
     fetch(daemon.port(0), &format!("{request}\r\nConnection: close\r\n\r\n"))
+}
+
+#[test]
+fn otel() {
+    let collector = Collector::start();
+    let app = Origin::replying(|request| ok(request.header("traceparent").unwrap_or("-").as_bytes()));
+    let changes = [
+        ("127.0.0.1:4317;", &*format!("{}; interval 20ms;", collector.address())),
+        ("127.0.0.1:3000", &*app.address()),
+        ("listen 80;", "listen 127.0.0.1:%%PORT_0%%;"),
+    ];
+    let daemon = example("otel.conf", &changes).start();
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    for (flags, path, is_traced) in [("01", "/a", true), ("01", "/health", false), ("01", "/b", true)] {
+        let parent = format!("traceparent: 00-{trace}-b7ad6b7169203331-{flags}");
+        let response = send(&daemon, &format!("GET {path} HTTP/1.1\r\nHost: a\r\nAccept: x/y\r\n{parent}"));
+        if is_traced {
+            let span = collector.wait_spans(if path == "/a" { 1 } else { 2 }).pop().expect("a span");
+            assert_eq!(response.text(), format!("00-{trace}-{}-01", span.id));
+            assert_eq!(
+                (&*span.name, span.text("upstream.address")),
+                (&*format!("GET {path}"), &*app.address())
+            );
+        }
+    }
+    let sampled =
+        (0..200).filter(|_| send(&daemon, "GET /c HTTP/1.1\r\nHost: a").text().ends_with("-01")).count();
+    assert!((1..80).contains(&sampled), "about a tenth: {sampled}");
+    daemon.wait_line("logs/access.log", &format!("\"GET /a HTTP/1.1\" 200 .* {trace}$"));
+    assert!(collector.wait_spans(2 + sampled).iter().all(|span| span.text("http.target") != "/health"));
+    assert!(collector.exports()[0].resource.iter().any(|(key, _)| key == "deployment.environment"));
 }
 
 #[test]
