@@ -151,18 +151,18 @@ impl Exporter {
     #[cold]
     fn drop_one(&self) {
         self.dropped.set(self.dropped.get() + 1);
-        let now_ms = runtime::now_ms();
-        if self.told_ms.get().is_none_or(|told_ms| now_ms >= told_ms + TELL_MS) {
-            self.tell_dropped(now_ms);
-        }
+        self.tell_dropped();
     }
 
-    fn tell_dropped(&self, now_ms: u64) {
-        let count = self.dropped.take();
-        if count == 0 {
+    /// Tells how many spans were dropped, unless the log did so a moment ago: then the next call does.
+    fn tell_dropped(&self) {
+        let now_ms = runtime::now_ms();
+        let is_early = self.told_ms.get().is_some_and(|told_ms| now_ms < told_ms + TELL_MS);
+        if self.dropped.get() == 0 || is_early {
             return;
         }
         self.told_ms.set(Some(now_ms));
+        let count = self.dropped.take();
         let batches = self.target.batches_max;
         log::warn!(
             self.log,
@@ -198,7 +198,7 @@ impl Exporter {
             if batch.spans.capacity() <= KEPT_BYTES_MAX {
                 self.spare.replace(batch.spans);
             }
-            self.tell_dropped(runtime::now_ms());
+            self.tell_dropped();
             self.rest();
         }
         self.lose_all();

@@ -44,7 +44,7 @@ fn seen(collector: &Collector) -> HashSet<String> {
 #[test]
 fn ten_thousand_spans_arrive_once_in_batches() {
     let collector = Collector::start();
-    let daemon = setup(collector.port(), "interval 200ms; batch_size 300; batch_count 8;").start();
+    let daemon = setup(collector.port(), "interval 200ms; batch_size 300; batch_count 40;").start();
     let clients: Vec<_> = (0..4)
         .map(|_| {
             let port = daemon.port(0);

@@ -144,6 +144,7 @@ fn settings_of_what_is_not_in_use_are_warnings() {
             ],
         ),
         ("main", "load_module modules/ngx_http_brotli_filter_module.so;", &[]),
+        ("main", "load_module modules/ngx_otel_module.so;", &[]),
         (
             "main",
             "load_module modules/ngx_http_echo_module.so;",

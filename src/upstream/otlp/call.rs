@@ -218,12 +218,12 @@ impl Answer {
     /// The last field of this name in the trailers, or in the head.
     fn field(&self, name: &str) -> Option<&[u8]> {
         let lines = self.fields.split(|byte| *byte == b'\n');
-        let values = lines.filter_map(|line| {
+        let mut values = lines.filter_map(|line| {
             let (own, value) = line.split_at_checked(name.len())?;
             let value = value.strip_prefix(b":").filter(|_| own.eq_ignore_ascii_case(name.as_bytes()));
             value.map(<[u8]>::trim_ascii)
         });
-        values.last()
+        values.next_back()
     }
 }
 
