@@ -129,13 +129,15 @@ impl Exporter {
     /// The batch to which a span may be added. `None`: all are full.
     fn take_gathering(&self) -> Option<Batch> {
         let mut gathering = self.gathering.borrow_mut();
+        let mut full = self.full.borrow_mut();
+        let others = full.len() + usize::from(self.is_sending.get());
         if gathering.is_full(self.target) {
-            let mut full = self.full.borrow_mut();
-            let count = full.len() + usize::from(self.is_sending.get()) + 1;
-            if count >= self.target.batches_max {
+            if others + 2 > self.target.batches_max {
                 return None;
             }
             full.push_back(std::mem::take(&mut gathering));
+        } else if gathering.count == 0 && others + 1 > self.target.batches_max {
+            return None;
         }
         let mut batch = std::mem::take(&mut *gathering);
         if batch.count == 0 {

@@ -663,6 +663,12 @@ fn mistakes_in_the_configuration_are_told() {
         let told = format!("{}{}", exit.stderr, exit.log);
         assert!(told.contains(expected), "{http} {inner}: {told}");
     }
+    for endpoint in ["[::1]:4317", "unix:/nowhere", "http://localhost", "https://127.0.0.1:1"] {
+        let exporter = format!("otel_exporter {{ endpoint {endpoint}; }}");
+        let conf = format!("http {{ {exporter} {} }}", server.replace("%%IN_SERVER%%", "otel_trace on;"));
+        let daemon = Daemon::start(&conf);
+        assert_eq!(get(daemon.port(0), "/").status, 200);
+    }
     // What does nothing needs no exporter.
     let daemon = Daemon::start(&format!(
         "http {{ {} }}",

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use crate::process::upgrade::upgrade;
 use crate::support::daemon::send;
 use crate::support::otlp::{Collector, Reply};
-use crate::support::{Client, Daemon, Setup, get, port, wait_for};
+use crate::support::{Client, Daemon, Load, Setup, get, port, wait_for};
 
 const CONF: &str = r#"
 worker_processes 1;
@@ -181,6 +181,34 @@ fn a_worker_that_leaves_sends_what_it_has() {
     asked.extend(ids(&daemon, 3));
     daemon.stop(Signal::SIGQUIT);
     assert_eq!(seen(&collector), asked);
+}
+
+#[test]
+fn reloads_under_load_lose_no_span() {
+    let collector = Collector::start();
+    let conf = CONF.replace("worker_processes 1", "worker_processes 2");
+    let setup = Setup::new(&conf).set("COLLECTOR", collector.port());
+    let daemon = setup.set("RULES", "interval 100ms; batch_count 1000;").level("info").start();
+    let load = Load::start(daemon.port(0), 4);
+    for _ in 0..3 {
+        load.wait(200);
+        daemon.reload();
+    }
+    let count = load.finish();
+    collector.wait_spans(count);
+    daemon.stop(Signal::SIGQUIT);
+    assert_eq!(seen(&collector).len(), count);
+    assert_eq!(daemon.complaints("error|crit|alert|emerg"), Vec::<String>::new());
+}
+
+#[test]
+fn one_batch_is_one_batch() {
+    let collector = Collector::replying(|_| Reply::Hang);
+    let daemon = setup(collector.port(), "interval 1ms; batch_size 10; batch_count 1;").start();
+    ids(&daemon, 1);
+    collector.wait_calls(1);
+    ids(&daemon, 3);
+    daemon.wait_log("OTel dropped spans: 1, since all 1 batches wait");
 }
 
 #[test]
