@@ -53,11 +53,12 @@ const TRANSPORT_ROOMS: [&str; 16] = [
 ];
 
 /// The only places that may name HTTP/1: another protocol has other rooms.
-const H1_ROOMS: [&str; 5] = [
+const H1_ROOMS: [&str; 6] = [
     "src/proto/",
     "src/http/h1/",
     "src/http/upstream/cache/stored.rs", // stored heads are HTTP/1's, whatever protocol they came by
     "src/http/upstream/h1.rs",
+    "src/net/fetch.rs",             // services that a worker asks itself
     "src/net/tls/ocsp/exchange.rs", // responders speak HTTP
 ];
 

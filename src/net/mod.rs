@@ -8,6 +8,7 @@ pub mod clients;
 pub mod connect;
 pub mod datagram;
 pub mod drain;
+pub mod fetch;
 pub mod handover;
 pub mod linger;
 pub mod listener;

@@ -28,7 +28,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::net::acme::Issuer;
 use crate::net::acme::keeper::Line;
-use crate::net::tls::pem;
+use crate::net::tls::authorities;
 
 /// How long one exchange may take, the lookup of the name and all addresses included.
 const EXCHANGE: Duration = Duration::from_secs(60);
@@ -38,6 +38,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 const ADDRESSES_MAX: usize = 8;
 /// The longest answer: a chain has a few kilobytes.
 const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// The help if there are none.
+const REMEDY: &str =
+    "install the package ca-certificates, or set \"ssl_trusted_certificate\" in the \"acme_issuer\"";
 
 /// The parts of the last answer besides its body: `instant-acme` does not tell.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +91,7 @@ impl Client {
         let config = if issuer.verifies {
             let roots = match &issuer.trusted {
                 Some(list) => roots(list.clone()),
-                None => roots(system_authorities()?),
+                None => roots(authorities::system().map_err(|why| format!("{why}: {REMEDY}"))?),
             };
             builder.with_root_certificates(roots).with_no_client_auth()
         } else {
@@ -108,14 +112,6 @@ fn roots(list: Vec<CertificateDer<'static>>) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(list);
     roots
-}
-
-fn system_authorities() -> Result<Vec<CertificateDer<'static>>, String> {
-    let found = pem::SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok());
-    let remedy =
-        "install the package ca-certificates, or set \"ssl_trusted_certificate\" in the \"acme_issuer\"";
-    let data = found.ok_or_else(|| format!("the system has no file of authorities: {remedy}"))?;
-    pem::certificates(&data).map_err(|error| format!("the system's file of authorities: {error}: {remedy}"))
 }
 
 impl HttpClient for Client {

@@ -4,6 +4,7 @@
 //! Knows no protocol above and no directive. `handshake` turns a plain socket into a [`Session`], `stream` goes
 //! on with it as the variant of `Transport` for TLS.
 
+pub mod authorities;
 pub mod certificate;
 pub mod certificate_compression;
 pub mod ciphers;

@@ -23,13 +23,6 @@ use crate::base::base64;
 pub const FILE_BYTES_MAX: usize = 64 << 20;
 /// Largest file with a private key. Some hold the whole chain too.
 pub const KEY_FILE_BYTES_MAX: usize = 1 << 20;
-/// The places of the system's authorities: Debian, Red Hat, SUSE, BSD.
-pub const SYSTEM_AUTHORITIES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 /// Longest line of `ssl_password_file`, as in nginx.
 pub const PASSWORD_BYTES_MAX: usize = 4096;
 

@@ -13,9 +13,9 @@ use crate::http::modules::otel::{Conf, EXPORTER};
 use crate::http::modules::{ModuleTable, Partial};
 use crate::net::address::{Host, parse_upstream};
 use crate::net::tls::client::{Client, Settings, Terms};
-use crate::net::tls::pem;
 use crate::net::tls::settings::provider;
 use crate::net::tls::verify::{Purpose, Trust};
+use crate::net::tls::{authorities, pem};
 use crate::proto::h2::hpack;
 use crate::proto::header::Id;
 use crate::proto::otlp::{Origin, PATH};
@@ -171,8 +171,7 @@ fn client(trusted: Option<&(Box<str>, Span)>, span: Span, cx: &mut Cx) -> Option
     let (name, span) = match trusted {
         Some((name, span)) => (&**name, *span),
         None => {
-            let found = pem::SYSTEM_AUTHORITIES.into_iter().find(|path| std::path::Path::new(path).exists());
-            let Some(path) = found else {
+            let Some(path) = authorities::file() else {
                 let message =
                     "the system has no file of CA certificates to verify the endpoint of \"otel_exporter\"";
                 let help = "install the package ca-certificates, or set \"trusted_certificate\"";

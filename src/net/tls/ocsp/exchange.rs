@@ -202,7 +202,7 @@ async fn ask_each(
 }
 
 /// The addresses of a host. Errors: why there are none, in parentheses.
-async fn addresses(host: &Host, lookup: &Lookup) -> Result<Vec<Address>, String> {
+pub async fn addresses(host: &Host, lookup: &Lookup) -> Result<Vec<Address>, String> {
     if let Some(address) = host.literal() {
         return Ok(vec![address]);
     }
