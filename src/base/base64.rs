@@ -50,6 +50,20 @@ fn decode_with(text: &[u8], special: impl Fn(u8) -> Option<u8>) -> Option<Vec<u8
     Some(out)
 }
 
+/// The form in base64url without padding (RFC 4648 §5, RFC 7515 §2).
+pub fn encode_url(bytes: &[u8]) -> String {
+    let mut out = Vec::with_capacity(bytes.len().div_ceil(3) * 4);
+    encode(bytes, &mut out);
+    let letters = out.into_iter().filter(|byte| *byte != b'=');
+    letters
+        .map(|byte| match byte {
+            b'+' => '-',
+            b'/' => '_',
+            other => char::from(other),
+        })
+        .collect()
+}
+
 /// Appends the encoded form of `bytes`, with padding.
 pub fn encode(bytes: &[u8], out: &mut Vec<u8>) {
     for chunk in bytes.chunks(3) {
@@ -87,6 +101,7 @@ mod tests {
             assert_eq!(decode_url(text.as_bytes()), None, "{text}");
         }
         assert_eq!(decode_url(b"-_8").as_deref(), Some(&[0xfb, 0xff][..]));
+        assert_eq!(encode_url(&[0xfb, 0xff]), "-_8");
         assert_eq!(decode(b"Zm9v=\xff").as_deref(), Some(&b"foo"[..]), "bytes after the padding are ignored");
     }
 }

@@ -10,7 +10,7 @@ mod key;
 pub mod property;
 mod token;
 
-pub use document::{Fault, Map, Value};
+pub use document::{Fault, Map, Value, object};
 pub use key::{Algorithm, KEYS_MAX, KeyError, KeySet, SET_BYTES_MAX};
 pub use token::{CANDIDATES_MAX, Error, TOKEN_BYTES_MAX, Token};
 

@@ -20,6 +20,7 @@ pub mod message;
 pub mod mp4;
 pub mod mqtt;
 pub mod otlp;
+pub mod oidc;
 pub mod pop3;
 pub mod postgres;
 #[cfg(any(test, feature = "property"))]

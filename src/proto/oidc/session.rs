@@ -1,0 +1,139 @@
+//! The record of a session in the memory that workers share.
+//!
+//! ```text
+//! version: u8 | provider, 32 | expires_s: u64 | id token | access token | UserInfo   (each with its length, u32)
+//! refresh: version: u8 | not_before_s: u32 | refresh token
+//! list of a provider's session (`sid`): keys of sessions, 32 bytes each
+//! ```
+//! A hostile worker can write there: a record that is malformed is none. Touches: nothing.
+
+use crate::base::frame::{Fields, put_vector32};
+
+const VERSION: u8 = 1;
+/// The most sessions here that belong to one session at the provider: one for each browser that shares it.
+pub const OF_ONE_MAX: usize = 16;
+
+/// A user who has logged in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Session {
+    /// The digest of the provider and its settings: a session of another one is none.
+    pub provider: [u8; 32],
+    /// When the access token expires, in seconds since 1970; 0: nobody has said.
+    pub expires_s: u64,
+    pub id_token: String,
+    pub access_token: String,
+    /// JSON; empty: it was not asked for.
+    pub userinfo: String,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Session")
+    }
+}
+
+impl Session {
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        out.extend_from_slice(&self.provider);
+        out.extend_from_slice(&self.expires_s.to_le_bytes());
+        for text in [&self.id_token, &self.access_token, &self.userinfo] {
+            put_vector32(&mut out, text.as_bytes());
+        }
+        out
+    }
+
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        if fields.u8()? != VERSION {
+            return None;
+        }
+        let (provider, rest) = fields.0.split_first_chunk::<32>()?;
+        fields.0 = rest;
+        let expires_s = fields.u64()?;
+        let mut text = || String::from_utf8(fields.vector32()?.to_vec()).ok();
+        let (id_token, access_token, userinfo) = (text()?, text()?, text()?);
+        fields.0.is_empty().then_some(Self {
+            provider: *provider,
+            expires_s,
+            id_token,
+            access_token,
+            userinfo,
+        })
+    }
+}
+
+/// The right to refresh a session: it is taken out of the shared memory by the one worker that does so.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Refresh {
+    /// Not to be used before, on the monotonic clock, since the provider has just failed.
+    pub not_before_s: u32,
+    pub token: String,
+}
+
+impl std::fmt::Debug for Refresh {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Refresh")
+    }
+}
+
+impl Refresh {
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        out.extend_from_slice(&self.not_before_s.to_le_bytes());
+        put_vector32(&mut out, self.token.as_bytes());
+        out
+    }
+
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        if fields.u8()? != VERSION {
+            return None;
+        }
+        let not_before_s = fields.u32()?;
+        let token = String::from_utf8(fields.vector32()?.to_vec()).ok()?;
+        fields.0.is_empty().then_some(Self { not_before_s, token })
+    }
+}
+
+/// The list with one more session, which comes first; the oldest beyond [`OF_ONE_MAX`] go.
+pub fn listed(list: &[u8], key: &[u8; 32]) -> Vec<u8> {
+    let others = list.as_chunks::<32>().0.iter().filter(|other| *other != key);
+    [key].into_iter().chain(others).take(OF_ONE_MAX).flatten().copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_read_as_they_were_written_or_not_at_all() {
+        let session = Session {
+            provider: [7; 32],
+            expires_s: 9,
+            id_token: "a.b.c".into(),
+            access_token: String::new(),
+            userinfo: "{}".into(),
+        };
+        let bytes = session.to_bytes();
+        assert_eq!(Session::of(&bytes).as_ref(), Some(&session));
+        let refresh = Refresh { not_before_s: 3, token: "r".into() };
+        assert_eq!(Refresh::of(&refresh.to_bytes()), Some(refresh));
+        for end in 0..bytes.len() {
+            assert_eq!(Session::of(&bytes[..end]), None);
+        }
+        assert_eq!(Session::of(&[&bytes[..], b"x"].concat()), None);
+        assert_eq!(Session::of(&[2; 100]), None);
+    }
+
+    #[test]
+    fn a_list_has_each_session_once_and_not_too_many() {
+        let mut list = Vec::new();
+        for number in 0..40 {
+            list = listed(&list, &[number; 32]);
+        }
+        assert_eq!(list.len(), 32 * OF_ONE_MAX);
+        assert_eq!(list[..32], [39; 32]);
+        assert_eq!(listed(&list, &[39; 32]), list);
+    }
+}
