@@ -11,7 +11,7 @@ use crate::http::request::error::{Error, Side};
 use crate::http::request::termination::{self, How, Phase as Moment, Termination, Who};
 use crate::http::request::{Request, body_file, limit, target};
 use crate::http::response::{Body, Response, condition, error_page, redirect};
-use crate::http::verdict::{Arrived, Pause, Reply, Then, Verdict, Work, hangs_up};
+use crate::http::verdict::{Arrived, Call, Pause, Reply, Then, Verdict, Work, hangs_up};
 use crate::http::{satisfy, send_file, upstream};
 use crate::log;
 use crate::proto::header::Id;
@@ -277,6 +277,10 @@ async fn wait(
             then(request)
         }
         Pause::Work(work) => done_or_gone(client, work).await?(request),
+        Pause::Call(Call(run)) => match race(run, client.downstream().gone()).await {
+            Either::First(then) => then(request),
+            Either::Second(()) => return Err(Error::left()),
+        },
         Pause::Answer(ask) => Box::pin(nesting::ask(request, client, *ask)).await?,
         Pause::Body(Arrived(then)) => {
             Box::pin(body_file::gather(request, client.downstream())).await?;

@@ -40,6 +40,30 @@ pub enum Pause {
     Answer(Box<Ask>),
     /// The whole body of the request, in memory or a file.
     Body(Arrived),
+    /// An answer of another service, which the worker asks itself.
+    Call(Call),
+}
+
+/// A question to another service: its result is the function that decides. It is dropped if the client leaves first.
+pub struct Call(pub Pin<Box<dyn Future<Output = Decide>>>);
+
+/// The continuation after a [`Call`], run on the worker's loop.
+pub type Decide = Box<dyn FnOnce(&mut Request) -> Verdict>;
+
+impl Call {
+    /// The verdict to wait for this.
+    pub fn wait<F: FnOnce(&mut Request) -> Verdict + 'static>(
+        run: impl Future<Output = Box<F>> + 'static,
+    ) -> Verdict {
+        let run = async move { run.await as Decide };
+        Verdict::Wait(Pause::Call(Self(Box::pin(run))))
+    }
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Call")
+    }
 }
 
 /// The continuation after the body of a request has been read, run on the worker's loop.
