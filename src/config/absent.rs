@@ -101,7 +101,6 @@ static FEATURES: &[&Feature] = &[
     &foreign("LDAP", &["auth_ldap*", "ldap_server"], UNPROTECTED),
     &foreign("PAM", &["auth_pam*"], UNPROTECTED),
     &foreign("Kerberos", &["auth_gss*", "auth_spnego*"], UNPROTECTED),
-    &foreign("OpenID Connect", &["auth_oidc*", "oidc_provider"], UNPROTECTED),
     &foreign("echo", &["echo", "echo_*"], "\"return\" can send a text"),
     &foreign("RTMP", &["rtmp", "rtmp_*"], TO_ELSEWHERE),
     &foreign("VOD", &["vod", "vod_*", "hls*", "f4f*"], TAKE_OUT),

@@ -32,6 +32,8 @@ impl Context {
     pub const ISSUER: Self = Self(1 << 10);
     /// `otel_exporter`.
     pub const EXPORTER: Self = Self(1 << 11);
+    /// `oidc_provider`.
+    pub const PROVIDER: Self = Self(1 << 12);
     pub const STREAM: Self = Self(1 << 16);
     pub const STREAM_SERVER: Self = Self(1 << 17);
     pub const STREAM_UPSTREAM: Self = Self(1 << 18);
@@ -55,7 +57,7 @@ impl Context {
 
     /// nginx's names of the contexts in this set, outermost first.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Context, &str); 18] = [
+        const NAMES: [(Context, &str); 19] = [
             (Context::MAIN, "main"),
             (Context::EVENTS, "events"),
             (Context::HTTP, "http"),
@@ -63,6 +65,7 @@ impl Context {
             (Context::MATCH, "match"),
             (Context::ISSUER, "acme_issuer"),
             (Context::EXPORTER, "otel_exporter"),
+            (Context::PROVIDER, "oidc_provider"),
             (Context::SERVER, "server"),
             (Context::SERVER_IF, "if in server"),
             (Context::LOCATION, "location"),

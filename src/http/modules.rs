@@ -25,6 +25,7 @@ pub mod addition;
 pub mod api;
 pub mod auth_basic;
 pub mod auth_jwt;
+pub mod auth_oidc;
 pub mod auth_request;
 pub mod autoindex;
 pub mod brotli;
@@ -326,7 +327,6 @@ modules! {
     geoip       => [] draft Databases table Databases;
     geoip2      => [] draft Draft table Settled;
     split_clients => [];
-    keyval      => [] draft Draft table Zones;
     referer     => [];
     secure_link => [];
     browser     => [];
@@ -345,6 +345,8 @@ modules! {
     limit_conn  => [Preaccess preaccess] state State draft Zones table Table;
     access      => [Access access];
     auth_basic  => [Access access];
+    auth_oidc   => [Access access] state State draft Draft table Table;
+    keyval      => [] draft Draft table Zones;
     auth_jwt    => [Preaccess close, Access access] state State draft Draft;
     auth_request => [Access access];
     try_files   => [Precontent precontent];
@@ -391,9 +393,10 @@ modules! {
 }
 
 impl Confs {
-    /// True if access rules, passwords, tokens or another service restrict the clients.
+    /// True if access rules, passwords, tokens, logins or another service restrict the clients.
     pub fn are_guarded(&self) -> bool {
-        self.access.acts() || self.auth_basic.acts() || self.auth_jwt.acts() || self.auth_request.acts()
+        let has_users = self.auth_basic.acts() || self.auth_jwt.acts() || self.auth_oidc.acts();
+        self.access.acts() || has_users || self.auth_request.acts()
     }
 
     /// True if the handler with this index in the table has nothing to do here.

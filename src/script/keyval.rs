@@ -168,6 +168,11 @@ impl Draft {
         Ok(())
     }
 
+    /// The size of a zone that is declared.
+    pub fn bytes_of(&self, name: &str) -> Option<usize> {
+        self.declared.iter().find(|declared| declared.zone.name() == name).map(|declared| declared.bytes_max)
+    }
+
     /// Connects the uses with their zones when everything is read. Returns those that have none.
     pub fn finish(self) -> (Zones, Vec<Diagnostic>) {
         let mut missing = Vec::new();

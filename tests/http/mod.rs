@@ -6,6 +6,7 @@ mod add_header;
 mod addition;
 mod auth_basic;
 pub mod auth_jwt;
+pub mod auth_oidc;
 mod auth_request;
 mod autoindex;
 mod body;

@@ -3,6 +3,7 @@
 //! those of applications in `tests/applications/sites.rs`.
 
 use crate::http::auth_jwt::{own_keys, sign};
+use crate::http::auth_oidc::provider::{Browser, Provider, SECRET};
 use crate::http::configurations::{ask, echo, example};
 use crate::support::dns::{A, AAAA, NXDOMAIN, SRV};
 use crate::support::origin::ok;
@@ -16,8 +17,8 @@ use crate::http::toy;
 /// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "acme balanced behind-proxy cache canary compression container control countries discovery django dns drupal failover \
                       files forward-proxy ftp grpc health-checks http3 json-log jwt laravel legacy-pages limits mail maintenance media memcached \
-                      mqtt nextcloud otel overload phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate tls-internal \
-                      tls-modern tls-passthrough uploads vhosts webdav websocket wordpress";
+                      mqtt nextcloud oidc otel overload phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate \
+                      tls-internal tls-modern tls-passthrough uploads vhosts webdav websocket wordpress";
 
 #[test]
 fn every_example_has_its_test() {
@@ -850,6 +851,62 @@ fn countries() {
         let answer = send(&daemon, &format!("GET /a?b HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {client}"));
         assert_eq!((answer.status, answer.header("location")), (status, location), "{client}");
     }
+}
+
+#[test]
+fn oidc() {
+    let provider = Provider::start();
+    let issuer = provider.state().issuer.clone();
+    let application = Origin::replying(|request| {
+        let [user, mail, admin] =
+            ["x-user", "x-mail", "x-admin"].map(|name| request.header(name).unwrap_or("-"));
+        ok(format!("{user} {mail} {admin}").as_bytes())
+    });
+    let authority = Authority::new("test");
+    let pair = authority.issue(&["app.example.com"]);
+    let secret = format!("client_secret \"{SECRET}\";");
+    let changes = [
+        ("listen 80;", "listen 127.0.0.1:%%PORT_0%%;"),
+        ("listen 443 ssl;", "listen 127.0.0.1:%%PORT_1%% ssl;"),
+        ("/etc/ssl/", ""),
+        ("10.0.0.1:3000", &*application.address()),
+        ("https://login.example.com/realms/main", &*issuer),
+        ("client_id     app;", "client_id me;"),
+        ("client_secret change-me;", &*secret),
+    ];
+    let daemon =
+        example("oidc.conf", &changes).file("app.pem", &pair.certificate).file("app.key", &pair.key).start();
+    provider.state().replace =
+        vec![("\"roles\"".into(), "\"email\":\"j@x\",\"groups\":[\"a\",\"admins\"],\"r\"".into())];
+    let get = |target: &str, cookies: &str| {
+        let mut client = TlsClient::connect(daemon.port(1), &trusting(&authority), "app.example.com");
+        client.send(format!(
+            "GET {target} HTTP/1.1\r\nHost: app.example.com\r\nX-User: root\r\nCookie: {cookies}\r\n\r\n"
+        ));
+        client.response()
+    };
+    let cookie = |response: &crate::support::Response| {
+        let line = response.header("set-cookie").expect("a cookie").to_owned();
+        assert!(line.ends_with("; Path=/; HttpOnly; SameSite=Lax; Secure"), "{line}");
+        line.split(';').next().expect("a pair").to_owned()
+    };
+    let first = get("/a?b", "");
+    assert_eq!(first.status, 302, "{}", daemon.log());
+    let (login, url) = (cookie(&first), first.header("location").expect("to the provider").to_owned());
+    let back = Browser::default().ask(provider.port(), url.strip_prefix(&issuer).expect("its login"));
+    let back = back.header("location").expect("back").to_owned();
+    let returned = get(back.strip_prefix("https://app.example.com").expect("the application"), &login);
+    assert_eq!((returned.status, returned.header("location")), (302, Some("/a?b")), "{}", daemon.log());
+    let session = cookie(&returned);
+    assert_eq!(get("/a?b", &session).text(), "joe j@x 1");
+    assert_eq!(get("/health", "").status, 204);
+    let out = get("/logout", &session);
+    let url = out.header("location").expect("to the provider").to_owned();
+    assert!(url.contains("post_logout_redirect_uri=https%3A%2F%2Fapp.example.com%2Fbye"), "{url}");
+    assert_eq!(get("/a?b", &session).status, 302);
+    assert_eq!(get("/bye", "").status, 200);
+    let moved = send(&daemon, "GET /x HTTP/1.1\r\nHost: app.example.com");
+    assert_eq!(moved.header("location"), Some("https://app.example.com/x"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod min_rate;
 mod variables;
 
 use keepalive::Browsers;
-pub use variables::{VARIABLES, cookie_value, document_root, logged_status, request_id};
+pub use variables::{VARIABLES, cookie_value, document_root, logged_status, request_id, request_port};
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;

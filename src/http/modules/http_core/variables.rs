@@ -246,7 +246,7 @@ fn realpath_root(request: &mut Request, _: &Argument, out: Out) -> bool {
 }
 
 /// The port of the request line, otherwise that of `Host`; `None` if neither has one.
-fn request_port(request: &Request) -> Option<&[u8]> {
+pub fn request_port(request: &Request) -> Option<&[u8]> {
     let target = request.input.data().get(request.head.target.clone())?;
     let authority = match memchr::memmem::find(target, b"://").filter(|_| target.first() != Some(&b'/')) {
         Some(at) => {
