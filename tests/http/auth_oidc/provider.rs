@@ -101,8 +101,8 @@ impl Provider {
     /// The last request for a path.
     pub fn last(&self, path: &str) -> Request {
         let requests = self.origin.requests();
-        let all = requests.into_iter().filter(|request| request.target.split('?').next() == Some(path));
-        all.last().unwrap_or_else(|| panic!("{path} was asked for"))
+        let mut all = requests.into_iter().filter(|request| request.target.split('?').next() == Some(path));
+        all.next_back().unwrap_or_else(|| panic!("{path} was asked for"))
     }
 }
 
