@@ -110,7 +110,9 @@ pub struct Line<'a> {
     pub is_signalled: bool,
 }
 
-/// Parses a line without its end. `None`: it is no command, since it is empty or has bytes that end a line for some readers.
+/// Parses a line without its end. `None`: it is no command: it is empty, has bytes that end a line for some readers, or begins
+/// with something else than a verb. Servers that skip blanks and signals before a verb, or end it at a tab, would find another
+/// command in such a line than we do.
 pub fn parse(line: &[u8]) -> Option<Line<'_>> {
     let signals = line.iter().take_while(|byte| **byte >= TELNET_MIN).count();
     let text = &line[signals..];
@@ -121,6 +123,9 @@ pub fn parse(line: &[u8]) -> Option<Line<'_>> {
         Some(at) => (&text[..at], &text[at + 1..]),
         None => (text, &text[text.len()..]),
     };
+    if word.is_empty() || !word.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'@') {
+        return None;
+    }
     let found = VERBS.iter().find(|(name, _)| word.eq_ignore_ascii_case(name));
     let verb = found.map_or(Verb::Other, |(_, verb)| *verb);
     Some(Line { verb, argument, text, is_signalled: signals > 0 })
@@ -145,7 +150,7 @@ mod tests {
     #[test]
     fn a_command_is_a_verb_and_the_rest_of_its_line() {
         type Parts = Option<(Verb, &'static [u8])>;
-        let cases: [(&[u8], Parts); 12] = [
+        let cases: [(&[u8], Parts); 17] = [
             (b"USER anonymous", Some((Verb::User, b"anonymous"))),
             (b"pass  two words ", Some((Verb::Pass, b" two words "))),
             (b"Retr a b", Some((Verb::Transfer(Direction::Download), b"a b"))),
@@ -153,7 +158,12 @@ mod tests {
             (b"P@SW", Some((Verb::Pasv, b""))),
             (b"SITE CHMOD 600 a", Some((Verb::Other, b"CHMOD 600 a"))),
             (b"RETRACT", Some((Verb::Other, b""))),
-            (b" RETR a", Some((Verb::Other, b"RETR a"))),
+            (b"XSHA256 a", Some((Verb::Other, b"a"))),
+            (b" RETR a", None),
+            (b"\tRETR a", None),
+            (b"PORT\t10,0,0,1,19,136", None),
+            (b"PO\xff\xf1RT 10,0,0,1,19,136", None),
+            (b"\x80PORT 10,0,0,1,19,136", None),
             (b"", None),
             (b"\xff\xf4\xff\xf2", None),
             (b"RETR a\rDELE b", None),

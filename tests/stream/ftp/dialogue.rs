@@ -55,6 +55,34 @@ fn pipelined_commands_are_answered_in_order() {
     assert_eq!(ftp.0.rest(), (Vec::new(), End::Closed));
 }
 
+/// Servers that skip blanks, or take a tab for one, must not find a command that we have taken for another.
+#[test]
+fn lines_that_do_not_begin_with_a_verb_are_refused() {
+    let origin = origin(|line, peer, _| {
+        let is_known = line.starts_with("USER") || line.starts_with("PASS secret") || line == "NOOP";
+        if !is_known {
+            peer.send("200 the server has taken it\r\n");
+        }
+        !is_known
+    });
+    let daemon = start(&origin, "");
+    let mut ftp = Ftp::log_in(&daemon);
+    let lines: [&[u8]; 7] = [
+        b" PORT 10,0,0,1,19,136",
+        b"\tPORT 10,0,0,1,19,136",
+        b"PORT\t10,0,0,1,19,136",
+        b"PO\xff\xf1RT 10,0,0,1,19,136",
+        b" PASS secret",
+        b"RETR\ta",
+        b"\x0bSTOR a",
+    ];
+    for line in lines {
+        ftp.0.send([line, b"\r\n"].concat());
+        assert_eq!(ftp.reply(), "500 Command not understood.", "{}", line.escape_ascii());
+    }
+    assert_eq!(ftp.ask("NOOP"), "200 NOOP");
+}
+
 #[test]
 fn data_connections_go_to_the_client_and_to_nobody_else() {
     let origin = origin(|line, _, _| {
