@@ -28,7 +28,7 @@ use crate::proto::ftp::Direction;
 use crate::proto::ftp::address::plain;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::relay::{Cause as Why, RelayError};
-use crate::runtime::{Acceptor, Io, timeout};
+use crate::runtime::{Acceptor, Io, timeout, yield_now};
 use crate::script::Scope;
 use crate::shared::tls::handshakes::judge;
 use crate::shared::tls::outgoing;
@@ -40,6 +40,8 @@ use crate::sys::{random, single, socket};
 
 /// The most ports that are tried for one listener.
 const TRIES_MAX: u64 = 4096;
+/// Ports that are tried before other tasks have their turn: some 200 µs.
+const TRIES_OF_A_TURN: u64 = 64;
 
 /// A port that waits for the client's connection.
 pub struct Listening {
@@ -78,12 +80,12 @@ pub async fn listen(
         );
         return None;
     };
-    let mut opened = open_port(at, ports.clone());
+    let mut opened = open_port(at, ports.clone()).await;
     if let Err(error) = &opened
         && room::is_shortage(error)
         && Box::pin(room::free_descriptors(error)).await
     {
-        opened = open_port(at, ports.clone());
+        opened = open_port(at, ports.clone()).await;
     }
     let registered = opened.and_then(|fd| {
         let port = socket::local_addr(&fd)?.port().unwrap_or(0);
@@ -116,8 +118,9 @@ pub async fn listen(
     }
 }
 
-/// Listens on one of the ports. They are tried from a random one on: nobody else should know the next (RFC 2577 §8).
-fn open_port(at: SocketAddr, ports: Option<RangeInclusive<u16>>) -> io::Result<OwnedFd> {
+/// Listens on one of the ports. They are tried from a random one on: nobody else should know the next (RFC 2577 §8). When most
+/// are in use a client could have a worker try thousands with each PASV, so others have their turn in between.
+async fn open_port(at: SocketAddr, ports: Option<RangeInclusive<u16>>) -> io::Result<OwnedFd> {
     let Some(ports) = ports else { return single::listen(with_port(at, 0)) };
     let (first, count) = (*ports.start(), u64::from(ports.end() - ports.start()) + 1);
     let begin = random::number() % count;
@@ -128,6 +131,9 @@ fn open_port(at: SocketAddr, ports: Option<RangeInclusive<u16>>) -> io::Result<O
         match &outcome {
             Err(error) if error.raw_os_error() == Some(nix::libc::EADDRINUSE) => {}
             _ => break,
+        }
+        if step % TRIES_OF_A_TURN == TRIES_OF_A_TURN - 1 {
+            yield_now().await;
         }
     }
     outcome
@@ -378,4 +384,33 @@ pub fn inet(address: Option<SockAddr>) -> Option<SocketAddr> {
 pub fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
     address.set_port(port);
     address
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+    use crate::runtime::{Runtime, spawn};
+
+    #[test]
+    fn others_have_their_turn_while_ports_are_tried() {
+        let (ip, ports) = (Ipv4Addr::new(127, 0, 71, 9), 20_000..=20_299);
+        let taken = ports.clone().map(|port| TcpListener::bind((ip, port)));
+        let taken: Vec<TcpListener> = taken.collect::<io::Result<_>>().expect("nobody else has the address");
+        Runtime::new().expect("a loop").block_on(async move {
+            let turns = Rc::new(Cell::new(0));
+            let theirs = Rc::clone(&turns);
+            spawn(async move {
+                for _ in 0..10 {
+                    theirs.set(theirs.get() + 1);
+                    yield_now().await;
+                }
+            });
+            let error = open_port((ip, 0).into(), Some(ports)).await.expect_err("all are taken");
+            assert_eq!(error.raw_os_error(), Some(nix::libc::EADDRINUSE));
+            assert!(turns.get() >= taken.len() as u64 / TRIES_OF_A_TURN, "{}", turns.get());
+        });
+    }
 }
