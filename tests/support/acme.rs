@@ -40,6 +40,8 @@ pub enum Trouble {
     LongChain,
     /// Nothing is ever decided.
     Endless,
+    /// The certificate is for the first name only.
+    FewNames,
     /// Each answer takes this many milliseconds.
     Slow(u64),
     /// Its answers are no JSON.
@@ -81,6 +83,11 @@ struct State {
     asked: Vec<String>,
     /// Suggested windows, as seconds from now.
     window: Option<(i64, i64)>,
+    /// Another authority, whose certificate tops an alternate chain.
+    alternate: Option<String>,
+    /// The key of an account elsewhere, without which none is opened here, and its id.
+    external: Option<(String, Vec<u8>)>,
+    profiles: Vec<Value>,
     faults: Vec<String>,
     replaced: Vec<String>,
 }
@@ -181,6 +188,21 @@ impl Acme {
     /// Suggests to renew between these seconds from the time of asking.
     pub fn suggest(&self, from_s: i64, to_s: i64) {
         self.inner.state().window = Some((from_s, to_s));
+    }
+
+    /// Offers another chain, with this certificate at its end.
+    pub fn offers_chain(&self, top: &str) {
+        self.inner.state().alternate = Some(top.to_owned());
+    }
+
+    /// Opens accounts only for those that prove to know this key (RFC 8555 §7.3.4).
+    pub fn wants_external(&self, id: &str, key: &[u8]) {
+        self.inner.state().external = Some((id.to_owned(), key.to_vec()));
+    }
+
+    /// The profiles that orders have asked for; `null`: none.
+    pub fn profiles(&self) -> Vec<Value> {
+        self.inner.state().profiles.clone()
     }
 
     /// How often a path that begins so was asked for.
@@ -445,16 +467,23 @@ impl Inner {
             }
             ("finalize", Some(_)) => self.finalize(number(1), payload.unwrap_or_default()),
             ("cert", Some(_)) => {
+                let alternate = self.state().alternate.clone();
                 let chain = self.state().orders.get(&number(1)).and_then(|order| order.chain.clone());
                 let mut chain = chain.unwrap_or_default();
                 if self.trouble() == Trouble::LongChain {
                     chain = chain.repeat(1024 * 1024 / chain.len().max(1) + 1);
                 }
-                (
-                    200,
-                    vec![("Content-Type".into(), "application/pem-certificate-chain".into())],
-                    chain.into_bytes(),
-                )
+                let mut fields = vec![("Content-Type".into(), "application/pem-certificate-chain".into())];
+                match (alternate, parts.get(2)) {
+                    (Some(top), Some(_)) => chain += &top,
+                    (Some(_), None) => {
+                        let url = format!("<{}{path}/other>;rel=\"alternate\"", self.base);
+                        fields.push(("Link".into(), format!("<{}/dir>;rel=\"index\"", self.base)));
+                        fields.push(("Link".into(), url));
+                    }
+                    (None, _) => {}
+                }
+                (200, fields, chain.into_bytes())
             }
             _ => self.fault(format!("a POST to {path}")),
         }
@@ -470,6 +499,22 @@ impl Inner {
         }
         if known.is_none() && payload["termsOfServiceAgreed"] != true {
             return problem(403, "userActionRequired", "agree to the terms");
+        }
+        if let Some((id, secret)) = &state.external {
+            let bound = &payload["externalAccountBinding"];
+            let part = |name: &str| bound[name].as_str().unwrap_or("").to_owned();
+            let (protected, own) = (part("protected"), part("payload"));
+            let header = decode(&protected).and_then(|it| serde_json::from_slice::<Value>(&it).ok());
+            let signed = decode(&part("signature")).unwrap_or_default();
+            let mac = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret);
+            let is_signed =
+                aws_lc_rs::hmac::verify(&mac, format!("{protected}.{own}").as_bytes(), &signed).is_ok();
+            let jwk = decode(&own).and_then(|it| serde_json::from_slice::<Value>(&it).ok());
+            let is_own = jwk.and_then(|it| Jwk::of(&it)).is_some_and(|it| it.x == key.x);
+            let is_named = header.is_some_and(|it| it["kid"] == **id && it["alg"] == "HS256");
+            if !is_signed || !is_own || !is_named {
+                return problem(403, "externalAccountRequired", "prove your account");
+            }
         }
         state.account_requests.push(payload);
         let number = known.unwrap_or(number);
@@ -495,6 +540,7 @@ impl Inner {
             return problem(400, "rejectedIdentifier", &format!("no certificate for {name}"));
         }
         let mut state = self.state();
+        state.profiles.push(payload["profile"].clone());
         state.replaced.extend(payload["replaces"].as_str().map(str::to_owned));
         state.last += 1;
         let number = state.last;
@@ -624,7 +670,15 @@ impl Inner {
             .with_custom_certificate_verifier(Arc::new(super::tls::Any))
             .with_no_client_auth();
         config.alpn_protocols = vec![b"acme-tls/1".to_vec()];
-        let host = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
+        // RFC 8738 §6: an address is asked for by the name of its reverse lookup.
+        let asked = match name.parse::<std::net::Ipv4Addr>() {
+            Ok(ip) => {
+                let [a, b, c, d] = ip.octets();
+                format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+            }
+            Err(_) => name.to_owned(),
+        };
+        let host = ServerName::try_from(asked).map_err(|error| error.to_string())?;
         let mut tls = ClientConnection::new(Arc::new(config), host).map_err(|error| error.to_string())?;
         let port = self.tls_port.load(Ordering::SeqCst);
         let mut socket = TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())?;
@@ -643,8 +697,12 @@ impl Inner {
         let good = own.is_some_and(|it| it.critical && it.value == &wanted[..]);
         let names =
             found.subject_alternative_name().ok().flatten().map(|it| format!("{:?}", it.value.general_names));
+        let wanted = match name.parse::<std::net::Ipv4Addr>() {
+            Ok(ip) => format!("[IPAddress({:?})]", ip.octets()),
+            Err(_) => format!("[DNSName({name:?})]"),
+        };
         match (good, names) {
-            (true, Some(names)) if names == format!("[DNSName({name:?})]") => Ok(()),
+            (true, Some(names)) if names == wanted => Ok(()),
             (_, names) => Err(format!("another certificate: {names:?}")),
         }
     }
@@ -683,6 +741,9 @@ impl Inner {
             let names: Vec<&str> = named.iter().map(String::as_str).collect();
             self.authority.issue_for(&key, &names, change).certificate
         } else {
+            if self.trouble() == Trouble::FewNames {
+                csr.params.subject_alt_names.truncate(1);
+            }
             change(&mut csr.params);
             csr.signed_by(self.authority.issuer()).expect("a certificate").pem()
         };

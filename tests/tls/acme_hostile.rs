@@ -9,6 +9,7 @@ use crate::control::disk::Disk;
 use crate::process::upgrade::upgrade;
 use crate::support::acme::Trouble;
 use crate::support::daemon::send;
+use crate::support::tls::Authority;
 use crate::support::{Acme, Daemon, get, process, wait_for};
 
 /// The files of the state folder that end so.
@@ -50,6 +51,84 @@ fn an_authority_that_fails_is_told_of_and_harms_nobody() {
         assert_eq!(daemon.complaints("alert|emerg|crit"), Vec::<String>::new(), "{trouble:?}");
         assert_eq!(state_files(&daemon, ".pem").len(), 0, "{trouble:?}");
     }
+}
+
+#[test]
+fn a_certificate_must_have_all_names_and_addresses() {
+    let acme = Acme::start();
+    acme.trouble(Trouble::FewNames);
+    let daemon = setup_with(&acme, CONF, "", "a.test 127.0.0.1").start();
+    daemon.wait_log(
+        r"\[error\].*gave no certificate for a\.test, 127\.0\.0\.1: .*certificate lacks 127\.0\.0\.1",
+    );
+    assert_eq!(state_files(&daemon, ".pem").len(), 0);
+}
+
+#[test]
+fn an_address_gets_a_certificate_by_either_challenge() {
+    for challenge in ["", "challenge tls-alpn-01;"] {
+        let acme = Acme::start();
+        let daemon = setup_with(&acme, CONF, challenge, "a.test 127.0.0.1").start();
+        let client = client(&acme);
+        wait_certificate(&daemon, &client);
+        wait_obtained(&daemon, 1);
+        assert!(ask(daemon.port(1), &client, "127.0.0.1").is_some(), "{challenge}");
+    }
+}
+
+#[test]
+fn an_order_that_is_never_decided_is_given_up_and_told_of() {
+    let acme = Acme::start();
+    acme.trouble(Trouble::Endless);
+    let daemon = setup(&acme).start();
+    wait_for("the order to be looked at", || (acme.asked("/order/") >= 3).then_some(()));
+    assert_eq!(get(daemon.port(0), "/").status, 301);
+    // A keeper that takes over goes on with the same order.
+    let keeper = daemon.keeper();
+    send(keeper, Signal::SIGKILL);
+    let asked = acme.asked("/order/");
+    wait_for("the order to be looked at again", || (acme.asked("/order/") > asked + 2).then_some(()));
+    assert_eq!(acme.orders(), 1);
+    daemon.stop(Signal::SIGTERM);
+}
+
+#[test]
+fn a_chain_by_its_top_a_profile_and_an_account_elsewhere_are_asked_for() {
+    let acme = Acme::start();
+    let other = Authority::new("another root");
+    acme.offers_chain(&other.certificate());
+    acme.wants_external("account-7", b"a secret of thirty-two bytes or so");
+    let key = "YSBzZWNyZXQgb2YgdGhpcnR5LXR3byBieXRlcyBvciBzbw";
+    let issuer = format!(
+        "external_account_key account-7 data:{key}; profile short require; preferred_chain 'another root';"
+    );
+    let daemon = setup_with(&acme, CONF, &issuer, "").start();
+    wait_certificate(&daemon, &client(&acme));
+    wait_obtained(&daemon, 1);
+    assert_eq!(acme.profiles(), ["short"]);
+    let text = std::fs::read_to_string(&state_files(&daemon, ".pem")[0]).expect("readable");
+    assert!(text.ends_with(&other.certificate()), "the other chain: {text}");
+}
+
+#[test]
+fn an_account_that_must_be_proved_and_a_profile_that_is_not_there_are_told_of() {
+    for (issuer, told) in [
+        ("profile long require;", r#"the authority has no profile "long": correct "profile""#),
+        ("external_account_key account-7 data:AAAA;", r#"prove your account.*: set "external_account_key""#),
+        ("", r#"prove your account.*: set "external_account_key""#),
+    ] {
+        let acme = Acme::start();
+        if !issuer.starts_with("profile") {
+            acme.wants_external("account-7", b"a secret");
+        }
+        let daemon = setup_with(&acme, CONF, issuer, "").start();
+        daemon.wait_log(&format!(r"\[error\].*gave no certificate for a\.test, b\.test: .*{told}"));
+        assert_eq!(acme.orders(), 0);
+    }
+    let acme = Acme::start();
+    let daemon = setup_with(&acme, CONF, "profile long; preferred_chain 'none such';", "").start();
+    wait_certificate(&daemon, &client(&acme));
+    assert_eq!(acme.profiles(), [Value::Null], "a profile that is not required is left out");
 }
 
 #[test]

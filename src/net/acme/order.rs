@@ -25,6 +25,7 @@ use crate::net::acme::{Identifier, Issuer, KeyKind, Method, Wanted};
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::parcel;
 use crate::net::tls::pem::{self, Passwords};
+use crate::net::tls::verify::Names;
 use crate::sys::clock;
 
 /// How long an authority may take to check the names, and again to issue the certificate.
@@ -482,7 +483,11 @@ fn checked(chain: &str, key: &str, wanted: &Wanted) -> Result<Certificate, Strin
     if !(certificate.not_before_s()..certificate.not_after_s()).contains(&now_s) {
         return Err("the authority's certificate is not valid now: see that the clock is right".into());
     }
-    let lacks = |it: &&Identifier| matches!(it, Identifier::Dns(name) if !certificate.names().contains(name));
+    let addresses = certificate.chain().first().map(|der| Names::of(der).addresses).unwrap_or_default();
+    let lacks = |it: &&Identifier| match it {
+        Identifier::Dns(name) => !certificate.names().contains(name),
+        Identifier::Ip(ip) => !addresses.contains(ip),
+    };
     match wanted.identifiers.iter().find(lacks) {
         Some(name) => Err(format!("the authority's certificate lacks {name}")),
         None => Ok(certificate),
@@ -519,6 +524,11 @@ mod tests {
         assert!(check("b.test", &key).unwrap_err().contains("lacks b.test"));
         let other = new_key(KeyKind::Ecdsa256).expect("a key");
         assert!(check("a.test", &other).unwrap_err().contains("does not belong"));
+        let ip = Wanted::new(0, vec![Identifier::Ip([192, 0, 2, 1].into())], KeyKind::Ecdsa256);
+        assert!(checked(&chain, &key.serialize_pem(), &ip).unwrap_err().contains("lacks 192.0.2.1"));
+        let params = CertificateParams::new(vec!["192.0.2.1".to_owned()]).expect("an address");
+        let own = params.self_signed(&key).expect("a certificate").pem();
+        assert!(checked(&own, &key.serialize_pem(), &ip).is_ok());
         let mut params = CertificateParams::new(vec!["a.test".to_owned()]).expect("a name");
         params.not_after = rcgen::date_time_ymd(2020, 1, 1);
         let old = params.self_signed(&key).expect("a certificate").pem();
