@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -23,6 +23,7 @@ use nix::fcntl::{
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
+use zeroize::Zeroizing;
 
 /// Most links that one path may lead through, as in the kernel (path_resolution(7)).
 const LINKS_MAX: u32 = 40;
@@ -31,6 +32,27 @@ const LINKS_MAX: u32 = 40;
 /// created it.
 pub fn make_directory(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     Place::of(path)?.followed()?.make_directory(owner)
+}
+
+/// Reads a file in a directory that may belong to another user: root must not read a file of their choice for them, nor wait
+/// for a writer of a named pipe.
+///
+/// Errors: those of open(2), and, in words: a link that another user may have put there, a second name of a file of root's, a
+/// file that is not regular, and one of more than `bytes_max`.
+pub fn read(path: &Path, bytes_max: u64) -> io::Result<Zeroizing<Vec<u8>>> {
+    let place = Place::of(path)?.followed()?;
+    let file = place.open(OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+    let found = fstat(&file)?;
+    if !is_regular(&found) {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    place.refuse_other_names(&found)?;
+    let length = usize::try_from(found.st_size).ok().filter(|length| *length as u64 <= bytes_max);
+    let length = length.ok_or_else(|| io::Error::other(format!("it is larger than {bytes_max} bytes")))?;
+    // One byte more, so that the end is seen without another allocation, which would leave a copy.
+    let mut data = Zeroizing::new(Vec::with_capacity(length + 1));
+    file.take(length as u64 + 1).read_to_end(&mut data)?;
+    Ok(data)
 }
 
 /// A name in a directory that is held open.
@@ -114,14 +136,7 @@ impl Place {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 opened => {
                     let file = opened?;
-                    let found = fstat(&file)?;
-                    if is_regular(&found) && found.st_nlink > 1 && !self.is_ours()? && found.st_uid == 0 {
-                        let why = format!(
-                            "\"{}\" has other names, and is in a directory that is not root's",
-                            self.shown()
-                        );
-                        return Err(io::Error::other(why));
-                    }
+                    self.refuse_other_names(&fstat(&file)?)?;
                     return Ok(Opened { file, is_new: false });
                 }
             }
@@ -130,6 +145,16 @@ impl Place {
                 made => return Ok(Opened { file: made?, is_new: true }),
             }
         }
+    }
+
+    /// Errors: a file of root's with a second hard link, in a directory that is not root's.
+    fn refuse_other_names(&self, found: &FileStat) -> io::Result<()> {
+        if is_regular(found) && found.st_nlink > 1 && !self.is_ours()? && found.st_uid == 0 {
+            let shown = self.shown();
+            let why = format!("\"{shown}\" has other names, and is in a directory that is not root's");
+            return Err(io::Error::other(why));
+        }
+        Ok(())
     }
 
     /// Whether only root can have put a file with this name here: no other user can add or replace names, and

@@ -1,7 +1,11 @@
 //! An authority that is slow, broken or hostile, a full disk, and a keeper of certificates that is killed: servers go on,
 //! and what was asked for is not asked for again.
 
+use std::os::unix::fs::PermissionsExt;
+
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::{Uid, User};
 use serde_json::Value;
 
 use super::acme::{CONF, ask, client, setup, setup_with, wait_certificate, wait_obtained, wait_other};
@@ -51,6 +55,40 @@ fn an_authority_that_fails_is_told_of_and_harms_nobody() {
         assert_eq!(daemon.complaints("alert|emerg|crit"), Vec::<String>::new(), "{trouble:?}");
         assert_eq!(state_files(&daemon, ".pem").len(), 0, "{trouble:?}");
     }
+}
+
+/// The workers' user can put links and pipes into the folder of the state, and the master is root.
+#[test]
+fn the_master_follows_no_link_that_a_worker_can_make_and_waits_for_no_pipe() {
+    let acme = Acme::start();
+    let conf = if Uid::effective().is_root() { format!("user nobody;\n{CONF}") } else { CONF.to_owned() };
+    let setup = setup_with(&acme, &conf, "", "");
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(setup.folder(), open).expect("the folder is ours");
+    let daemon = setup.start();
+    let client = client(&acme);
+    let first = wait_certificate(&daemon, &client);
+    wait_obtained(&daemon, 1);
+    let file = state_files(&daemon, ".pem")[0].clone();
+    if Uid::effective().is_root() {
+        let other = acme.authority().issue(&["a.test", "b.test"]);
+        daemon.write("secret.pem", format!("{}{}", other.key, other.certificate));
+        std::fs::remove_file(&file).expect("it is there");
+        std::os::unix::fs::symlink(daemon.path("secret.pem"), &file).expect("a link");
+        let owner = User::from_name("nobody").expect("users are known").expect("it is everywhere").uid;
+        std::os::unix::fs::lchown(&file, Some(owner.as_raw()), None).expect("we are root");
+        daemon.wait_log(
+            r#"\[error\].*cannot read certificate ".*is a symbolic link that user \d+ can replace"#,
+        );
+        assert_eq!(ask(daemon.port(1), &client, "a.test").expect("a handshake").0, first);
+        daemon.reload();
+        assert!(ask(daemon.port(1), &client, "a.test").is_none_or(|(serial, _)| serial == first));
+    }
+    // The keeper may put the certificate back at any moment.
+    let _ = std::fs::remove_file(&file);
+    let _ = nix::unistd::mkfifo(&file, Mode::from_bits_truncate(0o666));
+    daemon.reload();
+    assert_eq!(get(daemon.port(0), "/").status, 301);
 }
 
 #[test]

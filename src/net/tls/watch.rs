@@ -29,7 +29,7 @@ use crate::net::tls::certificate::{self, Certificate};
 use crate::net::tls::client::Client;
 use crate::net::tls::parcel;
 use crate::net::tls::pem::{self, Passwords};
-use crate::sys::{clock_local, file};
+use crate::sys::{clock_local, file, trusted};
 
 /// How long files must stay as they are before they are read: a certificate and its key change one after
 /// the other.
@@ -57,6 +57,8 @@ pub struct Files {
     pub passwords: Option<PathBuf>,
     /// `ssl_stapling_file`.
     pub ocsp: Option<PathBuf>,
+    /// The workers' user writes certificate and key, so that root must not follow a link there.
+    pub is_issued: bool,
 }
 
 impl Files {
@@ -455,8 +457,16 @@ pub struct Loaded {
 
 /// Reads a pair and checks it: it parses, the key fits, and it is valid at `now_s`.
 pub fn load(files: &Files, now_s: i64) -> Result<Loaded, Error> {
-    let chain = read(&files.certificate, "certificate")?;
-    let key = read(&files.key, "certificate key")?;
+    let read_own = |path: &Path, what| match files.is_issued {
+        true => trusted::read(path, FILE_BYTES_MAX).map_err(|error| Error::Unreadable {
+            what,
+            path: path.into(),
+            error,
+        }),
+        false => read(path, what),
+    };
+    let chain = read_own(&files.certificate, "certificate")?;
+    let key = read_own(&files.key, "certificate key")?;
     let passwords = match &files.passwords {
         None => Passwords::default(),
         Some(path) => Passwords::read(&read(path, "passwords")?)

@@ -22,6 +22,7 @@ use crate::net::tls::settings::{self as selection, Choice};
 use crate::net::tls::watch::{Files, Kind};
 use crate::script::value;
 use crate::shared::tls::Secured;
+use crate::sys::trusted;
 
 /// The largest file of certificates, keys or passwords that is read.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -133,7 +134,7 @@ pub fn load_pair(
 
 /// A certificate that an authority gives. Until it is there, or while it cannot be used, one that handshakes are refused with.
 fn issued(name: &str, cx: &mut impl Secured) -> Certificate {
-    let (_, data) = read_at(cx.folder(), name);
+    let data = trusted::read(&cx.folder().join(name), FILE_BYTES_MAX);
     let loaded = data.ok().and_then(|data| Certificate::from_pem(&data, &data, &Passwords::default()).ok());
     loaded.unwrap_or_else(Certificate::pending)
 }
@@ -152,6 +153,7 @@ pub fn watched_files(
         key: path(key.name),
         passwords: passwords.map(path),
         ocsp: None,
+        is_issued: certificate.is_issued,
     })
 }
 

@@ -129,8 +129,13 @@ fn pair(folder: &Path, years: (i32, i32)) -> Files {
     params.not_before = date_time_ymd(years.0, 1, 1);
     params.not_after = date_time_ymd(years.1, 1, 1);
     let certificate = params.self_signed(&key).expect("a certificate");
-    let files =
-        Files { certificate: folder.join("pem"), key: folder.join("key"), passwords: None, ocsp: None };
+    let files = Files {
+        certificate: folder.join("pem"),
+        key: folder.join("key"),
+        passwords: None,
+        ocsp: None,
+        is_issued: false,
+    };
     fs::write(&files.certificate, certificate.pem()).expect("ours");
     fs::write(&files.key, key.serialize_pem()).expect("ours");
     files
