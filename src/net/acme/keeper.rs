@@ -115,7 +115,11 @@ pub fn start(plan: &'static Plan, begins_paused: bool, tell: impl Fn(Challenge) 
             match call {
                 Call::Announce(challenge, done) => match (tell(challenge.clone()), done) {
                     (true, Some(done)) => _ = done.send(()),
-                    (false, Some(done)) => own.waiting.borrow_mut().push((challenge, done)),
+                    (false, Some(done)) => {
+                        let mut waiting = own.waiting.borrow_mut();
+                        waiting.retain(|(_, done)| !done.is_closed()); // those that were given up
+                        waiting.push((challenge, done));
+                    }
                     (_, None) => {}
                 },
                 Call::Resolve(issuer, host, answer) => {
