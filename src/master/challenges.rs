@@ -6,9 +6,10 @@
 use crate::log;
 use crate::master::Master;
 use crate::master::roles::Role;
+use crate::master::rules::{Fault, Kind};
 use crate::master::seat::Worker;
-use crate::master::supervisor::WorkerId;
-use crate::net::acme::challenges::{self, Challenge};
+use crate::master::supervisor::{Event, WorkerId};
+use crate::net::acme::challenges::{self, CHALLENGES_MAX, Challenge};
 use crate::worker::messages::ToWorker;
 
 impl Master {
@@ -19,9 +20,14 @@ impl Master {
             log::error!(log::process(), &(), "{what}");
         }
         let others = self.workers.iter_mut().filter(|worker| worker.role != Role::Keeper);
-        others.for_each(|worker| worker.order(ToWorker::Challenge(challenge.clone())));
+        others.for_each(|worker| worker.order_challenge(&challenge));
         if let Some(keeper) = self.workers.iter_mut().find(|worker| worker.id == from) {
             keeper.challenges.push_back(challenge);
+            // A process that reads nothing, perhaps since this one has stopped it, must not fill the master's memory. The next
+            // keeper begins with a removal of all.
+            if keeper.challenges.len() > CHALLENGES_MAX {
+                return self.happen(Event::BrokeRule(from, Fault::TooOften(Kind::Challenge)));
+            }
         }
         self.confirm_challenges();
     }

@@ -169,6 +169,14 @@ impl Worker {
         self.send_orders();
     }
 
+    /// Sends a change of the challenges. A removal of all makes those that wait pointless.
+    pub fn order_challenge(&mut self, challenge: &Challenge) {
+        if *challenge == Challenge::clear() {
+            self.unsent.retain(|message| !matches!(message, ToWorker::Challenge(_)));
+        }
+        self.order(ToWorker::Challenge(challenge.clone()));
+    }
+
     /// Sends the orders that wait; false if there is no room yet.
     pub fn send_orders(&mut self) -> bool {
         while let Some(message) = self.unsent.front() {
@@ -500,6 +508,26 @@ mod tests {
         let rest: Vec<_> = std::iter::from_fn(|| next_of(&worker)).map(|(_, message)| message).collect();
         assert_eq!(rest, [ToWorker::Reopen, ToWorker::Drain, ToWorker::Ping]);
         assert_eq!(worker.sent as usize, filled + 3);
+    }
+
+    #[test]
+    fn challenges_that_wait_make_room_for_a_removal_of_all() {
+        let mut worker = worker();
+        (0..1_000_000).take_while(|_| worker.ping()).for_each(drop);
+        worker.order(ToWorker::Reopen);
+        for round in 0..3 {
+            for number in 0..100 {
+                let name = format!("{round}-{number}").into();
+                worker.order_challenge(&Challenge {
+                    name,
+                    answer: b"x".as_slice().into(),
+                    ..Challenge::clear()
+                });
+            }
+            assert_eq!(worker.unsent.len(), if round == 0 { 101 } else { 102 });
+            worker.order_challenge(&Challenge::clear());
+            assert_eq!(worker.unsent, [ToWorker::Reopen, ToWorker::Challenge(Challenge::clear())]);
+        }
     }
 
     #[test]
