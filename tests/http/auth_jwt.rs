@@ -1,10 +1,14 @@
 //! `auth_jwt` against the real daemon: tokens that another program has made (`auth_jwt/`), forged ones, and the ways to the
 //! keys.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+
 use aws_lc_rs::hmac;
 
 use crate::support::origin::ok;
-use crate::support::{Daemon, Origin, Response, Setup, fetch, get, wait_for};
+use crate::support::{Client, Daemon, Origin, Response, Setup, deadline, fetch, get, wait_for};
 
 const KEYS: &str = include_str!("auth_jwt/keys.json");
 const TOKENS: &str = include_str!("auth_jwt/tokens.txt");
@@ -348,6 +352,78 @@ fn keys_come_from_files_and_subrequests() {
         assert_eq!(response.status, 500);
         daemon.wait_log(&format!("cannot use the keys of \"/{what}\": {expected}"));
     }
+}
+
+/// An origin whose `number`th answer with keys waits for the channel, and is `gated`.
+fn gated(number: usize, gated: Vec<u8>) -> (Sender<()>, Origin) {
+    let (go, wait) = channel();
+    let (wait, asked) = (Mutex::new(wait), AtomicUsize::new(0));
+    let origin = Origin::replying(move |_| {
+        if asked.fetch_add(1, Ordering::SeqCst) != number {
+            return ok(KEYS.as_bytes());
+        }
+        let _ = wait.lock().expect("not poisoned").recv_timeout(deadline());
+        gated.clone()
+    });
+    (go, origin)
+}
+
+fn asking(daemon: &Daemon, path: &str) -> Client {
+    let mut client = Client::connect(daemon.port(0));
+    let good = token("ES512");
+    client.send(format!(
+        "GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {good}\r\nConnection: close\r\n\r\n"
+    ));
+    client
+}
+
+#[test]
+fn requests_that_come_while_keys_are_asked_for_wait_for_them() {
+    let (go, origin) = gated(0, ok(KEYS.as_bytes()));
+    let daemon = start(&origin);
+    assert_eq!(daemon.workers().len(), 1);
+    let mut clients: Vec<Client> = (0..10).map(|_| asking(&daemon, "/kept")).collect();
+    origin.wait_requests(1);
+    // A request on its own connection is answered after those that came before it have begun.
+    assert_eq!(ask(&daemon, "/open", "").status, 404);
+    go.send(()).expect("the origin waits");
+    for client in &mut clients {
+        assert_eq!(client.response().status, 404);
+    }
+    assert_eq!(origin.requests().len(), 1);
+}
+
+#[test]
+fn a_request_that_cannot_get_the_keys_takes_no_other_with_it() {
+    let (go, origin) = gated(0, b"HTTP/1.1 431 Too Large\r\nContent-Length: 0\r\n\r\n".to_vec());
+    let daemon = start(&origin);
+    let mut first = asking(&daemon, "/kept");
+    origin.wait_requests(1);
+    let mut others: Vec<Client> = (0..5).map(|_| asking(&daemon, "/kept")).collect();
+    assert_eq!(ask(&daemon, "/open", "").status, 404);
+    go.send(()).expect("the origin waits");
+    assert_eq!(first.response().status, 500);
+    for client in &mut others {
+        assert_eq!(client.response().status, 404);
+    }
+    daemon.wait_log("cannot use the keys of \"/keys\": status 431");
+}
+
+#[test]
+fn a_client_that_leaves_while_it_asks_for_keys_passes_its_turn_on() {
+    let (go, origin) = gated(0, ok(KEYS.as_bytes()));
+    let daemon = start(&origin);
+    let first = asking(&daemon, "/kept");
+    origin.wait_requests(1);
+    let mut others: Vec<Client> = (0..5).map(|_| asking(&daemon, "/kept")).collect();
+    assert_eq!(ask(&daemon, "/open", "").status, 404);
+    first.reset_on_close();
+    drop(first);
+    for client in &mut others {
+        assert_eq!(client.response().status, 404);
+    }
+    assert_eq!(origin.requests().len(), 2, "one of the others has asked");
+    drop(go);
 }
 
 #[test]

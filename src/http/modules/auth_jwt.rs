@@ -83,7 +83,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Names a URI, with variables, whose response is a JSON Web Key Set; there may be several. It is asked for with each request unless \
          auth_jwt_key_cache or proxy_cache keeps it."),
     millis("auth_jwt_key_cache", Context::ANY, |c| &mut c.key_cache_ms,
-        "Sets how long a worker keeps the keys of auth_jwt_key_request, unless its URI has variables; 0 keeps none."),
+        "Sets how long a worker keeps the keys of auth_jwt_key_request, unless its URI has variables; 0 keeps none. While one request asks for them \
+         others wait for its keys."),
     millis("auth_jwt_leeway", Context::ANY, |c| &mut c.leeway_ms,
         "Accepts tokens for this time before nbf and after exp, for clocks that differ."),
     custom("auth_jwt_type", CONTEXTS, Arity::exactly(1), auth_jwt_type,

@@ -23,9 +23,13 @@ use crate::http::scope::Script;
 use crate::http::verdict::{Ask, Pause, Reply, Then, Verdict, Work};
 use crate::log;
 use crate::net::tls::watch::Kind;
+use crate::runtime::blocking::{self, Lane};
 use crate::runtime::now_ms;
 use crate::shared::tls::Secured;
 use crate::sys::file;
+use flight::Turn;
+
+mod flight;
 
 /// One `auth_jwt_key_file` or `auth_jwt_key_request`.
 #[derive(Clone, Debug)]
@@ -88,7 +92,11 @@ impl Source {
                     check.sets.push(keys);
                     return Ok(check);
                 }
-                Err(ask(check, place, cache_ms))
+                let cache = Cache { place, ms: cache_ms, turn: None };
+                Err(match cache_ms {
+                    0 => ask(check, cache),
+                    _ => flight::ask_once(check, cache),
+                })
             }
         }
     }
@@ -146,30 +154,43 @@ struct Place {
     uri: Vec<u8>,
 }
 
-fn ask(check: Check, place: Place, cache_ms: u64) -> Verdict {
-    let uri = place.uri.clone();
+/// Where the keys that a subrequest brings are kept.
+struct Cache {
+    place: Place,
+    /// 0: nowhere.
+    ms: u64,
+    /// The others that wait for them.
+    turn: Option<Turn>,
+}
+
+impl Cache {
+    /// Keeps the keys, and tells those that wait for them.
+    fn settle(self, outcome: Result<KeySet, KeyError>) -> Result<Arc<KeySet>, KeyError> {
+        let Self { place, ms, turn } = self;
+        let outcome = outcome.map(Arc::new);
+        if let (Ok(keys), 1..) = (&outcome, ms) {
+            let kept = Kept { keys: keys.clone(), until_ms: now_ms().saturating_add(ms) };
+            KEPT.with_borrow_mut(|all| all.insert(place, kept));
+        }
+        turn.into_iter().for_each(Turn::end);
+        outcome
+    }
+}
+
+/// Asks for the keys.
+fn ask(check: Check, cache: Cache) -> Verdict {
+    let uri = cache.place.uri.clone();
     let then = move |request: &mut Request, inner: &mut Request, body: Option<Vec<u8>>| {
         let status = inner.response.status;
-        match body.filter(|_| status == 200) {
-            Some(body) => parse(request, check, body, place, cache_ms),
-            None if status == 200 => {
-                let uri = log::Text(&place.uri);
-                let why = format!("it broke off, or is longer than {SET_BYTES_MAX} bytes");
-                log::error!(request.error_log(), &*request, "cannot use the keys of \"{}\": {}", uri, why);
-                Verdict::Done(Reply::Status(500))
-            }
-            None => {
-                let uri = log::Text(&place.uri);
-                log::error!(
-                    request.error_log(),
-                    &*request,
-                    "cannot use the keys of \"{}\": status {}",
-                    uri,
-                    status
-                );
-                Verdict::Done(Reply::Status(500))
-            }
-        }
+        let why = match body.filter(|_| status == 200) {
+            Some(body) => return parse(request, check, body, cache),
+            None if status == 200 => format!("it broke off, or is longer than {SET_BYTES_MAX} bytes"),
+            None => format!("status {status}"),
+        };
+        let uri = log::Text(&cache.place.uri);
+        log::error!(request.error_log(), &*request, "cannot use the keys of \"{}\": {}", uri, why);
+        cache.turn.into_iter().for_each(Turn::end);
+        Verdict::Done(Reply::Status(500))
     };
     Verdict::Wait(Pause::Answer(Box::new(Ask { uri, kept_bytes_max: SET_BYTES_MAX, then: Box::new(then) })))
 }
@@ -177,28 +198,29 @@ fn ask(check: Check, place: Place, cache_ms: u64) -> Verdict {
 /// The longest text that is parsed at once: some ten keys, in less than a millisecond.
 const AT_ONCE_BYTES_MAX: usize = 8 * 1024;
 
-fn parse(request: &mut Request, check: Check, body: Vec<u8>, place: Place, cache_ms: u64) -> Verdict {
+fn parse(request: &mut Request, check: Check, body: Vec<u8>, cache: Cache) -> Verdict {
+    let uri = log::Text(&cache.place.uri).to_string();
     if body.len() <= AT_ONCE_BYTES_MAX {
-        let outcome = KeySet::read(&body);
-        return parsed(request, check, outcome, place, cache_ms);
+        let outcome = cache.settle(KeySet::read(&body));
+        return parsed(request, check, outcome, &uri);
     }
-    let job = move || -> Then {
-        let outcome = KeySet::read(&body);
-        Box::new(move |request| parsed(request, check, outcome, place, cache_ms))
+    let run = async move {
+        let outcome = blocking::run(Lane::Files, move || KeySet::read(&body)).await;
+        // Here, since the others wait in this thread, whether or not the request goes on.
+        let outcome = cache.settle(outcome);
+        Box::new(move |request: &mut Request| parsed(request, check, outcome, &uri)) as Then
     };
-    Work::on_files(job).into()
+    Work { run: Box::pin(run), lane: Lane::Files }.into()
 }
 
 fn parsed(
     request: &mut Request,
     mut check: Check,
-    outcome: Result<KeySet, KeyError>,
-    place: Place,
-    cache_ms: u64,
+    outcome: Result<Arc<KeySet>, KeyError>,
+    uri: &str,
 ) -> Verdict {
-    let uri = log::Text(&place.uri).to_string();
     let keys = match outcome {
-        Ok(keys) => Arc::new(keys),
+        Ok(keys) => keys,
         Err(error) => {
             log::error!(request.error_log(), &*request, "cannot use the keys of \"{}\": {}", uri, error);
             return Verdict::Done(Reply::Status(500));
@@ -209,10 +231,6 @@ fn parsed(
     }
     if let Some(weak) = keys.weak().next() {
         log::warn!(request.error_log(), &*request, "weak key in \"{}\": {}", uri, weak);
-    }
-    if cache_ms > 0 {
-        let kept = Kept { keys: keys.clone(), until_ms: now_ms().saturating_add(cache_ms) };
-        KEPT.with_borrow_mut(|all| all.insert(place, kept));
     }
     check.sets.push(keys);
     check.proceed(request)
