@@ -9,7 +9,7 @@
 //! Behaviour: nginx.org, `keepalive` and `ntlm` of ngx_http_upstream_module.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::num::NonZeroU64;
 use std::rc::{Rc, Weak};
@@ -48,7 +48,7 @@ pub struct Connection {
     /// It has served a request before, so its peer may close it at any moment.
     pub reused: bool,
     /// The client's connection that it is bound to.
-    pub client: Option<ClientNumber>,
+    pub client: Option<Rc<Binding>>,
     /// The timer for its waits, kept from one request to the next.
     pub timer: Timer,
 }
@@ -64,6 +64,37 @@ impl Connection {
 
 /// The number of a client's connection.
 pub type ClientNumber = NonZeroU64;
+
+/// A client's connection that connections to peers are bound to, for as long as there are any.
+#[derive(Debug)]
+pub struct Binding {
+    client: ClientNumber,
+    /// The client's connection has ended: nobody may use those that were bound to it.
+    is_over: Cell<bool>,
+}
+
+impl Binding {
+    /// The binding to a client, the same for all connections that are bound to it.
+    pub fn to(client: ClientNumber) -> Rc<Self> {
+        clients::on_end(close_bound);
+        BOUND.with_borrow_mut(|bound| {
+            bound.get(&client).and_then(Weak::upgrade).unwrap_or_else(|| {
+                let binding = Rc::new(Self { client, is_over: Cell::new(false) });
+                bound.insert(client, Rc::downgrade(&binding));
+                binding
+            })
+        })
+    }
+}
+
+impl Drop for Binding {
+    fn drop(&mut self) {
+        if !self.is_over.get() {
+            // `Err`: the thread ends.
+            let _ = BOUND.try_with(|bound| bound.borrow_mut().remove(&self.client));
+        }
+    }
+}
 
 /// Which requests may use a connection, besides those of the location that opened it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -136,21 +167,25 @@ thread_local! {
     static WATCHED: RefCell<Vec<Weak<State>>> = const { RefCell::new(Vec::new()) };
     /// Index of the group that is next to close its longest-idle connection.
     static NEXT: Cell<usize> = const { Cell::new(0) };
-    /// The clients that idle connections have been bound to.
-    static BOUND: RefCell<HashSet<ClientNumber>> = RefCell::default();
+    /// The clients that connections are bound to.
+    static BOUND: RefCell<HashMap<ClientNumber, Weak<Binding>>> = RefCell::default();
 }
 
 /// Closes the idle connections that are bound to a client, which has left.
 fn close_bound(client: u64) {
     let Some(client) = ClientNumber::new(client) else { return };
-    if !BOUND.with_borrow_mut(|bound| bound.remove(&client)) {
-        return;
-    }
+    let binding = BOUND.with_borrow_mut(|bound| bound.remove(&client));
+    let Some(binding) = binding.and_then(|binding| binding.upgrade()) else { return };
+    binding.is_over.set(true);
     let watched = WATCHED.take();
     for state in watched.iter().filter_map(Weak::upgrade) {
-        state.close(|connection| connection.client == Some(client));
+        state.close(|connection| is_bound(connection, client));
     }
     WATCHED.with_borrow_mut(|list| drop(list.splice(0..0, watched)));
+}
+
+fn is_bound(connection: &Connection, client: ClientNumber) -> bool {
+    connection.client.as_ref().is_some_and(|binding| binding.client == client)
 }
 
 /// Closes up to `count` idle connections, one of each group in turn. Returns the number closed.
@@ -222,14 +257,14 @@ impl Pool {
         terms: Option<&Arc<Terms>>,
     ) -> Option<Box<Connection>> {
         self.take_if(peer, |kept| {
-            kept.client == Some(client) && kept.tag.fits(tag, false) && are_equal(kept.terms.as_ref(), terms)
+            is_bound(kept, client) && kept.tag.fits(tag, false) && are_equal(kept.terms.as_ref(), terms)
         })
     }
 
     /// The [`Peer::address_id`] that the connection bound to a client leads to.
     pub fn bound_address(&self, client: ClientNumber) -> Option<u32> {
         let list = self.state.idle.borrow();
-        list.iter().rfind(|idle| idle.connection.client == Some(client)).map(|idle| idle.address_id)
+        list.iter().rfind(|idle| is_bound(&idle.connection, client)).map(|idle| idle.address_id)
     }
 
     #[inline]
@@ -260,6 +295,7 @@ impl Pool {
         let now_ms = runtime::now_ms();
         let is_over = keepalive.idle_max == 0
             || connection.is_single
+            || connection.client.as_ref().is_some_and(|binding| binding.is_over.get())
             || connection.peer.is_retired()
             || connection.requests >= keepalive.requests_max
             || now_ms.saturating_sub(connection.opened_ms) > keepalive.time_ms
@@ -275,10 +311,6 @@ impl Pool {
             Some(_) => {}
             None if self.state.is_watched.replace(true) => {} // the task is about to run for the first time
             None => runtime::spawn(watch(Rc::clone(&self.state), keepalive.timeout_ms)),
-        }
-        if let Some(client) = connection.client {
-            clients::on_end(close_bound);
-            BOUND.with_borrow_mut(|bound| bound.insert(client));
         }
         let evicted = {
             let mut list = self.state.idle.borrow_mut();

@@ -1,15 +1,17 @@
 //! `ntlm`: connections on which clients have authenticated serve these clients alone.
 
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 
 use pronghorn::base::base64;
 
+use crate::control::ctl;
 use crate::support::daemon::is_stand_in;
 use crate::support::message::Response;
 use crate::support::origin::ok;
-use crate::support::{Client, Daemon, Origin, Setup, wait_for};
+use crate::support::{Client, Daemon, H2, Origin, Setup, deadline, wait_for};
 
 const CONF: &str = r#"
 worker_processes 1;
@@ -141,6 +143,34 @@ fn a_bound_connection_ends_with_the_client() {
     assert_eq!(ask(&mut second, "/", "").text(), number, "the other client keeps its own");
     drop(second);
     origin.wait_ended(2);
+}
+
+/// A stream of HTTP/2 may be answered when its connection is gone already: nobody could use what it was bound to.
+#[test]
+fn a_connection_that_becomes_free_when_its_client_has_left_is_closed() {
+    if is_stand_in() {
+        return;
+    }
+    let (go, wait) = channel();
+    let wait = Mutex::new(wait);
+    let origin = Origin::start(move |peer| {
+        peer.request();
+        let _ = wait.lock().expect("not poisoned").recv_timeout(deadline());
+        let _ = peer.try_send(&ok(b"late"));
+        peer.request();
+    });
+    let conf = CONF.replace("listen 127", "http2 on; proxy_ignore_client_abort on; listen 127");
+    let daemon = Setup::new(&conf).set("SERVERS", format!("server {};", origin.address())).start();
+    let mut client = H2::connect(daemon.port(0));
+    client.get("/", &[("authorization", &format!("NTLM {}", message(1)))]);
+    origin.wait_requests(1);
+    drop(client);
+    wait_for("the client's connection to end", || {
+        let (_, told, _) = ctl(&daemon, &["connections"]);
+        (!told.contains("HTTP/2")).then_some(())
+    });
+    go.send(()).expect("the origin waits");
+    origin.wait_ended(1);
 }
 
 #[test]

@@ -25,7 +25,7 @@ use crate::net::tls::client::Terms;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Timer};
 use crate::upstream::link::Opened;
-use crate::upstream::pool::{ClientNumber, Connection, Tag};
+use crate::upstream::pool::{Binding, Connection, Tag};
 use crate::upstream::trace::Action;
 use crate::upstream::{Fault, GroupState, Peer};
 
@@ -111,11 +111,11 @@ async fn connection(
 
 /// The client whose connection a new one is bound to from the beginning, because it authenticates there (`ntlm`).
 #[inline]
-fn binds(request: &Request, group: &GroupState) -> Option<ClientNumber> {
+fn binds(request: &Request, group: &GroupState) -> Option<Rc<Binding>> {
     if !group.group.keepalive.binds || !selection::authenticates(request) {
         return None;
     }
-    selection::client(request)
+    selection::client(request).map(Binding::to)
 }
 
 /// Takes the kept connection that is bound to the client, or another one, which is bound to it if it authenticates there.
@@ -130,7 +130,9 @@ fn take_for(
         Some(client) => group.take_for(client, peer, tag, terms)?,
         None => group.take(peer, tag, terms)?,
     };
-    connection.client = connection.client.or_else(|| binds(request, group));
+    if connection.client.is_none() {
+        connection.client = binds(request, group);
+    }
     Some(connection)
 }
 
