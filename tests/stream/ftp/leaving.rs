@@ -10,12 +10,14 @@ use crate::support::{process, wait_for};
 #[test]
 fn a_session_stays_in_the_old_worker_for_as_long_as_that_may_take() {
     let origin = origin(|_, _, _| false);
-    let daemon = setup_with(&origin, "", "").start();
+    let daemon = setup_with(&origin, "control unix:%%DIR%%/ctl;", "").start();
     let old = daemon.worker();
     let mut ftp = Ftp::log_in(&daemon);
     let mut data = ftp.data();
     daemon.signal(Signal::SIGHUP);
     daemon.wait_log("cannot move to the new workers now");
+    let (_, told, _) = ctl(&daemon, &["connections"]);
+    assert!(told.contains("FTP") && told.contains(&old.to_string()), "the old worker is asked, too: {told}");
     assert_eq!(ftp.ask("RETR a"), "150 here it is");
     assert_eq!(data.rest(), (b"content of a".to_vec(), End::Closed));
     assert_eq!(ftp.reply(), "226 done");
