@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, User};
@@ -295,7 +296,17 @@ fn an_upgrade_asks_for_nothing_while_two_masters_serve() {
     daemon.wait_log("next attempt in 1 s");
     let old = daemon.pid();
     let new = upgrade(&daemon);
+    wait_for("both keepers to give the folder up", || {
+        let lock = std::fs::File::open(daemon.path("state/lock")).expect("it is there");
+        Flock::lock(lock, FlockArg::LockExclusiveNonblock).ok().map(drop)
+    });
     acme.trouble(Trouble::None);
+    let (asked, due_s) = (acme.asked("/order"), memory(&daemon).1["retry_at_s"].as_i64().expect("a time"));
+    wait_for("the time of the next attempt to pass", || {
+        let now_s = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs().cast_signed();
+        (now_s > due_s + 2).then_some(())
+    });
+    assert_eq!((acme.asked("/order"), acme.orders()), (asked, 0), "asked while two masters serve");
     send(old, Signal::SIGQUIT);
     wait_for("the old master to end", || (!process::is_alive(old)).then_some(()));
     daemon.follow(new);
