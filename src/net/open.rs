@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use crate::net::clients::Client;
+use crate::runtime::waiters::Waiters;
 use crate::shm::counter::{self, Total};
 
 thread_local! {
@@ -20,7 +21,7 @@ thread_local! {
     /// Number of requests that no connection waits for.
     static BACKGROUND: Cell<usize> = const { Cell::new(0) };
     /// The tasks that wait for a connection to end; a handful at most.
-    static WAITING: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
+    static WAITING: RefCell<Waiters> = const { RefCell::new(Waiters::new()) };
 }
 
 /// Counts one client connection while it lives; at first as one that waits.
@@ -120,7 +121,7 @@ fn closed() {
 fn wake() {
     // Take them first: waking calls into the runtime.
     IDLE_IS_WANTED.set(false);
-    let waiting = WAITING.try_with(RefCell::take).unwrap_or_default();
+    let waiting = WAITING.try_with(|waiting| waiting.borrow_mut().take()).unwrap_or_default();
     waiting.into_iter().for_each(Waker::wake);
 }
 
@@ -163,10 +164,6 @@ fn poll_until(holds: impl Fn() -> bool, cx: &mut Context<'_>) -> Poll<()> {
     if holds() {
         return Poll::Ready(());
     }
-    WAITING.with_borrow_mut(|waiting| {
-        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
-        }
-    });
+    WAITING.with_borrow_mut(|waiting| waiting.add(cx));
     Poll::Pending
 }

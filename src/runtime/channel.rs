@@ -7,6 +7,8 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use crate::runtime::waiters::Waiters;
+
 struct Shared<T> {
     value: Cell<Option<T>>,
     has_sender: Cell<bool>,
@@ -77,7 +79,7 @@ impl<T> Drop for OnceReceiver<T> {
 pub struct Notify {
     /// Number of signals so far.
     count: Cell<u64>,
-    waiters: RefCell<Vec<Waker>>,
+    waiters: RefCell<Waiters>,
 }
 
 impl std::fmt::Debug for Notify {
@@ -98,19 +100,15 @@ impl Notify {
             if self.count.get() != seen {
                 return Poll::Ready(());
             }
-            let mut waiters = self.waiters.borrow_mut();
-            if !waiters.iter().any(|waiter| waiter.will_wake(cx.waker())) {
-                waiters.push(cx.waker().clone());
-            }
+            self.waiters.borrow_mut().add(cx);
             Poll::Pending
         })
     }
 
     pub fn notify(&self) {
         self.count.set(self.count.get().wrapping_add(1));
-        for waiter in self.waiters.take() {
-            waiter.wake();
-        }
+        let waiters = self.waiters.borrow_mut().take();
+        waiters.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -146,7 +144,7 @@ mod tests {
                 spawn(async move { notify.notified().await });
             }
             let early = notify.notified();
-            while notify.waiters.borrow().len() < 10 {
+            while notify.waiters.borrow().count() < 10 {
                 crate::runtime::yield_now().await;
             }
             notify.notify();

@@ -12,6 +12,7 @@ mod reactor;
 pub mod relay;
 mod time;
 mod timer;
+pub mod waiters;
 mod waker;
 mod work;
 

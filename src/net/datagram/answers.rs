@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use socket2::SockRef;
 
 use crate::log;
+use crate::runtime::waiters::Waiters;
 use crate::runtime::{self, Io};
 use crate::sys::datagrams::{self, BYTES_MAX, Mark, Outbox, send_burst};
 use crate::sys::retire;
@@ -39,7 +40,7 @@ pub struct Answers {
     /// Answers were lost since then, and the log says so.
     has_lost: Cell<bool>,
     /// Tasks that wait for room instead of losing answers.
-    for_space: RefCell<Vec<Waker>>,
+    for_space: RefCell<Waiters>,
 }
 
 thread_local! {
@@ -155,10 +156,7 @@ impl Answers {
         if !self.is_blocked.get() {
             return Poll::Ready(());
         }
-        let mut waiting = self.for_space.borrow_mut();
-        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
-        }
+        self.for_space.borrow_mut().add(cx);
         Poll::Pending
     }
 
@@ -209,7 +207,7 @@ impl Answers {
         self.has_lost.set(false);
         self.send();
         if !self.is_blocked.get() {
-            let waiting = self.for_space.take();
+            let waiting = self.for_space.borrow_mut().take();
             waiting.into_iter().for_each(Waker::wake);
         }
     }
