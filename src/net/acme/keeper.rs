@@ -240,7 +240,7 @@ async fn keep(plan: &'static Plan, index: usize, line: Line, mut pauses: watch::
             }
             next_s = next_s.min(keep.look(wanted).await);
         }
-        let wait_s = u64::try_from(next_s - clock::wall_seconds()).unwrap_or(0).max(1);
+        let wait_s = u64::try_from(next_s.saturating_sub(clock::wall_seconds())).unwrap_or(0).max(1);
         if let Ok(Err(_)) = timeout(Duration::from_secs(wait_s), pauses.changed()).await {
             return;
         }

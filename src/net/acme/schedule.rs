@@ -56,7 +56,7 @@ pub fn due_s(valid_s: Option<(i64, i64)>, issued_s: i64, suggested_s: Option<i64
         Some((from_s, to_s)) => {
             let own_s = from_s + to_s.saturating_sub(from_s).max(0) / 3 * 2;
             // A suggestion may bring it forward, as before a revocation, or put it off, but not past the end.
-            suggested_s.map_or(own_s, |it| it.max(issued_s + SUGGESTED_S_MIN).min(to_s))
+            suggested_s.map_or(own_s, |it| it.max(issued_s.saturating_add(SUGGESTED_S_MIN)).min(to_s))
         }
     };
     if failed.count == 0 { wanted_s } else { wanted_s.max(failed.retry_at_s) }
@@ -84,6 +84,7 @@ mod tests {
         assert_eq!(due_s(Some((1000, 4000)), 0, Some(9000), NONE), 4000, "not past its end");
         assert_eq!(due_s(Some((1000, 9000)), 1000, Some(-5), NONE), 4600, "not at once again");
         assert_eq!(due_s(Some((4000, 1000)), 0, None, NONE), 4000, "dates that are none");
+        assert_eq!(due_s(Some((1000, 9000)), i64::MAX, Some(5), NONE), 9000, "a state that is damaged");
     }
 
     #[test]
