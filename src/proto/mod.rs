@@ -19,8 +19,8 @@ pub mod memcached;
 pub mod message;
 pub mod mp4;
 pub mod mqtt;
-pub mod otlp;
 pub mod oidc;
+pub mod otlp;
 pub mod pop3;
 pub mod postgres;
 #[cfg(any(test, feature = "property"))]

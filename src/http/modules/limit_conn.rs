@@ -28,18 +28,29 @@ settings! {
     }
 }
 
-/// What became of a request at its limits, and what it holds.
+/// What became of a request at its limits, and what it holds. Boxed: one word in each request.
 #[derive(Debug, Default)]
-pub struct State {
-    outcome: Option<Outcome>,
-    /// Without a capacity: three words in each request would be one too many.
-    held: Box<[Held]>,
+pub struct State(Option<Box<Judged>>);
+
+#[derive(Debug)]
+struct Judged {
+    outcome: Outcome,
+    /// Kept until the request is over.
+    _held: Vec<Held>,
 }
 
 impl State {
+    fn new((outcome, held): (Outcome, Vec<Held>)) -> Self {
+        Self(Some(Box::new(Judged { outcome, _held: held })))
+    }
+
+    fn outcome(&self) -> Option<Outcome> {
+        self.0.as_ref().map(|judged| judged.outcome)
+    }
+
     /// The outcome, as a number for another process.
     pub fn number(&self) -> u8 {
-        Outcome::number(self.outcome)
+        Outcome::number(self.outcome())
     }
 }
 
@@ -54,11 +65,15 @@ impl states::State for State {
     }
 
     fn copy(outer: &Request) -> Self {
-        Self { outcome: outer.states.limit_conn.outcome, held: Box::default() }
+        outer
+            .states
+            .limit_conn
+            .outcome()
+            .map_or_else(Self::default, |outcome| Self::new((outcome, Vec::new())))
     }
 
     fn park(&mut self) -> Option<Self> {
-        (self.outcome.is_some() || !self.held.is_empty()).then(|| std::mem::take(self))
+        self.0.take().map(|judged| Self(Some(judged)))
     }
 }
 
@@ -89,7 +104,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("limit_conn_status", |request, _, out| {
-        let Some(outcome) = request.states.limit_conn.outcome else { return false };
+        let Some(outcome) = request.states.limit_conn.outcome() else { return false };
         out.extend_from_slice(outcome.name().as_bytes());
         true
     }, "The result of limit_conn: PASSED, REJECTED or REJECTED_DRY_RUN."),
@@ -114,7 +129,7 @@ fn limit_conn(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
 }
 
 pub fn preaccess(request: &mut Request) -> Verdict {
-    if request.location.confs.limit_conn.limits.is_empty() || request.states.limit_conn.outcome.is_some() {
+    if request.location.confs.limit_conn.limits.is_empty() || request.states.limit_conn.0.is_some() {
         return Verdict::Next;
     }
     limit(request)
@@ -124,7 +139,7 @@ fn limit(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.confs.limit_conn;
     let zones = &request.config.tables.limit_conn;
     let Some((outcome, held)) = conf.limits.hold(request, zones) else { return Verdict::Next };
-    request.states.limit_conn = State { outcome: Some(outcome), held: held.into() };
+    request.states.limit_conn = State::new((outcome, held));
     if outcome != Outcome::Rejected {
         return Verdict::Next;
     }
@@ -137,5 +152,5 @@ pub fn admit_again(request: &mut Request, saved: u8) {
     let Some(outcome) = Outcome::of_number(saved) else { return };
     let conf: &'static Conf = &request.location.confs.limit_conn;
     let held = conf.limits.hold_again(request, &request.config.tables.limit_conn);
-    request.states.limit_conn = State { outcome: Some(outcome), held: held.into() };
+    request.states.limit_conn = State::new((outcome, held));
 }

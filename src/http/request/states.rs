@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn states_fit_their_budget() {
-        assert!(size_of::<States>() <= 104, "{}", size_of::<States>());
+        assert!(size_of::<States>() <= 96, "{}", size_of::<States>());
         assert!(size_of::<Request>() <= 1200, "{}", size_of::<Request>());
     }
 }
