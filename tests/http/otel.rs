@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::support::otlp::{Collector, Reply, Span, Value, decode};
 use crate::support::tls::Authority;
-use crate::support::{Client, Daemon, H2, H3, Origin, Setup, fetch, get};
+use crate::support::{Client, Daemon, H2, H3, Origin, Setup, deadline, fetch, get};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
@@ -488,15 +488,26 @@ http {
 #[test]
 fn a_client_that_leaves_has_a_span_too() {
     let collector = Collector::start();
-    let (release, held) = Origin::in_two_parts();
-    let body = format!("otel_trace on; location / {{ proxy_pass http://{}; }}", held.address());
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let held = Origin::start(move |peer| {
+        peer.request();
+        let _ = wait.lock().expect("no panic").recv_timeout(deadline());
+    });
+    let body = format!(
+        "otel_trace on; location / {{ proxy_pass http://{0}; }} location /auth {{ auth_request /check; return 200; }} \
+         location /check {{ internal; proxy_pass http://{0}; }}",
+        held.address()
+    );
     let daemon = setup(&collector, &body).start();
-    let mut client = Client::connect(daemon.port(0));
-    client.send(request("/gone", ""));
-    held.wait_requests(1);
-    drop(client);
-    let span = collector.wait_spans(1).remove(0);
-    assert_eq!(span.text("http.target"), "/gone");
+    for (index, path) in ["/gone", "/auth"].into_iter().enumerate() {
+        let mut client = Client::connect(daemon.port(0));
+        client.send(request(path, ""));
+        held.wait_requests(index + 1);
+        drop(client);
+        let span = collector.wait_spans(index + 1).remove(index);
+        assert_eq!(span.text("http.target"), path);
+    }
     drop(release);
 }
 
