@@ -438,9 +438,9 @@ http {
     server {
         listen 127.0.0.1:%%PORT_0%%;
         otel_trace on;
-        location /auth { auth_request /check; return 200; }
+        location /auth { auth_request /check; empty_gif; }
         location /check { internal; return 204; }
-        location /mirrored { mirror /check; return 200; }
+        location /mirrored { mirror /check; empty_gif; }
         location /page { ssi on; ssi_types text/plain; default_type text/plain;
             return 200 '<!--#include virtual="/inner" -->'; }
         location /inner { return 200 "$otel_trace_id $otel_span_id"; }
@@ -495,7 +495,7 @@ fn a_client_that_leaves_has_a_span_too() {
         let _ = wait.lock().expect("no panic").recv_timeout(deadline());
     });
     let body = format!(
-        "otel_trace on; location / {{ proxy_pass http://{0}; }} location /auth {{ auth_request /check; return 200; }} \
+        "otel_trace on; location / {{ proxy_pass http://{0}; }} location /auth {{ auth_request /check; empty_gif; }} \
          location /check {{ internal; proxy_pass http://{0}; }}",
         held.address()
     );
