@@ -14,6 +14,7 @@ http {
     log_format user '$uri $status $oidc_claim_sub';
     access_log %%DIR%%/access.log user;
     keyval_zone zone=small:64k;
+    auth_jwt_claim_set $city address locality;
     oidc_provider idp {
         issuer %%ISSUER%%;
         client_id %%CLIENT%%;
@@ -33,6 +34,7 @@ http {
         add_header X-Access "$oidc_access_token" always;
         add_header X-Worker $pid always;
         location /open { auth_oidc off; }
+        location /nested { auth_jwt off token=$oidc_id_token; add_header X-City "$city|$jwt_claim_sub" always; }
         location /by { auth_oidc $arg_by; }
         location /out.txt { auth_oidc off; }
     }
@@ -41,10 +43,10 @@ http {
 
 /// The daemon, with more directives for its provider.
 fn start(provider: &Provider, more: &str) -> Daemon {
-    start_with(provider, more, 1)
+    setup(provider, more, 1).start()
 }
 
-fn start_with(provider: &Provider, more: &str, workers: usize) -> Daemon {
+fn setup(provider: &Provider, more: &str, workers: usize) -> Setup {
     Setup::new(&CONF.replace("%%MORE%%", more))
         .set("WORKERS", workers)
         .set("ISSUER", &provider.state().issuer)
@@ -52,10 +54,10 @@ fn start_with(provider: &Provider, more: &str, workers: usize) -> Daemon {
         .set("SECRET", SECRET)
         .file("page.txt", "a page")
         .file("open.txt", "open")
+        .file("nested.txt", "nested")
         .file("out.txt", "out")
         .file("by.txt", "by")
         .level("info")
-        .start()
 }
 
 fn worker(response: &Response) -> String {
@@ -67,7 +69,7 @@ const COOKIE: &str = "NGX_OIDC_SESSION";
 #[test]
 fn a_user_logs_in_and_returns_to_the_first_uri_in_all_workers_and_after_a_reload() {
     let provider = Provider::start();
-    let daemon = start_with(&provider, "", 2);
+    let daemon = setup(&provider, "", 2).start();
     let port = daemon.port(0);
     let mut browser = Browser::default();
     let first = browser.ask(port, "/page.txt?a=b%20c&d=/e");
@@ -133,6 +135,38 @@ fn a_provider_may_take_the_secret_in_the_form_and_know_no_pkce() {
     assert!(asked.ends_with("&prompt=login&x=y") && !asked.contains("code_challenge"), "{asked}");
     assert!(asked.contains("scope=openid%20profile"), "{asked}");
     assert_eq!(provider.last("/token").header("authorization"), None);
+}
+
+#[test]
+fn claims_inside_of_others_are_those_of_the_login() {
+    let provider = Provider::start();
+    let daemon = start(&provider, "");
+    let mut browser = Browser::default();
+    let before = browser.ask(daemon.port(0), "/nested.txt");
+    assert_eq!((before.status, before.header("x-city")), (302, Some("|")));
+    let (response, ..) = browser.follow(daemon.port(0), "/nested.txt");
+    assert_eq!(
+        (response.status, response.header("x-city")),
+        (200, Some("Z\u{fc}rich|joe")),
+        "{}",
+        daemon.log()
+    );
+    let conf = "http { server { listen 127.0.0.1:%%PORT_0%%; auth_jwt off token=$cookie_t; } }";
+    let output = Setup::new(conf).run(&["-t"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("\"off\" with a token that nobody has checked"), "{said}");
+}
+
+#[test]
+fn a_time_of_zero_is_an_error() {
+    let provider = Provider::start();
+    for directive in ["session_timeout 0;", "request_timeout 0;"] {
+        let issuer = provider.state().issuer.clone();
+        let conf = "http { oidc_provider p { issuer %%I; client_id a; %%T } server { listen 127.0.0.1:%%PORT_0%%; } }";
+        let output = Setup::new(&conf.replace("%%I", &issuer).replace("%%T", directive)).run(&["-t"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("of oidc_provider \"p\" is zero"), "{said}");
+    }
 }
 
 #[test]

@@ -50,7 +50,8 @@ settings! {
 
 #[derive(Clone, Debug)]
 struct Realm {
-    name: Script,
+    /// `None`: the token is that of a login (`auth_oidc`), which has checked it. Only its claims are wanted.
+    name: Option<Script>,
     /// `None`: the field `Authorization`.
     token: Option<Script>,
 }
@@ -74,7 +75,8 @@ const CONTEXTS: Context = Context::ANY.or(Context::LIMIT_EXCEPT);
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("auth_jwt", CONTEXTS, Arity::between(1, 2), auth_jwt,
         "Requires a signed JSON Web Token, and names the protected area (the realm). The token is that of Authorization: Bearer, or the value of \
-         token=$variable; off disables an inherited one. The claims exp and nbf are obeyed. Tokens have at most 64 KiB.").default("off"),
+         token=$variable; off disables an inherited one, and off token=$oidc_id_token reads the claims of a login (auth_oidc). \
+         The claims exp and nbf are obeyed. Tokens have at most 64 KiB.").default("off"),
     custom("auth_jwt_key_file", CONTEXTS, Arity::exactly(1), auth_jwt_key_file,
         "Names a file of keys, a JSON Web Key Set or a single key; there may be several. It is read with the configuration, and new workers use one that \
          has changed; if its name has variables it is read for each request. A set has at most 1 MiB and 1000 keys; RSA keys have at least 2048 bits, and \
@@ -111,7 +113,7 @@ pub static VARIABLES: &[Variable] = &[
 
 impl BlockConf for Conf {
     fn acts(&self) -> bool {
-        matches!(self.realm.as_ref(), Some(Some(_)))
+        matches!(self.realm.as_ref(), Some(Some(realm)) if realm.name.is_some())
     }
 }
 
@@ -129,8 +131,17 @@ fn auth_jwt(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic>
             }
         },
     };
-    let realm = Realm { name: Script::compile(&node.args[0], cx)?, token };
-    conf.realm.put(Some(realm), node)
+    let name = match node.arg(0) {
+        // What a client says of itself must not get to an application: only a login has checked its token already.
+        "off" if node.args[1].text.starts_with("token=$oidc_") => None,
+        "off" => {
+            let message = "\"off\" with a token that nobody has checked";
+            let help = "name a realm, or a token of a login: token=$oidc_id_token";
+            return Err(Diagnostic::error(node.arg_span(1), message).help(help));
+        }
+        _ => Some(Script::compile(&node.args[0], cx)?),
+    };
+    conf.realm.put(Some(Realm { name, token }), node)
 }
 
 fn auth_jwt_key_file(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -254,6 +265,11 @@ fn known(request: &mut Request) -> Option<Arc<Known>> {
         // A location that checks no tokens itself, after a redirect from one that does.
         return state.filter(|known| known.trust != Trust::Unverified);
     };
+    if realm.name.is_none() {
+        // Not kept: a refresh may bring another one.
+        let token = nested(request, "jwt", |request| realm.token(request))?;
+        return Some(Arc::new(Known { by, token: Token::parse(&token).ok(), trust: Trust::Verified }));
+    }
     match state {
         Some(known) if known.by == by || known.trust == Trust::Selecting => return Some(known),
         _ if request.is_subrequest() || request.location.confs.access.satisfies_any() => return None,
@@ -306,7 +322,7 @@ pub fn close(request: &mut Request) -> Verdict {
 
 pub fn access(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.confs.auth_jwt;
-    let Some(Some(realm)) = conf.realm.as_ref() else { return Verdict::Next };
+    let Some(Some(realm)) = conf.realm.as_ref().filter(|_| conf.acts()) else { return Verdict::Next };
     let text = realm.token(request);
     distrust(request, conf);
     let Some(text) = text else {
@@ -398,8 +414,8 @@ fn reject(request: &mut Request, conf: &'static Conf, error: &Error) -> Verdict 
 /// Refuses the request with 401 or 407, which asks for a token (RFC 6750 §3).
 fn refuse(request: &mut Request, conf: &'static Conf, is_invalid: bool) -> Verdict {
     let mut name = Vec::new();
-    if let Some(Some(realm)) = conf.realm.as_ref() {
-        realm.name.evaluate(request, &mut name);
+    if let Some(Some(Realm { name: Some(script), .. })) = conf.realm.as_ref() {
+        script.evaluate(request, &mut name);
     }
     let mut value = b"Bearer realm=\"".to_vec();
     for byte in name {

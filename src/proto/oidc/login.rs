@@ -1,12 +1,13 @@
 //! A login on its way: begun by a redirect to the provider, ended by the client's return from there.
 //!
 //! Nothing is kept here of a login that has begun, so that those that are never finished cost nothing. The client's cookie
-//! has a secret; `state`, which comes back with the client, has the rest, sealed with a key of ours, and is bound to that
+//! has a secret; `state`, which comes back with the client, has the rest, sealed with a key of ours, and a digest of that
 //! secret. `nonce` and the verifier of PKCE are derived from the secret and a salt, so that each login has its own, and
 //! several may be on their way in one browser.
 //!
 //! ```text
-//! state: BASE64URL(name of the key, 16 | nonce, 12 | sealed(begun_s: u32 | flags: u8 | salt, 16 | URI to return to) | tag, 16)
+//! state: BASE64URL(name of the key, 16 | nonce, 12 | sealed | tag, 16)
+//! sealed: begun_s: u32 | flags: u8 | salt, 16 | digest of the secret, 16 | URI to return to
 //! ```
 //! Touches: nothing. OpenID Connect Core 1.0 §3.1.2.1 and §15.5.2; RFC 7636; RFC 6749 §10.12.
 
@@ -26,6 +27,7 @@ pub const RETURN_BYTES_MAX: usize = 2048;
 /// The longest `state` that is looked at.
 const STATE_BYTES_MAX: usize = (RETURN_BYTES_MAX + 128) * 4 / 3;
 const SALT_BYTES: usize = 16;
+const OWNER_BYTES: usize = 16;
 const NONCE_BYTES: usize = 12;
 
 pub type Secret = [u8; SECRET_BYTES];
@@ -54,44 +56,37 @@ pub struct Login {
     pub begun_s: u32,
     pub has_pkce: bool,
     pub salt: [u8; SALT_BYTES],
+    /// Tells the browser that has begun it: [`owner`].
+    pub owner: [u8; OWNER_BYTES],
     /// A path of this server, with its query: [`local`] has made it.
     pub return_to: Vec<u8>,
 }
 
-/// The provider and the client that a state belongs to.
-#[derive(Clone, Copy, Debug)]
-pub struct Binding<'a> {
-    /// A digest of the provider and its settings.
-    pub provider: &'a [u8; 32],
-    pub secret: &'a Secret,
-}
-
-impl Binding<'_> {
-    fn aad(&self) -> Aad<[u8; 64]> {
-        let mut bytes = [0; 64];
-        bytes[..32].copy_from_slice(self.provider);
-        bytes[32..].copy_from_slice(digest::digest(&digest::SHA256, self.secret).as_ref());
-        Aad::from(bytes)
-    }
+/// The mark of a secret in a state.
+pub fn owner(secret: &Secret) -> [u8; OWNER_BYTES] {
+    let digest = digest::digest(&digest::SHA256, secret);
+    digest.as_ref().first_chunk().copied().unwrap_or_default()
 }
 
 impl Login {
-    /// The value of `state`; `None`: the system has no randomness.
-    pub fn seal(&self, key: &Key<'_>, binding: Binding<'_>) -> Option<String> {
+    /// The value of `state`; `None`: the system has no randomness. `provider`: a digest of it and its settings, for which alone
+    /// the state opens.
+    pub fn seal(&self, key: &Key<'_>, provider: &[u8; 32]) -> Option<String> {
         let mut bytes = self.begun_s.to_le_bytes().to_vec();
         bytes.push(u8::from(self.has_pkce));
         bytes.extend_from_slice(&self.salt);
+        bytes.extend_from_slice(&self.owner);
         bytes.extend_from_slice(&self.return_to);
         let sealing = RandomizedNonceKey::new(&AES_256_GCM, key.bytes).ok()?;
-        let nonce = sealing.seal_in_place_append_tag(binding.aad(), &mut bytes).ok()?;
+        let nonce = sealing.seal_in_place_append_tag(Aad::from(provider), &mut bytes).ok()?;
         Some(base64::encode_url(&[&key.name[..], nonce.as_ref(), &bytes].concat()))
     }
 
-    /// Opens a `state`. `find` has the key of a name. `None`: it is not ours, belongs to another browser or provider, or is
-    /// older than the keys.
+    /// Opens a `state`. `find` has the key of a name. `None`: it is not ours, belongs to another provider, or is older than the
+    /// keys. Whether it belongs to this browser remains to be asked: [`Login::is_of`].
     pub fn open(
         state: &[u8],
-        binding: Binding<'_>,
+        provider: &[u8; 32],
         find: impl FnOnce(&[u8; NAME_BYTES]) -> Option<[u8; 32]>,
     ) -> Option<Self> {
         if state.len() > STATE_BYTES_MAX {
@@ -103,11 +98,18 @@ impl Login {
         let opening = RandomizedNonceKey::new(&AES_256_GCM, &find(name)?).ok()?;
         let mut sealed = sealed.to_vec();
         let nonce = Nonce::assume_unique_for_key(*nonce);
-        let plain = opening.open_in_place(nonce, binding.aad(), &mut sealed).ok()?;
+        let plain = opening.open_in_place(nonce, Aad::from(provider), &mut sealed).ok()?;
         let mut fields = Fields(plain);
         let (begun_s, flags) = (fields.u32()?, fields.u8()?);
-        let (salt, return_to) = fields.0.split_first_chunk::<SALT_BYTES>()?;
-        Some(Self { begun_s, has_pkce: flags == 1, salt: *salt, return_to: return_to.to_vec() })
+        let (salt, rest) = fields.0.split_first_chunk::<SALT_BYTES>()?;
+        let (owner, return_to) = rest.split_first_chunk::<OWNER_BYTES>()?;
+        let has_pkce = flags == 1;
+        Some(Self { begun_s, has_pkce, salt: *salt, owner: *owner, return_to: return_to.to_vec() })
+    }
+
+    /// True if the browser with this secret has begun it.
+    pub fn is_of(&self, secret: &Secret) -> bool {
+        self.owner == owner(secret)
     }
 
     /// The value of `nonce`, which the ID token must have.
@@ -157,10 +159,9 @@ pub mod property {
 
     /// Panics if a state that nobody has sealed opens, or if a URI to return to leads elsewhere.
     pub fn forged_states_stay_closed(bytes: &[u8]) {
-        let binding = Binding { provider: &[1; 32], secret: &[2; 32] };
-        assert_eq!(Login::open(bytes, binding, |_| Some([3; 32])), None);
+        assert_eq!(Login::open(bytes, &[1; 32], |_| Some([3; 32])), None);
         let encoded = base64::encode_url(bytes);
-        assert_eq!(Login::open(encoded.as_bytes(), binding, |_| Some([3; 32])), None);
+        assert_eq!(Login::open(encoded.as_bytes(), &[1; 32], |_| Some([3; 32])), None);
         for decoded in [&b"/"[..], bytes] {
             let uri = local(bytes, decoded);
             assert!(uri.starts_with(b"/") && !matches!(uri.get(1), Some(b'/' | b'\\')), "{uri:?}");
@@ -178,24 +179,25 @@ mod tests {
     const KEY: [u8; 32] = [3; 32];
 
     fn login() -> Login {
-        Login { begun_s: 7, has_pkce: true, salt: [4; SALT_BYTES], return_to: b"/a?b=c".to_vec() }
+        let return_to = b"/a?b=c".to_vec();
+        Login { begun_s: 7, has_pkce: true, salt: [4; SALT_BYTES], owner: owner(&SECRET), return_to }
     }
 
     fn state() -> String {
         let key = Key { name: [5; NAME_BYTES], bytes: &KEY };
-        login().seal(&key, Binding { provider: &PROVIDER, secret: &SECRET }).expect("seals")
+        login().seal(&key, &PROVIDER).expect("seals")
     }
 
-    fn open(state: &str, provider: &[u8; 32], secret: &Secret) -> Option<Login> {
-        Login::open(state.as_bytes(), Binding { provider, secret }, |name| (*name == [5; 16]).then_some(KEY))
+    fn open(state: &str, provider: &[u8; 32]) -> Option<Login> {
+        Login::open(state.as_bytes(), provider, |name| (*name == [5; 16]).then_some(KEY))
     }
 
     #[test]
-    fn a_state_opens_for_its_browser_and_provider_only() {
+    fn a_state_opens_for_its_provider_and_tells_its_browser() {
         let state = state();
-        assert_eq!(open(&state, &PROVIDER, &SECRET), Some(login()));
-        assert_eq!(open(&state, &PROVIDER, &[9; 32]), None, "the state of another browser");
-        assert_eq!(open(&state, &[9; 32], &SECRET), None, "the state of another provider");
+        assert_eq!(open(&state, &PROVIDER), Some(login()));
+        assert!(login().is_of(&SECRET) && !login().is_of(&[9; 32]));
+        assert_eq!(open(&state, &[9; 32]), None, "the state of another provider");
         assert!(!state.contains("/a?b"), "the provider does not see where the client returns to");
         for at in 0..state.len() {
             let mut other = state.clone().into_bytes();
@@ -203,8 +205,8 @@ mod tests {
             let other = String::from_utf8(other).unwrap();
             // The last letter has bits that no byte has.
             let is_same = base64::decode_url(other.as_bytes()) == base64::decode_url(state.as_bytes());
-            assert!(is_same || open(&other, &PROVIDER, &SECRET).is_none(), "{at}");
-            assert_eq!(open(&state[..at], &PROVIDER, &SECRET), None, "{at}");
+            assert!(is_same || open(&other, &PROVIDER).is_none(), "{at}");
+            assert_eq!(open(&state[..at], &PROVIDER), None, "{at}");
         }
         for text in
             [&b""[..], b"//evil", b"/\\evil", b"/\r\nX: y", b"\\/\\/evil", &[0xff; 3000], b"/%2F/evil"]

@@ -1,9 +1,10 @@
 //! Browsers and providers that lie: no session comes of it, nothing crashes, nothing grows, and the log has a reason.
 
 use super::provider::{Browser, Provider, arg, found};
-use super::{COOKIE, start};
+use super::{COOKIE, setup, start};
 use crate::support::origin::ok;
-use crate::support::{Daemon, fetch, wait_for};
+use crate::support::tls::Authority;
+use crate::support::{Daemon, Setup, fetch, wait_for};
 
 /// Follows a login up to the return to the daemon, whose target is given back.
 fn up_to_return(browser: &mut Browser, daemon: &Daemon, provider: &Provider, target: &str) -> String {
@@ -35,10 +36,20 @@ fn a_state_is_good_in_its_own_browser_only() {
     let target = up_to_return(&mut eve, &daemon, &provider, "/page.txt");
     // The login of an attacker in the browser of a victim, with and without a login of its own.
     assert_eq!(user.ask(port, &target).status, 400);
-    up_to_return(&mut user, &daemon, &provider, "/page.txt");
-    assert_eq!(user.ask(port, &target).status, 400);
+    let own = up_to_return(&mut user, &daemon, &provider, "/page.txt?own");
+    let again = user.ask(port, &target);
+    assert_eq!((again.status, again.header("location")), (302, Some("/page.txt")), "it begins again");
     assert_eq!(user.cookie(COOKIE), None);
-    daemon.wait_log("\"state\" does not belong to a login of this browser");
+    assert_eq!(
+        user.ask(port, &own).header("location"),
+        Some("/page.txt?own"),
+        "nor does that spoil its own login"
+    );
+    let session = user.cookie(COOKIE);
+    assert!(session.is_some());
+    assert_eq!(user.ask(port, &target).status, 302);
+    assert_eq!(user.cookie(COOKIE), session, "a session stays what it is");
+    daemon.wait_log("this browser has not begun a login");
     let state = arg(&target, "state").expect("a state");
     let forged = [
         target.replace(&state, ""),
@@ -54,7 +65,31 @@ fn a_state_is_good_in_its_own_browser_only() {
         assert_eq!(eve.ask(port, &target).status, 400, "{target}");
     }
     assert_eq!(eve.ask(port, &target).status, 302, "the true one is still good");
-    assert_eq!(provider.count("/token"), 1, "nothing else was worth a question");
+    assert_eq!(provider.count("/token"), 2, "nothing else was worth a question");
+    daemon.wait_log("\"state\" is not one of ours, or too old");
+}
+
+#[test]
+fn logins_in_several_tabs_do_not_disturb_each_other() {
+    let provider = Provider::start();
+    let daemon = start(&provider, "");
+    let port = daemon.port(0);
+    // Two tabs are opened at once, before there is a cookie: the second one's replaces that of the first.
+    let (mut first, mut second) = (Browser::default(), Browser::default());
+    let one = up_to_return(&mut first, &daemon, &provider, "/page.txt?one");
+    let two = up_to_return(&mut second, &daemon, &provider, "/page.txt?two");
+    let mut browser = second;
+    let (response, _, target) = browser.follow(port, &one);
+    assert_eq!((response.status, &*target), (200, "/page.txt?one"), "{}", daemon.log());
+    let (response, _, target) = browser.follow(port, &two);
+    assert_eq!((response.status, &*target), (200, "/page.txt?two"), "{}", daemon.log());
+    // Later ones share the cookie.
+    let three = up_to_return_again(&mut browser, &daemon, &provider);
+    let four = up_to_return_again(&mut browser, &daemon, &provider);
+    assert_eq!(browser.ask(port, &four).status, 302);
+    let codes = provider.count("/token");
+    assert_eq!(browser.follow(port, &three).0.status, 200);
+    assert_eq!(provider.count("/token"), codes + 1);
 }
 
 #[test]
@@ -316,4 +351,50 @@ fn metadata_of_another_issuer_are_refused() {
     let daemon = start(&provider, "");
     assert_eq!(Browser::default().ask(daemon.port(0), "/page.txt").status, 502);
     daemon.wait_log("its issuer is \"https://evil\"");
+}
+
+const FRONT: &str = r#"
+http {
+    access_log off;
+    server {
+        listen 127.0.0.1:%%PORT_0%% ssl;
+        ssl_certificate own.pem;
+        ssl_certificate_key own.key;
+        location / { proxy_pass http://%%PROVIDER%%; }
+    }
+}
+"#;
+
+#[test]
+fn a_provider_is_who_its_certificate_says() {
+    let provider = Provider::start();
+    let (authority, other) = (Authority::new("idp"), Authority::new("other"));
+    let pair = authority.issue_with(&["localhost"], |params| params.serial_number = Some(7.into()));
+    let front = Setup::new(FRONT)
+        .set("PROVIDER", provider.origin.address())
+        .file("own.pem", &pair.certificate)
+        .file("own.key", &pair.key)
+        .start();
+    let log_in = |host: &str, trusted: &Authority, revoked: u64| {
+        provider.state().issuer = format!("https://{host}:{}", front.port(0));
+        let more = "ssl_trusted_certificate %%DIR%%/ca.pem; ssl_crl %%DIR%%/crl.pem;";
+        let setup = setup(&provider, more, 1).file("ca.pem", trusted.certificate());
+        let daemon = setup.file("crl.pem", trusted.revoke(&[revoked])).start();
+        let mut browser = Browser::default();
+        let first = browser.ask(daemon.port(0), "/page.txt");
+        let Some(url) = first.header("location") else { return (first.status, daemon.log()) };
+        let target = url.split_once(&front.port(0).to_string()).expect("its port").1.to_owned();
+        let back = browser.ask(provider.port(), &target).header("location").expect("back").to_owned();
+        browser.ask(daemon.port(0), back.split_once(&daemon.port(0).to_string()).expect("our port").1);
+        (browser.ask(daemon.port(0), "/page.txt").status, daemon.log())
+    };
+    let (status, log) = log_in("localhost", &authority, 8);
+    assert_eq!(status, 200, "{log}");
+    for (host, trusted, revoked) in
+        [("localhost", &other, 8), ("127.0.0.1", &authority, 8), ("localhost", &authority, 7)]
+    {
+        let (status, log) = log_in(host, trusted, revoked);
+        assert_eq!(status, 502, "{host}");
+        assert!(log.contains("its certificate is refused: "), "{log}");
+    }
 }

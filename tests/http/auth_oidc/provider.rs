@@ -216,7 +216,7 @@ impl State {
         let end = now + 300;
         let nonce = nonce.map_or_else(String::new, |nonce| format!(r#","nonce":"{nonce}""#));
         let mut claims = format!(
-            r#"{{"iss":"{issuer}","aud":"{CLIENT}","sub":"joe","iat":{now},"exp":{end},"sid":"{sid}","roles":["a","b"]{nonce}}}"#
+            r#"{{"iss":"{issuer}","aud":"{CLIENT}","sub":"joe","iat":{now},"exp":{end},"sid":"{sid}","address":{{"locality":"Zürich"}},"roles":["a","b"]{nonce}}}"#
         );
         for (from, to) in &self.replace {
             assert!(claims.contains(from), "{from} in {claims}");

@@ -17,7 +17,7 @@ use crate::http::verdict::{Call, Reply, Verdict};
 use crate::log;
 use crate::net::fetch::{self, Url, fetch};
 use crate::proto::header::Id;
-use crate::proto::oidc::login::{Binding, Login, Secret, local, secret_of, secret_text};
+use crate::proto::oidc::login::{Login, Secret, local, owner, secret_of, secret_text};
 use crate::proto::oidc::metadata::Metadata;
 use crate::proto::oidc::session::Session;
 use crate::proto::oidc::tokens::{Expected, LEEWAY_S, TokenError, Tokens};
@@ -117,10 +117,10 @@ fn redirect(request: &Request, provider: &Provider, metadata: &Metadata) -> Opti
         begun_s: store::now_s(),
         has_pkce: provider.has_pkce.unwrap_or(metadata.has_pkce),
         salt: *salt.first_chunk()?,
+        owner: owner(&secret),
         return_to: local(target, &request.uri),
     };
-    let binding = Binding { provider: &provider.digest, secret: &secret };
-    let state = provider.with_key(|key| login.seal(key, binding))?;
+    let state = provider.with_key(|key| login.seal(key, &provider.digest))?;
     let challenge = login.has_pkce.then(|| login.challenge(&secret));
     let form = Form::default()
         .with("response_type", "code")
@@ -174,7 +174,7 @@ fn redirect_url(request: &Request, provider: &Provider) -> String {
 /// Takes a client back that the provider has sent.
 pub fn finish(request: &mut Request, provider: &'static Provider) -> Verdict {
     match returned(request, provider) {
-        Ok(Returned::Late(uri)) => found(&String::from_utf8_lossy(&uri), &[]),
+        Ok(Returned::Again(uri)) => found(&String::from_utf8_lossy(&uri), &[]),
         Ok(Returned::InTime(arrival)) => {
             let reach = Reach::of(request, provider);
             Call::wait(async move {
@@ -191,8 +191,9 @@ pub fn finish(request: &mut Request, provider: &'static Provider) -> Verdict {
 
 enum Returned {
     InTime(Arrival),
-    /// The login took too long, and begins again where it began.
-    Late(Vec<u8>),
+    /// The login took too long, or its cookie has been replaced by that of another tab, or it is that of another browser: it
+    /// begins again where it began, now with the cookie that is there.
+    Again(Vec<u8>),
 }
 
 /// A client that comes back in time, with a code.
@@ -212,11 +213,11 @@ fn returned(request: &Request, provider: &Provider) -> Result<Returned, Failure>
     let secret = login_secret(request, provider);
     let secret = secret.ok_or_else(|| bad("this browser has not begun a login: it has no cookie for it"))?;
     let state = argument(args, "state").ok_or_else(|| bad("\"state\" is missing"))?;
-    let binding = Binding { provider: &provider.digest, secret: &secret };
-    let login = Login::open(&state, binding, |name| provider.find_key(name));
-    let login = login.ok_or_else(|| bad("\"state\" does not belong to a login of this browser"))?;
-    if store::now_s().saturating_sub(login.begun_s) >= LOGIN_S_MAX {
-        return Ok(Returned::Late(login.return_to));
+    let login = Login::open(&state, &provider.digest, |name| provider.find_key(name));
+    let login = login.ok_or_else(|| bad("\"state\" is not one of ours, or too old"))?;
+    let is_late = store::now_s().saturating_sub(login.begun_s) >= LOGIN_S_MAX;
+    if is_late || !login.is_of(&secret) {
+        return Ok(Returned::Again(login.return_to));
     }
     if let Some(error) = text("error") {
         let more = text("error_description").map_or_else(String::new, |more| format!(", {more:?}"));

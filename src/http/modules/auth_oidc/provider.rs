@@ -254,6 +254,14 @@ pub fn block(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     });
     let Some(config_url) = Url::parse(&config_url) else { return Err(missing("config_url")) };
     let Some(tls) = tls else { return Ok(()) };
+    for (ms, directive) in
+        [(&session_timeout_ms, "session_timeout"), (&request_timeout_ms, "request_timeout")]
+    {
+        if ms.get() == 0 {
+            let message = format!("\"{directive}\" of oidc_provider \"{name}\" is zero: nobody could log in");
+            return Err(Diagnostic::error(ms.span().unwrap_or(node.span), message));
+        }
+    }
     let redirect_uri = draft.redirect_uri.unwrap_or_else(|| "/oidc_callback".into());
     let (redirect_path, redirect_url) = match redirect_uri.strip_prefix("https://") {
         Some(rest) => {
