@@ -81,6 +81,9 @@ impl Master {
         let lent: Vec<_> = self.removed.iter_mut().filter_map(Group::split_lent).collect();
         lent.into_iter().for_each(|group| self.slots.add(group));
         self.slots.note_leaving(&self.removed);
+        if self.supervisor.is_settled() {
+            self.slots.forget_left();
+        }
         let Some(mut next) = opening::next(loaded, &mut self.slots, &self.cycle.config) else {
             let removed = self.slots.remove_others(self.cycle.config.listeners());
             self.retire(removed);

@@ -178,6 +178,8 @@ pub struct Slots {
     displaced: Vec<Group>,
     /// Ports of sockets that are being retired and are no longer in `groups`.
     leaving: HashSet<(bool, Option<u16>)>,
+    /// Ports of sockets that only workers of earlier generations have.
+    left: HashSet<(bool, Option<u16>)>,
 }
 
 /// An address that could not be opened.
@@ -243,7 +245,7 @@ impl Slots {
         is_usable: impl Fn(Option<&Group>, &Listener) -> Result<bool, BindError>,
     ) -> Result<(), BindError> {
         let mut ports: HashSet<(bool, Option<u16>)> = self.groups.keys().map(port_of).collect();
-        ports.extend(&self.leaving);
+        ports.extend(self.leaving.iter().chain(&self.left));
         let mut opened = Vec::new();
         for listener in listeners {
             let address = &listener.address;
@@ -272,6 +274,17 @@ impl Slots {
     /// Notes which sockets are being retired: they still occupy their ports, but they are ours.
     pub fn note_leaving(&mut self, groups: &[Group]) {
         self.leaving = groups.iter().map(|group| port_of(&group.address)).collect();
+    }
+
+    /// Leaves sockets to the workers that have connections there: they occupy their port for as long as one of those lives.
+    pub fn leave(&mut self, group: &Group) {
+        group.leave();
+        self.left.insert(port_of(&group.address));
+    }
+
+    /// No worker of an earlier generation lives, so that another program's sockets are at such a port, if there are any.
+    pub fn forget_left(&mut self) {
+        self.left.clear();
     }
 
     pub fn add(&mut self, group: Group) {

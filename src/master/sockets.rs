@@ -151,7 +151,8 @@ impl Master {
     /// Stops new clients from reaching these sockets; [`shut_removed`](Self::shut_removed) shuts them down.
     pub(super) fn retire(&mut self, mut groups: Vec<Group>) {
         // These are closed here. The workers that have connections there keep theirs as long as they need them.
-        groups.extract_if(.., |group| group.has_connections()).for_each(|group| group.leave());
+        let slots = &mut self.slots;
+        groups.extract_if(.., |group| group.has_connections()).for_each(|group| slots.leave(&group));
         if !groups.is_empty() {
             self.retired_ms = clock::monotonic_ms();
             groups.iter().for_each(Group::retire);
