@@ -8,7 +8,7 @@
 //! 0 owner (pid)  1 generation  2 heartbeat  3 last event  4 worker number  5 claim  6 full  7 longest turn   | one cache line
 //! 8 accepted  9 handled  10 requests  11 active  12 reading  13 writing  14 waiting  15 reused
 //! 16 bytes drawn  17 degraded  18 TLS handshakes  19 resumed  20 failed  21 protocol  22 cipher  23 timeout
-//! 24 certificate rejected  25 no certificate  26 expired  27 revoked  28 other name  29 refused otherwise  30 post  31 –
+//! 24 certificate rejected  25 no certificate  26 expired  27 revoked  28 other name  29 refused otherwise  30 post  31 taken
 //! ```
 
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -27,6 +27,9 @@ pub(super) const CLAIM: usize = 5;
 pub(super) const TOTALS: usize = 8;
 /// The port at which the process takes datagrams of QUIC from others (`net/quic/post.rs`); 0: it takes none.
 const POST: usize = 30;
+
+/// The addresses at which the process takes new clients of QUIC: a bit for each, by a hash.
+const TAKEN: usize = 31;
 
 /// The lane of this process; 0, the master's, until `enter`.
 static MINE: AtomicUsize = AtomicUsize::new(0);
@@ -106,6 +109,21 @@ pub fn post(lane: Lane) -> Option<u16> {
     u16::try_from(port).ok().filter(|port| *port > 0)
 }
 
+/// Tells other processes that this one takes new clients of QUIC at an address, by its hash.
+pub fn tell_taken(address: u64) {
+    my_words()[TAKEN].fetch_or(1 << (address % 64), Relaxed);
+}
+
+/// True if the process of a lane has told that of this address; one of 64 other addresses looks the same.
+pub fn is_taken(lane: Lane, address: u64) -> bool {
+    area().lane(lane.number())[TAKEN].load(Relaxed) >> (address % 64) & 1 == 1
+}
+
+/// The generation of the process that the lane was prepared for.
+pub fn generation(lane: Lane) -> u64 {
+    area().lane(lane.number())[GENERATION].load(Relaxed)
+}
+
 /// The lanes of the workers that live, by what they say of themselves.
 pub fn living() -> impl Iterator<Item = Lane> {
     let master = u64::from(nix::unistd::getppid().as_raw().cast_unsigned());
@@ -142,7 +160,7 @@ pub(super) fn prepare_in(area: &Area, lane: Lane, worker: u32, generation: u64) 
     area.header(Header::LanesUsed).fetch_max(u64::from(lane.0) + 1, Relaxed);
     words[GENERATION].store(generation, Relaxed);
     words[WORKER].store(u64::from(worker), Relaxed);
-    words[POST].store(0, Relaxed);
+    [POST, TAKEN].into_iter().for_each(|word| words[word].store(0, Relaxed));
     // Until the child enters, the lane shows the master's process id.
     words[OWNER].store(u64::from(std::process::id()), Release);
 }
@@ -153,7 +171,7 @@ pub(super) fn give_in(area: &Area, lane: Lane) {
         words[TOTALS + gauge as usize].store(0, Relaxed);
     }
     heartbeat::clear(words);
-    words[POST].store(0, Relaxed);
+    [POST, TAKEN].into_iter().for_each(|word| words[word].store(0, Relaxed));
     pending::commit(area.pending(lane.number()), 0);
     if area.clear_row(lane.number()).is_err() {
         // A kernel that cannot punch holes: zero the words one by one.

@@ -1,6 +1,9 @@
 //! QUIC over reloads, and between workers: connections stay with the worker that has them, whatever socket their packets
 //! arrive at.
 
+use std::cell::RefCell;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -9,7 +12,7 @@ use crate::process::upgrade;
 use crate::support::daemon::send;
 use crate::support::origin::ok;
 use crate::support::tls::Authority;
-use crate::support::{Daemon, H3, Origin, Setup, process, wait_for};
+use crate::support::{Daemon, H3, Origin, Setup, deadline, process, wait_for};
 
 const CONF: &str = r#"
 worker_processes %%WORKERS%%;
@@ -170,5 +173,45 @@ fn connections_of_an_address_that_a_reload_removes_end_as_they_should() {
     });
     std::net::UdpSocket::bind(("127.0.0.1", daemon.port(0))).expect("nobody has the address");
     assert_eq!(H3::connect(daemon.port(1), &authority, "a.test").fetch("a.test", "/").text(), "x");
+    assert_eq!(daemon.complaints("error|crit|alert|emerg"), Vec::<String>::new());
+}
+
+/// The sockets of the old worker and those of the new one are at the same address then, and the kernel gives either a client.
+#[test]
+fn an_address_that_comes_back_takes_new_clients_while_an_old_worker_ends() {
+    let (go, wait) = channel();
+    let wait = Mutex::new(wait);
+    let origin = Origin::replying(move |_| {
+        let _ = wait.lock().expect("not poisoned").recv_timeout(deadline());
+        ok(b"late")
+    });
+    let authority = Authority::new("Test CA");
+    let pair = authority.issue(&["a.test"]);
+    let other = "server { listen 127.0.0.1:%%PORT_1%% quic; location / { return 200 x; } }";
+    let conf = CONF.replacen("http {", &format!("http {{ {other}"), 1);
+    let setup = Setup::new(&conf).set("ORIGIN", origin.address()).set("WORKERS", 2).level("info");
+    let daemon = setup.file("a.crt", pair.certificate).file("a.key", pair.key).in_background().start();
+    let mut client = H3::connect(daemon.port(0), &authority, "a.test");
+    let old = pid(&mut client);
+    let slow = client.get("a.test", "/up/slow");
+    client.until("the request to arrive", |_| origin.requests().len() == 1);
+    let address = |index| format!("127.0.0.1:{} quic", daemon.port(index));
+    let original = RefCell::new(String::new());
+    daemon.rewrite(|conf| {
+        original.replace(conf.clone());
+        conf.replace(&address(0), &address(1))
+    });
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_log("generation 2 serves configuration");
+    daemon.rewrite(|_| original.take());
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_log("generation 3 serves configuration");
+    for _ in 0..16 {
+        let mut fresh = H3::connect(daemon.port(0), &authority, "a.test");
+        assert_ne!(pid(&mut fresh), old);
+    }
+    assert!(process::is_alive(old));
+    go.send(()).expect("the origin waits");
+    assert_eq!(client.answer(slow).status, 200);
     assert_eq!(daemon.complaints("error|crit|alert|emerg"), Vec::<String>::new());
 }

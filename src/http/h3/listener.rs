@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
@@ -70,6 +71,7 @@ impl Listener {
             lane: lanes::mine().number(),
         };
         let endpoint = Endpoint::new(&settings, socket);
+        lanes::tell_taken(hash(listen.address.inet()));
         let (is_full, tell_again_ms) = (Cell::new(false), Cell::new(0));
         Rc::new(Self { service, listen, endpoint, post, is_full, tell_again_ms })
     }
@@ -118,9 +120,12 @@ impl Listener {
     }
 
     /// Takes a datagram that another process has passed on.
-    fn take_passed(&self, passed: &Passed<'_>, now: Instant) {
+    fn take_passed(self: &Rc<Self>, passed: &Passed<'_>, now: Instant) {
         if let Arrival::New(incoming) = self.endpoint.take_own(passed.way, passed.bytes, now) {
-            self.endpoint.ignore(*incoming);
+            match drain::mode() {
+                drain::Mode::Serving => self.welcome(*incoming, now),
+                _ => self.endpoint.ignore(*incoming),
+            }
         }
     }
 
@@ -162,12 +167,12 @@ impl Listener {
     fn dispatch(self: &Rc<Self>, way: Way, bytes: &[u8], now: Instant) {
         match self.endpoint.take(way, bytes, now) {
             Arrival::Handled => {}
-            Arrival::New(incoming) => self.welcome(*incoming, now),
+            Arrival::New(incoming) => match self.successor(way.from) {
+                Some(lane) if self.pass_on(lane, way, bytes) => self.endpoint.ignore(*incoming),
+                _ => self.welcome(*incoming, now),
+            },
             Arrival::Foreign(lane) => {
-                let address = self.listen.address.inet().copied();
-                if let (Some(post), Some(listener)) = (&self.post, address)
-                    && post.send(lane, &Passed { listener, way, bytes })
-                {
+                if self.pass_on(lane, way, bytes) {
                     return;
                 }
                 // Its process is gone: the client is told so.
@@ -176,6 +181,27 @@ impl Listener {
                 }
             }
         }
+    }
+
+    /// Passes a datagram on to the process of a lane. False: there is none.
+    fn pass_on(&self, lane: usize, way: Way, bytes: &[u8]) -> bool {
+        let (Some(post), Some(listener)) = (&self.post, self.listen.address.inet()) else { return false };
+        post.send(lane, &Passed { listener: *listener, way, bytes })
+    }
+
+    /// The lane of the process that takes a new client in place of this one, which leaves: an address that one reload has
+    /// removed and the next has brought back has sockets of both. It is the same for all packets of a client.
+    fn successor(&self, from: SocketAddr) -> Option<usize> {
+        if drain::mode() == drain::Mode::Serving {
+            return None;
+        }
+        let (own, here) = (lanes::generation(lanes::mine()), hash(self.listen.address.inet()));
+        let takes = |lane: &lanes::Lane| lanes::post(*lane).is_some() && lanes::is_taken(*lane, here);
+        let newest = lanes::living().filter(takes).map(lanes::generation).max().filter(|it| *it > own)?;
+        let is_of_newest = |lane: &lanes::Lane| takes(lane) && lanes::generation(*lane) == newest;
+        let count = lanes::living().filter(is_of_newest).count() as u64;
+        let index = hash(from).checked_rem(count)?;
+        lanes::living().filter(is_of_newest).nth(index as usize).map(lanes::Lane::number)
     }
 
     /// Begins the connection of a new client, if there is room for it.
@@ -264,6 +290,13 @@ impl Listener {
             log::warn!(log::process(), &(), "{what}");
         }
     }
+}
+
+/// The same in all processes.
+fn hash(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Takes the datagrams that other processes pass on, for the worker's life. `listeners`: those that there are.
