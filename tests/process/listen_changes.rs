@@ -3,6 +3,7 @@
 
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -54,17 +55,23 @@ fn has_multipath() -> bool {
 }
 
 /// The daemon as a process without CAP_NET_RAW.
-fn without_net_raw() -> Setup {
+fn unprivileged() -> Setup {
     let setup = Setup::new(CONF).level("notice");
+    let program = without_net_raw(setup.folder());
+    setup.program(&program)
+}
+
+/// A program in this folder that becomes the daemon without CAP_NET_RAW.
+pub fn without_net_raw(folder: &Path) -> PathBuf {
     if !geteuid().is_root() {
-        return setup;
+        return binary();
     }
-    let wrapper = setup.folder().join("wrapper");
+    let wrapper = folder.join("wrapper");
     let words = "exec setpriv --inh-caps=-net_raw --bounding-set=-net_raw";
     std::fs::write(&wrapper, format!("#!/bin/sh\n{words} '{}' \"$@\"\n", binary().display()))
         .expect("the folder is ours");
     std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
-    setup.program(&wrapper)
+    wrapper
 }
 
 #[test]
@@ -164,7 +171,7 @@ fn nor_does_it_without_the_right_to_hide_sockets_first() {
     if is_stand_in() {
         return;
     }
-    change_widths(&without_net_raw().start());
+    change_widths(&unprivileged().start());
 }
 
 #[test]
@@ -174,7 +181,7 @@ fn ipv6only_changes_both_ways() {
     }
     let reaches =
         |daemon: &Daemon| ["127.0.0.1", "::1"].map(|host| TcpStream::connect((host, daemon.port(0))).is_ok());
-    for setup in [Setup::new(CONF), without_net_raw()] {
+    for setup in [Setup::new(CONF), unprivileged()] {
         let daemon = setup.start();
         for (line, expected) in [
             ("listen 127.0.0.1:PORT; listen [::]:PORT;", [true, true]),
@@ -194,7 +201,7 @@ fn a_parameter_that_cannot_change_is_told_and_nothing_changes() {
     if is_stand_in() || !has_multipath() {
         return;
     }
-    let daemon = without_net_raw().start();
+    let daemon = unprivileged().start();
     let workers = daemon.workers();
     listen(&daemon, "listen 127.0.0.1:PORT multipath;");
     daemon.rewrite(|text| text.replace("version 0", "version 1"));
@@ -300,7 +307,7 @@ fn an_address_comes_back_while_its_sockets_are_on_their_way_out() {
     if is_stand_in() {
         return;
     }
-    for setup in [Setup::new(CONF), without_net_raw()] {
+    for setup in [Setup::new(CONF), unprivileged()] {
         let daemon = setup.level("notice").start();
         listen(&daemon, DEFERRED);
         daemon.reload();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::process::listen_changes::without_net_raw;
 use crate::process::upgrade;
 use crate::support::daemon::send;
 use crate::support::origin::ok;
@@ -176,9 +177,21 @@ fn connections_of_an_address_that_a_reload_removes_end_as_they_should() {
     assert_eq!(daemon.complaints("error|crit|alert|emerg"), Vec::<String>::new());
 }
 
-/// The sockets of the old worker and those of the new one are at the same address then, and the kernel gives either a client.
 #[test]
 fn an_address_that_comes_back_takes_new_clients_while_an_old_worker_ends() {
+    comes_back(2, |setup| setup);
+}
+
+/// The kernel gives the sockets of the old worker new clients, too, if those of the new ones could not be hidden at first.
+#[test]
+fn an_address_that_comes_back_takes_new_clients_without_privileges_too() {
+    comes_back(1, |setup| {
+        let program = without_net_raw(setup.folder());
+        setup.program(&program)
+    });
+}
+
+fn comes_back(workers: usize, change: impl FnOnce(Setup) -> Setup) {
     let (go, wait) = channel();
     let wait = Mutex::new(wait);
     let origin = Origin::replying(move |_| {
@@ -189,8 +202,9 @@ fn an_address_that_comes_back_takes_new_clients_while_an_old_worker_ends() {
     let pair = authority.issue(&["a.test"]);
     let other = "server { listen 127.0.0.1:%%PORT_1%% quic; location / { return 200 x; } }";
     let conf = CONF.replacen("http {", &format!("http {{ {other}"), 1);
-    let setup = Setup::new(&conf).set("ORIGIN", origin.address()).set("WORKERS", 2).level("info");
-    let daemon = setup.file("a.crt", pair.certificate).file("a.key", pair.key).in_background().start();
+    let setup = Setup::new(&conf).set("ORIGIN", origin.address()).set("WORKERS", workers).level("info");
+    let daemon =
+        change(setup.file("a.crt", pair.certificate).file("a.key", pair.key)).in_background().start();
     let mut client = H3::connect(daemon.port(0), &authority, "a.test");
     let old = pid(&mut client);
     let slow = client.get("a.test", "/up/slow");
