@@ -455,8 +455,6 @@ fn faulty_lines_are_reported_with_their_remedy() {
     for (line, expected) in [
         ("auth_jwt x on;", "invalid parameter \"on\""),
         ("auth_jwt x token=abc;", "invalid parameter \"token=abc\""),
-        ("auth_jwt_type encrypted;", "encrypted tokens are not supported"),
-        ("auth_jwt_type nested;", "encrypted tokens are not supported"),
         ("auth_jwt_type other;", "invalid value \"other\""),
         ("auth_jwt_require x;", "invalid value \"x\""),
         ("auth_jwt_require $uri error=404;", "invalid value \"404\" in \"error\" parameter"),
@@ -482,4 +480,58 @@ fn faulty_lines_are_reported_with_their_remedy() {
     assert!(output.status.success() && text.contains("key 1 (\"0001\"): the secret has 12 bytes"), "{text}");
     let fine = "http { auth_jwt_type signed; auth_jwt off; server { listen 127.0.0.1:%%PORT_0%%; } }";
     assert!(Setup::new(fine).run(&["-t"]).status.success());
+}
+
+const SEALED: &str = r#"
+http {
+    access_log off;
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        root %%DIR%%;
+        auth_jwt_key_file encrypted_keys.json;
+        location /encrypted { auth_jwt x; auth_jwt_type encrypted; add_header X-Payload $jwt_payload always; }
+        location /nested { auth_jwt x; auth_jwt_type nested; add_header X-Claims "$jwt_claim_sub" always; }
+        location /signed { auth_jwt x; }
+        location /early { auth_jwt x; auth_jwt_type encrypted; if ($jwt_claim_sub) { return 204; } }
+    }
+}
+"#;
+
+#[test]
+fn encrypted_and_nested_tokens_let_a_client_in() {
+    let tokens = include_str!("auth_jwt/encrypted.txt");
+    let sealed = |name: &str| {
+        let line = tokens.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name}"))
+    };
+    let setup = Setup::new(SEALED).file("encrypted_keys.json", include_str!("auth_jwt/encrypted_keys.json"));
+    let files = ["encrypted", "nested", "signed", "early"];
+    let daemon =
+        files.iter().fold(setup, |setup, name| setup.file(&format!("{name}.txt"), "")).level("info").start();
+    let ask = |path: &str, name: &str| {
+        let response = ask(&daemon, path, sealed(name));
+        let claims = response.header("x-claims").unwrap_or("-").to_owned();
+        (response.status, claims)
+    };
+    for name in ["dir/A256GCM", "A128KW/A256CBC-HS512", "RSA-OAEP/A128CBC-HS256"] {
+        assert_eq!(ask("/early.txt", name).0, 200, "nothing of it is known before it is decrypted");
+        let response = self::ask(&daemon, "/encrypted.txt", sealed(name));
+        assert_eq!(response.status, 200, "{name}: {}", daemon.log());
+        assert_eq!(response.header("x-payload"), Some(r#"{"sub": "joe", "iss": "python", "level": 7}"#));
+    }
+    assert_eq!(ask("/nested.txt", "nested"), (200, "joe".to_owned()), "{}", daemon.log());
+    for (path, name, why) in [
+        ("/signed.txt", "dir/A256GCM", "it is encrypted: \"auth_jwt_type\" is signed"),
+        ("/nested.txt", "dir/A256GCM", "it does not have three parts in base64url"),
+        ("/nested.txt", "nested-forged", "its signature is wrong"),
+        ("/encrypted.txt", "nested", "its claims are malformed"),
+        ("/encrypted.txt", "expired", "it has expired"),
+        ("/encrypted.txt", "zip", "its content is compressed"),
+    ] {
+        assert_eq!(ask(path, name).0, 401, "{path} {name}");
+        daemon.wait_log(why);
+    }
+    let response = with(&daemon, "/encrypted.txt", &format!("Authorization: Bearer {}\r\n", token("ES256")));
+    assert_eq!(response.status, 401);
+    daemon.wait_log("it does not have five parts in base64url");
 }

@@ -12,6 +12,7 @@ use aws_lc_rs::signature::{
 use zeroize::Zeroizing;
 
 use super::document::{self, Fault, Map, Value};
+use super::encrypted::Opener;
 use crate::base::base64;
 
 /// The longest key set that is read.
@@ -74,6 +75,8 @@ impl Algorithm {
 #[derive(Debug, Default)]
 pub struct KeySet {
     keys: Vec<Key>,
+    /// Those that tokens are decrypted with.
+    openers: Vec<Opener>,
     /// Those that were left out, and why.
     skipped: Vec<KeyError>,
     /// Those that are used although they should be stronger.
@@ -129,7 +132,7 @@ impl fmt::Display for KeyError {
 }
 
 /// The reason why a key is not used.
-enum Refusal {
+pub(super) enum Refusal {
     /// It is weak or malformed.
     Faulty(String),
     /// It is not for checking signatures, or of an unknown kind.
@@ -171,7 +174,20 @@ impl KeySet {
         let mut set = Self::default();
         for (index, value) in list.iter().enumerate() {
             let id = value["kid"].as_str().map(|id| document::short(id).into());
+            let has_opener = match Opener::read(value) {
+                Ok(opener) => {
+                    let has_opener = opener.is_some();
+                    set.openers.extend(opener);
+                    has_opener
+                }
+                Err(Refusal::Faulty(cause) | Refusal::Other(cause)) => {
+                    let place = Some((index + 1, id.clone()));
+                    set.skipped.push(KeyError { place, cause, is_other: false });
+                    continue;
+                }
+            };
             match Key::read(value) {
+                Err(Refusal::Other(_)) if has_opener => {}
                 Ok((key, weakness)) => {
                     set.keys.push(key);
                     let place = Some((index + 1, id));
@@ -186,7 +202,7 @@ impl KeySet {
                 }
             }
         }
-        match (set.keys.is_empty(), set.skipped.first()) {
+        match (set.keys.is_empty() && set.openers.is_empty(), set.skipped.first()) {
             (true, Some(error)) => Err(error.clone()),
             (true, None) => Err(KeyError::whole("there is no key")),
             (false, _) => Ok(set),
@@ -201,6 +217,10 @@ impl KeySet {
     /// The keys that are used although they should be stronger: short secrets, which nginx's users have.
     pub fn weak(&self) -> impl Iterator<Item = &KeyError> {
         self.weak.iter()
+    }
+
+    pub(super) fn openers(&self) -> &[Opener] {
+        &self.openers
     }
 
     pub fn keys(&self) -> &[Key] {
@@ -267,7 +287,7 @@ impl Key {
     }
 }
 
-fn text<'a>(key: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, Refusal> {
+pub(super) fn text<'a>(key: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, Refusal> {
     match key.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -276,7 +296,7 @@ fn text<'a>(key: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, 
 }
 
 /// A member of bytes in base64url.
-fn bytes(key: &Map<String, Value>, name: &str) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+pub(super) fn bytes(key: &Map<String, Value>, name: &str) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     let encoded = text(key, name)?.ok_or_else(|| Refusal::Faulty(format!("{name:?} is missing")))?;
     let decoded = base64::decode_url(encoded.as_bytes());
     decoded

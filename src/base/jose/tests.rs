@@ -120,10 +120,13 @@ fn the_key_decides_on_the_algorithm() {
     assert_eq!(check(&token, &restricted(r#""alg":"HS256""#), 0), Ok(()));
     assert!(matches!(check(&token, &restricted(r#""alg":"HS512""#), 0), Err(Error::NoKey { .. })));
     assert_eq!(check(&token, &restricted(r#""use":"sig","key_ops":["sign","verify"]"#), 0), Ok(()));
-    assert!(fault(&restricted(r#""use":"enc""#)).contains("its \"use\" is \"enc\""));
+    // Such a key decrypts, and no signature is checked with it.
+    for members in [r#""use":"enc""#, r#""alg":"A128KW""#] {
+        assert!(matches!(check(&token, &restricted(members), 0), Err(Error::NoKey { .. })), "{members}");
+    }
+    assert!(fault(&restricted(r#""alg":"A128GCMKW""#)).contains("not a supported signature algorithm"));
     assert!(fault(&restricted(r#""key_ops":["sign"]"#)).contains("without \"verify\""));
     assert!(fault(&restricted(r#""alg":"RS256""#)).contains("does not belong"));
-    assert!(fault(&restricted(r#""alg":"A128KW""#)).contains("not a supported signature algorithm"));
     assert!(fault(&POINT.replace("{", r#"{"alg":"ES384","#)).contains("does not belong"));
 }
 

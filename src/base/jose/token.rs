@@ -15,7 +15,7 @@ use crate::base::base64;
 /// The longest token that is read.
 pub const TOKEN_BYTES_MAX: usize = 64 * 1024;
 /// The most values in a header, or among the claims.
-const VALUES_MAX: usize = 2048;
+pub(super) const VALUES_MAX: usize = 2048;
 /// The most keys that one token is checked with: a check takes up to half a millisecond.
 pub const CANDIDATES_MAX: usize = 16;
 
@@ -26,7 +26,8 @@ pub struct Token {
     pub claims: Map<String, Value>,
     /// The JSON of the claims.
     pub payload: Vec<u8>,
-    algorithm: Algorithm,
+    /// `None`: it was encrypted, and its claims are not signed.
+    algorithm: Option<Algorithm>,
     signed: Box<[u8]>,
     signature: Vec<u8>,
 }
@@ -37,8 +38,14 @@ pub enum Error {
     TooLong(usize),
     /// Not three parts of base64url.
     Form,
-    /// Five parts: it is encrypted (RFC 7516).
+    /// Five parts: it is encrypted (RFC 7516), and must be signed only.
     Encrypted,
+    /// Not five parts of base64url: it must be encrypted.
+    NotEncrypted,
+    /// Its content is compressed, which is a risk and not supported.
+    Compressed,
+    /// No key that fits decrypts it.
+    Undecryptable,
     Header(Fault),
     /// It is not signed with a supported algorithm; its name.
     Algorithm(String),
@@ -66,7 +73,12 @@ impl fmt::Display for Error {
                 write!(out, "it has {bytes} bytes, and at most {TOKEN_BYTES_MAX} are read")
             }
             Self::Form => out.write_str("it does not have three parts in base64url"),
-            Self::Encrypted => out.write_str("it is encrypted, and only signed tokens are supported"),
+            Self::Encrypted => out.write_str("it is encrypted: \"auth_jwt_type\" is signed"),
+            Self::NotEncrypted => {
+                out.write_str("it does not have five parts in base64url, and must be encrypted")
+            }
+            Self::Compressed => out.write_str("its content is compressed (\"zip\"), which is not supported"),
+            Self::Undecryptable => out.write_str("no key decrypts it"),
             Self::Header(fault) => write!(out, "its header is malformed: {fault}"),
             Self::Algorithm(name) => write!(out, "its algorithm {name:?} is not accepted"),
             Self::Critical => out.write_str("its header has \"crit\", and no extension is supported"),
@@ -114,7 +126,21 @@ impl Token {
             return Err(Error::Header(Fault("\"kid\" is not a text".to_owned())));
         }
         let claims = document::object(&payload, VALUES_MAX).map_err(Error::Claims)?;
-        Ok(Self { header, claims, payload, algorithm, signed, signature })
+        Ok(Self { header, claims, payload, algorithm: Some(algorithm), signed, signature })
+    }
+
+    /// The token of a content that was decrypted: claims that nobody has signed. The times are checked here.
+    pub fn of_content(
+        header: Map<String, Value>,
+        content: &[u8],
+        now_s: i64,
+        leeway_s: f64,
+    ) -> Result<Self, Error> {
+        let claims = document::object(content, VALUES_MAX).map_err(Error::Claims)?;
+        let (payload, signed) = (content.to_vec(), Box::default());
+        let token = Self { header, claims, payload, algorithm: None, signed, signature: Vec::new() };
+        token.check_times(now_s, leeway_s)?;
+        Ok(token)
     }
 
     /// Checks the signature with the keys, and then the times against `now_s`, in seconds since 1970.
@@ -133,10 +159,11 @@ impl Token {
 
     fn verify_signature(&self, sets: &[Arc<KeySet>]) -> Result<(), Error> {
         let id = self.header.get("kid").and_then(Value::as_str);
-        let all = || sets.iter().flat_map(|set| set.keys()).filter(|key| key.has(self.algorithm));
+        let Some(algorithm) = self.algorithm else { return Err(Error::Signature) };
+        let all = || sets.iter().flat_map(|set| set.keys()).filter(|key| key.has(algorithm));
         let named = all().filter(|key| id.is_some() && key.id() == id);
         let others = all().filter(|key| id.is_none() || key.id().is_none());
-        let verifies = |key: &Key| key.verifies(self.algorithm, &self.signed, &self.signature);
+        let verifies = |key: &Key| key.verifies(algorithm, &self.signed, &self.signature);
         let mut count = 0;
         for key in named.chain(others) {
             if count == CANDIDATES_MAX {

@@ -13,10 +13,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::base::jose::{Error, KeySet, Map, Token, Value};
-use crate::config::directive::{custom, millis};
+use crate::base::jose::{Error, KeySet, Map, Sealed, Token, Value};
+use crate::config::directive::{custom, millis, one_of};
 use crate::config::inherit::replace;
-use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, settings};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, keywords, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::auth_basic::fields;
 use crate::http::modules::{BlockConf, Directive};
@@ -43,7 +43,7 @@ settings! {
         sources: Vec<Source> => replace,
         key_cache_ms: Setting<u64> = 0,
         leeway_ms: Setting<u64> = 0,
-        kind: Inherit<()>,
+        kind: Setting<Kind> = Kind::Signed,
         requires: Vec<Require> => replace,
     }
 }
@@ -55,6 +55,16 @@ struct Realm {
     /// `None`: the field `Authorization`.
     token: Option<Script>,
 }
+
+/// The type of tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Signed,
+    Encrypted,
+    /// A signed one inside of an encrypted one.
+    Nested,
+}
+keywords!(Kind { "signed" => Signed, "encrypted" => Encrypted, "nested" => Nested });
 
 /// One `auth_jwt_require`.
 #[derive(Clone, Debug)]
@@ -89,8 +99,9 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
          others wait for its keys."),
     millis("auth_jwt_leeway", Context::ANY, |c| &mut c.leeway_ms,
         "Accepts tokens for this time before nbf and after exp, for clocks that differ."),
-    custom("auth_jwt_type", CONTEXTS, Arity::exactly(1), auth_jwt_type,
-        "Sets the type of tokens: signed. Encrypted tokens (encrypted, nested) are not supported.").default("signed"),
+    one_of("auth_jwt_type", CONTEXTS, |c| &mut c.kind,
+        "Sets the type of tokens: signed, encrypted, or nested: a signed one inside of an encrypted one. Keys are agreed on by dir, A128KW, A256KW, \
+         RSA-OAEP or RSA-OAEP-256."),
     custom("auth_jwt_require", CONTEXTS, Arity::at_least(1), auth_jwt_require,
         "Sets values that must all be neither empty nor 0, once the token is verified; otherwise the response is error=, 401 or 403."),
     custom("auth_jwt_claim_set", Context::HTTP, Arity::at_least(2), |_, cx, node| set(cx, node, claim_at),
@@ -108,7 +119,7 @@ pub static VARIABLES: &[Variable] = &[
         let Some(token) = &known.token else { return false };
         out.extend_from_slice(&token.payload);
         true
-    }, "The claims of the token as JSON (auth_jwt)."),
+    }, "The claims of the token as JSON, or the signed token inside of a nested one (auth_jwt)."),
 ];
 
 impl BlockConf for Conf {
@@ -152,18 +163,6 @@ fn auth_jwt_key_file(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Di
 fn auth_jwt_key_request(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     conf.sources.push(Source::request(cx, node)?);
     Ok(())
-}
-
-fn auth_jwt_type(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    match node.arg(0) {
-        "signed" => conf.kind.put((), node),
-        "encrypted" | "nested" => {
-            Err(Diagnostic::error(node.arg_span(0), "encrypted tokens are not supported")
-                .help("only signed tokens are: do not serve what this line protects"))
-        }
-        other => Err(Diagnostic::error(node.arg_span(0), format!("invalid value \"{other}\""))
-            .help("the type of tokens is \"signed\"")),
-    }
 }
 
 fn auth_jwt_require(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -275,6 +274,10 @@ fn known(request: &mut Request) -> Option<Arc<Known>> {
         _ if request.is_subrequest() || request.location.confs.access.satisfies_any() => return None,
         _ => {}
     }
+    if conf.kind.get() != Kind::Signed {
+        // It is decrypted in the access phase.
+        return None;
+    }
     let token = nested(request, "jwt", |request| realm.token(request))?;
     let known = Arc::new(Known { by, token: Token::parse(&token).ok(), trust: Trust::Unverified });
     request.states.auth_jwt = State(Some(known.clone()));
@@ -301,10 +304,38 @@ impl Realm {
 /// The usual time of a check with a public key.
 const CHECK_US: u32 = 100;
 
+/// A token as the client has sent it.
+enum Subject {
+    Signed(Token),
+    Sealed(Box<Sealed>),
+}
+
+impl Subject {
+    /// Decrypts and verifies it.
+    fn check(self, kind: Kind, sets: &[Arc<KeySet>], leeway_s: f64) -> Result<Token, Error> {
+        let now_s = clock::wall_seconds();
+        let token = match self {
+            Self::Signed(token) => token,
+            Self::Sealed(sealed) => {
+                let content = sealed.open(sets)?;
+                if kind == Kind::Encrypted {
+                    return Token::of_content(sealed.header, &content, now_s, leeway_s);
+                }
+                let mut token = Token::parse(&content)?;
+                token.verify(sets, now_s, leeway_s)?;
+                token.payload = content.to_vec();
+                return Ok(token);
+            }
+        };
+        token.verify(sets, now_s, leeway_s)?;
+        Ok(token)
+    }
+}
+
 /// A check in progress: the token, and the keys found so far.
 struct Check {
     conf: &'static Conf,
-    token: Token,
+    subject: Subject,
     sets: Vec<Arc<KeySet>>,
     /// The source to ask next.
     next: usize,
@@ -329,8 +360,14 @@ pub fn access(request: &mut Request) -> Verdict {
         log::info!(request.error_log(), &*request, "no JSON web token was provided");
         return refuse(request, conf, false);
     };
-    match Token::parse(&text) {
-        Ok(token) => Check { conf, token, sets: Vec::new(), next: 0 }.proceed(request),
+    let read = match conf.kind.get() {
+        Kind::Signed => Token::parse(&text).map(Subject::Signed),
+        Kind::Encrypted | Kind::Nested => {
+            Sealed::parse(&text).map(|sealed| Subject::Sealed(Box::new(sealed)))
+        }
+    };
+    match read {
+        Ok(subject) => Check { conf, subject, sets: Vec::new(), next: 0 }.proceed(request),
         Err(error) => reject(request, conf, &error),
     }
 }
@@ -349,7 +386,7 @@ impl Check {
     }
 
     fn conclude(self, request: &mut Request) -> Verdict {
-        let Self { conf, mut token, sets, .. } = self;
+        let Self { conf, subject, sets, .. } = self;
         if sets.is_empty() {
             let why = "there are no keys for JSON web tokens: \"auth_jwt_key_file\" or \"auth_jwt_key_request\" is missing";
             log::error!(request.error_log(), &*request, "{}", why);
@@ -357,9 +394,10 @@ impl Check {
         }
         let leeway_s = conf.leeway_ms.get() as f64 / 1000.0;
         runtime::charge(CHECK_US);
-        if let Err(error) = token.verify(&sets, clock::wall_seconds(), leeway_s) {
-            return reject(request, conf, &error);
-        }
+        let mut token = match subject.check(conf.kind.get(), &sets, leeway_s) {
+            Ok(token) => token,
+            Err(error) => return reject(request, conf, &error),
+        };
         token.forget_signature();
         know(request, conf, Some(token), Trust::Verified);
         for require in &conf.requires {
@@ -386,13 +424,21 @@ impl Check {
 
     /// Evaluates a script that may depend on what the token says of itself.
     fn evaluate(self, request: &mut Request, script: &Script) -> (Self, Vec<u8>) {
-        let Self { conf, token, sets, next } = self;
-        know(request, conf, Some(token), Trust::Selecting);
+        let Self { conf, subject, sets, next } = self;
+        let subject = match subject {
+            Subject::Signed(token) => {
+                know(request, conf, Some(token), Trust::Selecting);
+                None
+            }
+            // Nothing of it can be read yet.
+            sealed @ Subject::Sealed(_) => Some(sealed),
+        };
         let value = script.to_vec(request);
         let state = std::mem::take(&mut request.states.auth_jwt).0;
         distrust(request, conf);
-        let token = state.and_then(Arc::into_inner).and_then(|known| known.token);
-        (Self { conf, token: token.expect("no other task has run"), sets, next }, value)
+        let token = || state.and_then(Arc::into_inner).and_then(|known| known.token);
+        let subject = subject.unwrap_or_else(|| Subject::Signed(token().expect("no other task has run")));
+        (Self { conf, subject, sets, next }, value)
     }
 }
 
