@@ -57,8 +57,6 @@ impl Waiters {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use super::*;
     use crate::runtime::waker::TaskId;
 
@@ -80,14 +78,14 @@ mod tests {
         assert!(waiters.take().is_empty());
     }
 
-    /// One by one that took ten seconds and more.
+    /// Fifty thousand that are compared one by one take seconds.
     #[test]
-    fn many_are_added_in_a_moment() {
-        let (mut waiters, start) = (Waiters::new(), Instant::now());
-        for index in 0..50_000 {
+    fn many_are_found_by_key() {
+        let mut waiters = Waiters::new();
+        for index in (0..1000).chain(0..1000) {
             waiters.add(&Context::from_waker(&TaskId::new(1, 0, index).waker()));
         }
-        assert_eq!(waiters.take().len(), 50_000);
-        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        assert_eq!((waiters.known.len(), waiters.take().len()), (1000, 1000));
+        assert!(waiters.known.is_empty());
     }
 }
