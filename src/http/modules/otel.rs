@@ -2,7 +2,7 @@
 //!
 //! Whether a request is traced is decided in the rewrite phase of its first location, before the directives of the rewrite
 //! module, and stays as it is through internal redirects. The log phase writes the span of a traced request
-//! (`otel/span.rs`) into the batch of its worker, which a task of its own hands to the collector (`otel/exporter.rs`).
+//! (`otel/span.rs`) into the batch of its worker, which a task of its own hands to the collector (`upstream/otlp.rs`).
 //! Subrequests belong to the span of their request. Touches: the request's fields and variables. Does not wait.
 //!
 //! The identities are those of `$traceparent` (`trace_context.rs`): a trace that begins here has the id `$request_id`, so
