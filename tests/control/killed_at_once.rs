@@ -81,22 +81,16 @@ fn is_whole(bytes: &[u8]) -> bool {
     bytes.len() == end + 4 + length
 }
 
-/// False in a container that forbids it.
-fn may_trace(pid: Pid) -> bool {
-    let outcome = ptrace::seize(pid, ptrace::Options::empty());
-    if outcome.is_ok() {
-        ptrace::interrupt(pid).expect("a traced process");
-        waitpid(pid, Some(WaitPidFlag::__WALL)).expect("a traced process");
-        ptrace::detach(pid, None).expect("a stopped process");
+/// Stops a process, which this thread traces from now on. False in a container that forbids it.
+#[must_use]
+fn stops(pid: Pid) -> bool {
+    match ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD) {
+        Err(nix::Error::EPERM) => return false,
+        outcome => outcome.expect("a process that nobody traces"),
     }
-    outcome != Err(nix::Error::EPERM)
-}
-
-/// Stops a process, which this thread traces from now on.
-fn stop(pid: Pid) {
-    ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD).expect("the right to trace");
     ptrace::interrupt(pid).expect("a traced process");
     waitpid(pid, Some(WaitPidFlag::__WALL)).expect("a traced process");
+    true
 }
 
 /// Lets a stopped process go on from one system call to the next, and kills it once `is_over` is true between two.
@@ -135,9 +129,11 @@ fn a_response_that_has_arrived_is_counted_although_its_worker_dies_at_once() {
     let (authority, setup) = with_certificate(Setup::new(CONF), "a.test");
     let setup = setup.set("ORIGIN", origin.address()).file("file", vec![b'x'; LONG_BYTES]);
     let daemon = setup.level("emerg").start();
-    if !may_trace(worker(&daemon, None)) {
+    let first = worker(&daemon, None);
+    if !stops(first) {
         return;
     }
+    ptrace::detach(first, None).expect("a stopped process");
     let trusting = trusting(&authority);
     let mut before = None;
     for round in 1..=2 {
@@ -146,13 +142,13 @@ fn a_response_that_has_arrived_is_counted_although_its_worker_dies_at_once() {
             let request = format!("GET {path} HTTP/1.1\r\nHost: a.test\r\nRange: bytes=1-\r\n\r\n");
             let mut client: Box<dyn Arrived> = if round == 1 {
                 let mut client = connect_tcp(daemon.port(0));
-                stop(pid);
+                assert!(stops(pid));
                 client.write_all(request.as_bytes()).expect("the kernel takes it");
                 client.set_nonblocking(true).expect("a socket");
                 Box::new(client)
             } else {
                 let mut client = TlsClient::connect(daemon.port(1), &trusting, "a.test");
-                stop(pid);
+                assert!(stops(pid));
                 client.send(&request).socket.set_nonblocking(true).expect("a socket");
                 Box::new(client)
             };

@@ -1,6 +1,7 @@
 //! `auth_basic` against the real daemon: every format of a stored password, `satisfy`, and invalid
 //! credentials.
 
+use crate::support::base64::encode;
 use crate::support::daemon::is_stand_in;
 use crate::support::{Client, Daemon, Response, Setup, fetch, get, wait_for};
 
@@ -43,20 +44,6 @@ fn start() -> Daemon {
     Setup::new(CONF).file("users", USERS).start()
 }
 
-fn base64(text: &str) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for chunk in text.as_bytes().chunks(3) {
-        let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for index in 0..4 {
-            let letter = char::from(LETTERS[(bits >> (18 - 6 * index) & 63) as usize]);
-            out.push(if index > chunk.len() { '=' } else { letter });
-        }
-    }
-    out
-}
-
 fn ask(daemon: &Daemon, path: &str, authorization: &str) -> Response {
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: {authorization}\r\nConnection: close\r\n\r\n"
@@ -65,7 +52,7 @@ fn ask(daemon: &Daemon, path: &str, authorization: &str) -> Response {
 }
 
 fn enter(daemon: &Daemon, path: &str, user: &str, password: &str) -> u16 {
-    ask(daemon, path, &format!("Basic {}", base64(&format!("{user}:{password}")))).status
+    ask(daemon, path, &format!("Basic {}", encode(format!("{user}:{password}").as_bytes()))).status
 }
 
 #[test]
@@ -94,7 +81,7 @@ fn who_says_nothing_is_asked() {
         (401, Some("Basic realm=\"the area\""))
     );
     daemon.wait_log("no user/password was provided for basic authentication");
-    let plain = format!("basic   {}", base64("plain:secret"));
+    let plain = format!("basic   {}", encode(b"plain:secret"));
     assert_eq!(ask(&daemon, "/closed", &plain).status, 404, "in any case, with any spaces");
     for bad in [
         "",
@@ -142,7 +129,7 @@ fn a_slow_check_holds_nobody_up() {
         return; // its worker blocks
     }
     let mut slow = Client::connect(daemon.port(0));
-    let authorization = base64("bcrypt:secret");
+    let authorization = encode(b"bcrypt:secret");
     slow.send(format!(
         "GET /by-variable?file=slow HTTP/1.1\r\nHost: a\r\nAuthorization: Basic {authorization}\r\n\r\n"
     ));
@@ -194,7 +181,7 @@ fn passwords_that_are_slow_to_check_wait_for_each_other_and_nobody_else() {
     let daemon = Setup::new(CONF).file("users", USERS).start();
     let ask = |password: &str| {
         let mut client = Client::connect(daemon.port(0));
-        let credentials = base64(&format!("slow:{password}"));
+        let credentials = encode(format!("slow:{password}").as_bytes());
         let head = "GET /closed HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Basic";
         client.send(format!("{head} {credentials}\r\n\r\n"));
         client

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 
 use aws_lc_rs::hmac;
 
+use crate::support::base64::encode_url;
 use crate::support::origin::ok;
 use crate::support::{Client, Daemon, Origin, Response, Setup, deadline, fetch, get, wait_for};
 
@@ -105,38 +106,25 @@ fn challenge(response: &Response) -> (u16, Vec<&str>) {
     (response.status, response.all("www-authenticate"))
 }
 
-fn encode(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut out = String::new();
-    for chunk in bytes.chunks(3) {
-        let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for index in 0..=chunk.len() {
-            out.push(char::from(LETTERS[(bits >> (18 - 6 * index) & 63) as usize]));
-        }
-    }
-    out
-}
-
 const SECRET: [u8; 32] = [7; 32];
 
 /// A set with the secret of [`sign`].
 pub fn own_keys() -> String {
-    format!(r#"{{"keys":[{{"kty":"oct","k":"{}"}}]}}"#, encode(&SECRET))
+    format!(r#"{{"keys":[{{"kty":"oct","k":"{}"}}]}}"#, encode_url(&SECRET))
 }
 
 /// A token with the signature of HS256.
 pub fn sign(claims: &str) -> String {
-    let signed = format!("{}.{}", encode(br#"{"alg":"HS256"}"#), encode(claims.as_bytes()));
+    let signed = format!("{}.{}", encode_url(br#"{"alg":"HS256"}"#), encode_url(claims.as_bytes()));
     let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &SECRET), signed.as_bytes());
-    format!("{signed}.{}", encode(signature.as_ref()))
+    format!("{signed}.{}", encode_url(signature.as_ref()))
 }
 
 /// The token of another program with other claims, under its old signature.
 fn forged() -> String {
     let mut parts = token("ES256").split('.');
     let (header, _, signature) = (parts.next().unwrap(), parts.next(), parts.next().unwrap());
-    format!("{header}.{}.{signature}", encode(br#"{"sub":"root","iss":"python","level":7}"#))
+    format!("{header}.{}.{signature}", encode_url(br#"{"sub":"root","iss":"python","level":7}"#))
 }
 
 #[test]

@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKey
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
+use super::base64::encode_url;
 use super::deadline::deadline;
 use super::tls::Authority;
 
@@ -270,20 +271,6 @@ fn decode(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
-fn encode(bytes: &[u8]) -> String {
-    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let mut word = [0; 3];
-        word[..chunk.len()].copy_from_slice(chunk);
-        let bits = u32::from_be_bytes([0, word[0], word[1], word[2]]);
-        for index in 0..=chunk.len() {
-            text.push(char::from(LETTERS[(bits >> (18 - 6 * index) & 63) as usize]));
-        }
-    }
-    text
-}
-
 impl Jwk {
     fn of(value: &Value) -> Option<Self> {
         let is_ec = value["kty"] == "EC" && value["crv"] == "P-256";
@@ -301,7 +288,7 @@ impl Jwk {
     /// RFC 7638.
     fn thumbprint(&self) -> String {
         let text = format!(r#"{{"crv":"P-256","kty":"EC","x":"{}","y":"{}"}}"#, self.x, self.y);
-        encode(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
+        encode_url(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
     }
 }
 
@@ -340,7 +327,7 @@ impl Inner {
         }
         let is_head = ask.method == "HEAD";
         let (status, mut fields, body) = self.answer(&ask);
-        let nonce = format!("nonce{}", encode(&std::process::id().to_le_bytes()))
+        let nonce = format!("nonce{}", encode_url(&std::process::id().to_le_bytes()))
             + &{
                 let mut state = self.state();
                 state.last += 1;

@@ -11,6 +11,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod acme;
+pub mod base64;
 pub mod captured;
 pub mod client;
 pub mod daemon;

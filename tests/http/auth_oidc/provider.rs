@@ -7,6 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 
+use crate::support::base64::encode_url;
 use crate::support::message::{Request, Response};
 use crate::support::origin::{Origin, ok};
 use crate::support::{fetch, port};
@@ -133,7 +134,7 @@ impl State {
             }
             "/keys" => {
                 let point = self.key.public_key().as_ref();
-                let (x, y) = (encode(&point[1..33]), encode(&point[33..65]));
+                let (x, y) = (encode_url(&point[1..33]), encode_url(&point[33..65]));
                 let kid = &self.kid;
                 ok(format!(r#"{{"keys":[{{"kty":"EC","crv":"P-256","kid":"{kid}","x":"{x}","y":"{y}"}}]}}"#)
                     .as_bytes())
@@ -184,7 +185,7 @@ impl State {
                 let Some([nonce, challenge, redirect]) = self.codes.remove(&get("code")) else {
                     return refused("invalid_grant");
                 };
-                let hashed = encode(digest(&SHA256, get("code_verifier").as_bytes()).as_ref());
+                let hashed = encode_url(digest(&SHA256, get("code_verifier").as_bytes()).as_ref());
                 if redirect != get("redirect_uri") || !challenge.is_empty() && challenge != hashed {
                     return refused("invalid_grant");
                 }
@@ -227,12 +228,12 @@ impl State {
             true => r#"{"alg":"none"}"#.to_owned(),
             false => format!(r#"{{"alg":"ES256","kid":"{kid}"}}"#),
         };
-        let signed = format!("{}.{}", encode(header.as_bytes()), encode(claims.as_bytes()));
+        let signed = format!("{}.{}", encode_url(header.as_bytes()), encode_url(claims.as_bytes()));
         if self.is_unsigned {
             return format!("{signed}.");
         }
         let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes()).expect("signs");
-        format!("{signed}.{}", encode(signature.as_ref()))
+        format!("{signed}.{}", encode_url(signature.as_ref()))
     }
 }
 
@@ -243,19 +244,6 @@ pub fn found(url: &str) -> Vec<u8> {
 fn refused(error: &str) -> Vec<u8> {
     let body = format!(r#"{{"error":"{error}"}}"#);
     format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
-}
-
-pub fn encode(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut out = String::new();
-    for chunk in bytes.chunks(3) {
-        let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for index in 0..=chunk.len() {
-            out.push(char::from(LETTERS[(bits >> (18 - 6 * index) & 63) as usize]));
-        }
-    }
-    out
 }
 
 /// The decoded value of an argument of a query or a URL.
