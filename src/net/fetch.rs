@@ -273,7 +273,7 @@ struct Incoming {
     head: ResponseHead,
     seen: Seen,
     interim_count: usize,
-    /// What delimits the body, once the head is complete.
+    /// The delimitation of the body, once the head is complete.
     length: Option<BodyLength>,
     decoder: Decoder,
     body: Vec<u8>,
@@ -324,12 +324,10 @@ impl Incoming {
         if !is_complete && piece.is_empty() {
             return Err(Fault::Premature);
         }
-        let body = std::mem::take(&mut self.body);
         if !is_complete {
-            self.body = body;
             return Ok(None);
         }
-        Ok(Some(Response { status: self.head.status, body }))
+        Ok(Some(Response { status: self.head.status, body: std::mem::take(&mut self.body) }))
     }
 
     fn decode(&mut self) -> Result<bool, Fault> {

@@ -143,7 +143,7 @@ fn auth_jwt(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic>
         },
     };
     let name = match node.arg(0) {
-        // What a client says of itself must not get to an application: only a login has checked its token already.
+        // Claims that nobody has checked must not get to an application: only a login has checked its token already.
         "off" if node.args[1].text.starts_with("token=$oidc_") => None,
         "off" => {
             let message = "\"off\" with a token that nobody has checked";

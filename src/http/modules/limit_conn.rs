@@ -28,7 +28,7 @@ settings! {
     }
 }
 
-/// What became of a request at its limits, and what it holds. Boxed: one word in each request.
+/// The outcome of a request's limits, and the places that it holds. Boxed: one word in each request.
 #[derive(Debug, Default)]
 pub struct State(Option<Box<Judged>>);
 

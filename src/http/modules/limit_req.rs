@@ -29,7 +29,7 @@ settings! {
     }
 }
 
-/// What became of a request at its limits.
+/// The outcome of a request's limits.
 #[derive(Debug, Default)]
 pub struct State {
     outcome: Option<Outcome>,

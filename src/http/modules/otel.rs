@@ -50,7 +50,7 @@ enum Trace {
     Script(Script),
 }
 
-/// What becomes of the client's `traceparent` and `tracestate`.
+/// The use that is made of the client's `traceparent` and `tracestate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Propagation {
     Extract,
@@ -79,7 +79,7 @@ struct Attribute {
     value: Script,
 }
 
-/// What is known of a request's part in its trace, once something has asked for it.
+/// A request's part in its trace, once something has asked for it.
 pub type State = Option<Box<Part>>;
 
 /// A request's part in its trace. Its ids follow from the parent and from `$request_id`.

@@ -1,4 +1,4 @@
-//! What a worker keeps of a provider: its metadata and its keys, each fetched by one task for all requests that wait.
+//! A worker's copies of a provider's metadata and keys, each fetched by one task for all requests that wait.
 //!
 //! A document is used for an hour. If the provider does not answer then, the old one goes on; without one, requests fail
 //! at once for a few seconds, so that a dead provider is asked by one task of a worker at a time, and not for each request.

@@ -40,7 +40,7 @@ pub struct Block {
     headers: Vec<(Box<str>, Box<str>)>,
 }
 
-/// What has been read so far.
+/// The directives that have been read so far.
 #[derive(Debug, Default)]
 pub struct Draft {
     exporter: Option<Target>,

@@ -73,7 +73,7 @@ pub struct Whereabouts {
     pub tls: Option<Rc<Info>>,
 }
 
-/// What modules have noted of a request.
+/// The notes of modules about a request.
 struct Noted {
     /// See [`limit_conn`](crate::http::modules::limit_conn).
     limited: u8,
