@@ -93,6 +93,25 @@ impl Fields {
         self.list.push(field);
     }
 
+    /// Adds a field with a known name whose line begins at `at`, with a colon and one space after the name.
+    #[inline(always)]
+    pub(in crate::proto) fn push_known(
+        &mut self,
+        id: Id,
+        at: usize,
+        name_length: usize,
+        value_length: usize,
+    ) {
+        self.push(Field {
+            name_start: at as u32,
+            value_start: (at + name_length + 2) as u32,
+            value_length: value_length as u32,
+            name_length: name_length as u16,
+            id: Some(id),
+            is_odd: false,
+        });
+    }
+
     /// Removes all fields of this id.
     pub(in crate::proto) fn remove(&mut self, id: Id) {
         self.present.remove(id);

@@ -231,6 +231,12 @@ impl Id {
         }
     }
 
+    /// The same, for a line that is at least as long as the longest known name.
+    #[inline(always)]
+    pub(in crate::proto) fn of_whole_line(line: &[u8]) -> Option<(usize, Self)> {
+        Self::of_begin(line.first_chunk()?)
+    }
+
     #[inline(never)]
     fn of_short_line(line: &[u8]) -> Option<(usize, Self)> {
         let mut padded = [0; WORD_BYTES];

@@ -3,7 +3,8 @@
 //! Touches: nothing. RFC 9112 §3.2, RFC 3986 §3.2; hosts as nginx's `$host`.
 
 use std::net::Ipv6Addr;
-use std::ops::Range;
+use std::ops::{Deref, Range};
+use std::rc::Rc;
 
 use crate::base::number::parse_u64;
 use crate::proto::h1::Error;
@@ -72,12 +73,12 @@ pub fn host(head: &RequestHead, data: &[u8], target: Option<&Target>) -> Result<
     host_by(head, data, target, authority)
 }
 
-fn host_by(
+fn host_by<T>(
     head: &RequestHead,
     data: &[u8],
     target: Option<&Target>,
-    mut check: impl FnMut(&[u8]) -> Result<Vec<u8>, Error>,
-) -> Result<Option<Vec<u8>>, Error> {
+    mut check: impl FnMut(&[u8]) -> Result<T, Error>,
+) -> Result<Option<T>, Error> {
     let named = match head.fields.value(data, Id::Host) {
         Some(text) => Some(check(text)?),
         None => None,
@@ -89,13 +90,31 @@ fn host_by(
     }
 }
 
+/// The host of a request, which requests that name the same one share. Empty at first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host(Option<Rc<[u8]>>);
+
+impl From<Vec<u8>> for Host {
+    fn from(host: Vec<u8>) -> Self {
+        Self(Some(host.into()))
+    }
+}
+
+impl Deref for Host {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
 /// The last text that [`authority`] has accepted, with its result: consecutive requests usually name the same host, and
 /// comparing two texts takes a fifth of the instructions of checking one.
 #[derive(Debug, Default)]
 pub struct LastHost {
     /// Empty at first, which is no host.
     text: Vec<u8>,
-    host: Vec<u8>,
+    host: Host,
 }
 
 /// Longer texts are not kept: a domain name has at most 253 bytes (RFC 1035 §2.3.4).
@@ -109,18 +128,18 @@ impl LastHost {
         head: &RequestHead,
         data: &[u8],
         target: Option<&Target>,
-    ) -> Result<Option<Vec<u8>>, Error> {
+    ) -> Result<Option<Host>, Error> {
         host_by(head, data, target, |text| self.authority(text))
     }
 
     #[inline]
-    fn authority(&mut self, text: &[u8]) -> Result<Vec<u8>, Error> {
+    fn authority(&mut self, text: &[u8]) -> Result<Host, Error> {
         if text == self.text && !text.is_empty() { Ok(self.host.clone()) } else { self.check(text) }
     }
 
     #[inline(never)]
-    fn check(&mut self, text: &[u8]) -> Result<Vec<u8>, Error> {
-        let host = authority(text)?;
+    fn check(&mut self, text: &[u8]) -> Result<Host, Error> {
+        let host = Host::from(authority(text)?);
         if text.len() <= KEPT_BYTES_MAX {
             self.text.clear();
             self.text.extend_from_slice(text);
@@ -354,13 +373,17 @@ mod tests {
             let mut head = RequestHead::default();
             request::parse(request.as_bytes(), &request::Limits::default(), &mut head).expect("valid");
             let fresh = host(&head, request.as_bytes(), None);
-            assert_eq!(last.host(&head, request.as_bytes(), None), fresh, "{text}");
+            assert_eq!(
+                last.host(&head, request.as_bytes(), None),
+                fresh.map(|host| host.map(Host::from)),
+                "{text}"
+            );
             assert!(last.text.len() <= KEPT_BYTES_MAX);
         }
         let text = b"GET http://B.test/ HTTP/1.1\r\nHost: A.test:80\r\n\r\n";
         let mut head = RequestHead::default();
         request::parse(text, &request::Limits::default(), &mut head).expect("valid");
         let target = parse(head.method, &text[head.target.clone()]).expect("valid");
-        assert_eq!(last.host(&head, text, Some(&target)), Ok(Some(b"b.test".to_vec())));
+        assert_eq!(last.host(&head, text, Some(&target)), Ok(Some(b"b.test".to_vec().into())));
     }
 }

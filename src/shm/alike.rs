@@ -7,6 +7,9 @@ use super::counter::Slot;
 use super::detail::Facts;
 use super::histogram::{self, Histogram};
 
+/// The number of times that are measured.
+pub const TIMES: usize = 4;
+
 /// The places in which a request is counted. Requests of equal shapes are counted in the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape([u32; 6]);
@@ -15,21 +18,21 @@ pub struct Shape([u32; 6]);
 const NO_BUCKET: u32 = 0xffff;
 
 impl Shape {
-    /// `slots`: those of the server, the location and the upstream group. `us`: the times of the request, and to the
-    /// upstream's response head and to its end, in microseconds.
+    /// `slots`: those of the server, the location and the upstream group. `us`: the times of the request, of connecting to
+    /// the upstream, and to the upstream's response head and to its end, in microseconds.
     #[inline]
-    pub fn new(slots: [Option<Slot>; 3], facts: Facts, us: [Option<u64>; 3]) -> Self {
+    pub fn new(slots: [Option<Slot>; 3], facts: Facts, us: [Option<u64>; TIMES]) -> Self {
         let [server, location, group] = slots.map(|slot| slot.map_or(u32::MAX, Slot::index));
         let bucket = |us: Option<u64>| us.map_or(NO_BUCKET, |us| histogram::bucket(us) as u32);
-        let [request, header, response] = us.map(bucket);
-        Self([server, location, group, facts.word(), request, header << 16 | response])
+        let [request, connect, header, response] = us.map(bucket);
+        Self([server, location, group, facts.word(), request << 16 | connect, header << 16 | response])
     }
 
     /// Its parts, two to a word.
     #[inline]
     pub(super) fn words(self) -> [u64; 3] {
-        let [server, location, group, facts, request, others] = self.0.map(u64::from);
-        [server | location << 32, group | facts << 32, request | others << 32]
+        let [server, location, group, facts, first, second] = self.0.map(u64::from);
+        [server | location << 32, group | facts << 32, first | second << 32]
     }
 }
 
@@ -39,7 +42,7 @@ pub struct Amounts {
     pub bytes_in: u64,
     pub bytes_out: u64,
     /// The times of a [`Shape`]; 0 for one that was not measured.
-    pub us: [u64; 3],
+    pub us: [u64; TIMES],
 }
 
 /// The histograms and details of a [`Shape`].
@@ -48,5 +51,5 @@ pub struct Parts {
     /// The slots of the shape.
     pub slots: [Option<Slot>; 3],
     /// For each time of the shape, the histogram of all requests.
-    pub named: [Option<Histogram>; 3],
+    pub named: [Option<Histogram>; TIMES],
 }

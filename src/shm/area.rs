@@ -49,7 +49,7 @@ const DETAIL_STRIPES: usize = 4;
 /// 64 KiB, the largest page size of the machines we build for.
 const PAGE_WORDS: usize = 8192;
 /// "pronghor" and the version of this layout.
-const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 6;
+const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 7;
 
 const LANES_AT: usize = PAGE_WORDS;
 const SLOT_NAMES_AT: usize = LANES_AT + page_up(LANES * LANE_WORDS);

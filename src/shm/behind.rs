@@ -82,8 +82,8 @@ impl Pending {
             }
         };
         let Amounts { bytes_in, bytes_out, us } = amounts;
-        let sums = [1, bytes_in, bytes_out, us[0], us[1], us[2]];
-        for (word, sum) in entry[4..10].iter().zip(sums) {
+        let sums = [1, bytes_in, bytes_out, us[0], us[1], us[2], us[3]];
+        for (word, sum) in entry[4..11].iter().zip(sums) {
             // A tunnel of an older worker comes with any numbers, since that worker is not trusted: sums wrap.
             pending::add(word, sign.of(sum));
         }
@@ -92,15 +92,14 @@ impl Pending {
     #[cold]
     #[inline(never)]
     fn begin_requests(&mut self, shape: Shape, parts: &Parts) -> &'static Entry {
-        let pack = |numbers: [Option<u64>; 3]| {
-            let number = |index: usize| numbers[index].unwrap_or(NONE) << (16 * index);
-            number(0) | number(1) | number(2)
+        let pack = |numbers: &[Option<u64>]| {
+            numbers.iter().rev().fold(0, |packed, number| packed << 16 | number.unwrap_or(NONE))
         };
         let detail = |slot: Option<Slot>| Some(u64::from(slot?.detail()?.index()));
-        let details = pack(parts.slots.map(detail));
-        let named = pack(parts.named.map(|histogram| Some(histogram?.index() as u64)));
+        let details = pack(&parts.slots.map(detail));
+        let named = pack(&parts.named.map(|histogram| Some(histogram?.index() as u64)));
         let [first, second, third] = shape.words();
-        let entry = self.push([REQUESTS, first, second, third, 0, 0, 0, 0, 0, 0, details, named]);
+        let entry = self.push([REQUESTS, first, second, third, 0, 0, 0, 0, 0, 0, 0, details, named]);
         self.alike = Some((shape, entry));
         entry
     }
@@ -127,7 +126,7 @@ impl Pending {
         let entry = match self.same {
             Some((last, entry)) if last == head => entry,
             _ => {
-                let entry = self.push([head[0], head[1], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+                let entry = self.push([head[0], head[1], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
                 self.same = Some((head, entry));
                 entry
             }
@@ -143,7 +142,7 @@ impl Pending {
     pub fn count_facts(&mut self, slot: Slot, facts: Facts, sign: Sign) {
         let Some(detail) = slot.detail().map(Detail::index) else { return };
         let (detail, facts) = (u64::from(detail), u64::from(facts.word()));
-        self.push([FACTS, detail, facts, sign.of(1), 0, 0, 0, 0, 0, 0, 0, 0]);
+        self.push([FACTS, detail, facts, sign.of(1), 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     /// Counts a duration in microseconds.
@@ -159,7 +158,7 @@ impl Pending {
         for histogram in &histograms {
             let Some(histogram) = *histogram else { continue };
             let index = histogram.index() as u64;
-            self.push([TIMES, index, bucket, sign.of(1), sign.of(us), 0, 0, 0, 0, 0, 0, 0]);
+            self.push([TIMES, index, bucket, sign.of(1), sign.of(us), 0, 0, 0, 0, 0, 0, 0, 0]);
         }
     }
 
@@ -249,24 +248,25 @@ mod tests {
 
     #[test]
     fn requests_that_are_alike_count_like_single_ones() {
-        use crate::shm::detail::{End, Protocol};
+        use crate::shm::detail::{CONNECT_TIME, End, Protocol};
         let named_slot = |kind, name| slot(kind, name).expect("room");
         let server = named_slot(Kind::Server, "alike.test");
         let location = named_slot(Kind::Location, "alike.test /");
         let group = named_slot(Kind::Upstream, "alike.test group");
-        let times =
-            ["alike request", "alike header", "alike response"].map(|name| named(name).expect("room"));
+        let times = ["alike request", "alike connect", "alike header", "alike response"]
+            .map(|name| named(name).expect("room"));
         let detail = group.detail().expect("room");
-        let cases: [(u16, [Option<u64>; 3]); 5] = [
-            (200, [Some(70), Some(30), Some(60)]),
-            (200, [Some(70), Some(30), Some(60)]),
-            (200, [Some(70), Some(31), Some(60)]),
-            (404, [Some(70), Some(31), Some(60)]),
-            (404, [Some(70), None, None]),
+        let cases: [(u16, [Option<u64>; 4]); 6] = [
+            (200, [Some(70), None, Some(30), Some(60)]),
+            (200, [Some(70), None, Some(30), Some(60)]),
+            (200, [Some(70), None, Some(31), Some(60)]),
+            (404, [Some(70), None, Some(31), Some(60)]),
+            (404, [Some(70), Some(20), Some(31), Some(60)]),
+            (404, [Some(70), None, None, None]),
         ];
         for (status, us) in cases {
             let facts = Facts::new(status, Protocol::Http11, End::OK);
-            let of_group = us[1].map(|_| group);
+            let of_group = us[2].map(|_| group);
             let shape = Shape::new([Some(server), Some(location), of_group], facts, us);
             let amounts = Amounts { bytes_in: 5, bytes_out: 7, us: us.map(Option::unwrap_or_default) };
             let slots = [Some(server), Some(location), of_group];
@@ -276,14 +276,19 @@ mod tests {
         flush();
         for slot in [server, location] {
             let words = [Word::Requests, Word::Status2xx, Word::Status4xx, Word::BytesIn, Word::BytesOut];
-            assert_eq!(words.map(|word| slot.get(word)), [5, 3, 2, 25, 35]);
+            assert_eq!(words.map(|word| slot.get(word)), [6, 3, 3, 30, 42]);
         }
         let words = [Word::Requests, Word::Status2xx, Word::Status4xx, Word::ResponseUs];
-        assert_eq!(words.map(|word| group.get(word)), [4, 3, 1, 240]);
-        assert_eq!(detail.statuses().collect::<Vec<_>>(), [(200, 3), (404, 1)]);
+        assert_eq!(words.map(|word| group.get(word)), [5, 3, 2, 300]);
+        assert_eq!(detail.statuses().collect::<Vec<_>>(), [(200, 3), (404, 2)]);
         let all = times.map(|histogram| histogram.snapshot());
-        assert_eq!(all.each_ref().map(|all| (all.count(), all.sum_us)), [(5, 350), (4, 122), (4, 240)]);
-        assert_eq!(all[1].quantile(0.5), Some(30));
+        assert_eq!(
+            all.each_ref().map(|all| (all.count(), all.sum_us)),
+            [(6, 420), (1, 20), (5, 153), (5, 300)]
+        );
+        assert_eq!(all[2].quantile(0.1), Some(30));
+        let of_group = detail.histogram(CONNECT_TIME).snapshot();
+        assert_eq!((of_group.count(), of_group.sum_us), (1, 20));
     }
 
     #[test]

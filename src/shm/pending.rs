@@ -2,7 +2,7 @@
 //! their addition to the counters.
 //!
 //! ```text
-//! state | facts: ENTRIES × 12 | journal: ITEMS × (word, count, before)
+//! state | facts: ENTRIES × 13 | journal: ITEMS × (word, count, before)
 //! state: facts done (16 bits) | facts (16) | items of the journal (16) | items done (16)
 //! ```
 //! Only the lane's own process writes them (`behind`). At the end of a turn it adds the facts up in the journal, one item
@@ -19,14 +19,14 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 
 use super::area::{Area, SLOTS, area};
 use super::counter::Word;
-use super::detail::{Detail, Facts, HEADER_TIME, REQUEST_TIME, RESPONSE_TIME};
+use super::detail::{CONNECT_TIME, Detail, Facts, HEADER_TIME, REQUEST_TIME, RESPONSE_TIME};
 use super::histogram::{self, Histogram};
 use super::lanes::Lane;
 use super::peers::Place;
 
 /// Maximum number of facts of a turn; with more of them they are added in the middle of the turn.
 pub(super) const ENTRIES: usize = 128;
-pub(super) const ENTRY_WORDS: usize = 12;
+pub(super) const ENTRY_WORDS: usize = 13;
 /// Maximum number of words that are added to at once.
 pub(super) const ITEMS: usize = 512;
 /// No fact is counted in more words.
@@ -57,7 +57,7 @@ const STATUS_KEY: u64 = 1 << 63;
 /// One fact: what its words mean depends on its kind.
 ///
 /// ```text
-/// requests  kind  shape: 3 words  count  bytes in, out  3 times in µs  details: 3 × u16  named histograms: 3 × u16
+/// requests  kind  shape: 3 words  count  bytes in, out  4 times in µs  details: 3 × u16  named histograms: 4 × u16
 /// count     kind, status, 4 words' numbers  slot, place + 1  count  4 sums
 /// facts     kind  detail  facts  count
 /// times     kind  histogram  bucket  count  sum in µs
@@ -296,9 +296,9 @@ fn each_sum(entry: &Entry, lane: Lane, mut out: impl FnMut(u64, u64)) {
 fn each_of_requests(entry: &Entry, lane: Lane, out: &mut impl FnMut(u64, u64)) {
     let word = |index: usize| entry[index].load(Relaxed);
     let half = |index: usize| (word(1 + index / 2) >> (32 * (index % 2))) as u32;
-    let third = |index: usize, number: usize| word(index) >> (16 * number) & 0xffff;
+    let quarter = |index: usize, number: usize| word(index) >> (16 * number) & 0xffff;
     let (facts, count) = (Facts::of_word(half(3)), word(4));
-    let (bytes_in, bytes_out, response_us) = (word(5), word(6), word(9));
+    let (bytes_in, bytes_out, response_us) = (word(5), word(6), word(10));
     for number in 0..3 {
         let slot = half(number);
         if slot == u32::MAX {
@@ -311,24 +311,24 @@ fn each_of_requests(entry: &Entry, lane: Lane, out: &mut impl FnMut(u64, u64)) {
             out(slot_word(slot, Word::BytesIn as usize), bytes_in);
             out(slot_word(slot, Word::BytesOut as usize), bytes_out);
         }
-        each_of_facts(third(10, number), facts, count, out);
+        each_of_facts(quarter(11, number), facts, count, out);
     }
-    let buckets = [half(4) & 0xffff, half(5) >> 16, half(5) & 0xffff];
-    let details = [(0, REQUEST_TIME), (2, HEADER_TIME), (2, RESPONSE_TIME)];
+    let buckets = [half(4) >> 16, half(4) & 0xffff, half(5) >> 16, half(5) & 0xffff];
+    let details = [(0, REQUEST_TIME), (2, CONNECT_TIME), (2, HEADER_TIME), (2, RESPONSE_TIME)];
     for (number, (bucket, (owner, time))) in buckets.into_iter().zip(details).enumerate() {
         if u64::from(bucket) == NONE {
             continue;
         }
         let sums = (u64::from(bucket), count, word(7 + number));
-        let named = third(11, number);
+        let named = quarter(12, number);
         if named != NONE {
             each_of_times(Histogram::of_index(named as u32), lane, sums, out);
         }
-        if let Some(detail) = Detail::of_index(third(10, owner)) {
+        if let Some(detail) = Detail::of_index(quarter(11, owner)) {
             each_of_times(detail.histogram(time), lane, sums, out);
         }
         if number == 0
-            && let Some(location) = Detail::of_index(third(10, 1))
+            && let Some(location) = Detail::of_index(quarter(11, 1))
         {
             each_of_times(location.histogram(REQUEST_TIME), lane, sums, out);
         }
@@ -397,17 +397,31 @@ mod tests {
             let place = place("pending.test", name).expect("room");
             let histogram = named(&format!("pending {name}")).expect("room");
             let facts = Facts::new(200, Protocol::Http11, End::OK);
-            let [a, b, c] = Shape::new([Some(zone), None, None], facts, [Some(70), None, None]).words();
+            let [a, b, c] = Shape::new([Some(zone), None, None], facts, [Some(70), None, None, None]).words();
             let detail = u64::from(zone.detail().expect("room").index());
             let (of_zone, index) = (detail | NONE << 16 | NONE << 32, histogram.index() as u64);
             let head = COUNT | 200 << 8 | (Word::BytesIn as u64) << 24;
             let at = u64::from(peer.index()) | (u64::from(place.index()) + 1) << 32;
             let facts = vec![
-                [REQUESTS, a, b, c, 3, 30, 300, 210, 0, 0, of_zone, index | NONE << 16 | NONE << 32],
-                [head, at, 3, 33, 0, 0, 0, 0, 0, 0, 0, 0],
-                [TIMES, index, 70, 1, 70, 0, 0, 0, 0, 0, 0, 0],
-                [FACTS, detail, u64::from(facts.word()), 1, 0, 0, 0, 0, 0, 0, 0, 0],
-                [head, at, 1, 11, 0, 0, 0, 0, 0, 0, 0, 0],
+                [
+                    REQUESTS,
+                    a,
+                    b,
+                    c,
+                    3,
+                    30,
+                    300,
+                    210,
+                    0,
+                    0,
+                    0,
+                    of_zone,
+                    index | NONE << 16 | NONE << 32 | NONE << 48,
+                ],
+                [head, at, 3, 33, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                [TIMES, index, 70, 1, 70, 0, 0, 0, 0, 0, 0, 0, 0],
+                [FACTS, detail, u64::from(facts.word()), 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                [head, at, 1, 11, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             ];
             Self { slots: [zone, peer], place, histogram, facts }
         }
@@ -488,7 +502,7 @@ mod tests {
             (0..ENTRIES).map(|n| slot(Kind::Peer, &format!("pending {n}")).expect("room")).collect();
         let of = |slot: &Slot| {
             let ids = Word::BytesIn as u64 | (Word::BytesOut as u64) << 4 | (Word::ResponseUs as u64) << 8;
-            [COUNT | 404 << 8 | ids << 24, u64::from(slot.index()), 1, 2, 3, 4, 0, 0, 0, 0, 0, 0]
+            [COUNT | 404 << 8 | ids << 24, u64::from(slot.index()), 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0]
         };
         case.facts = names.iter().map(of).collect();
         let count = case.write(words).facts;
@@ -512,7 +526,7 @@ mod tests {
                 }
                 // Sums of nothing: other tests count at the same time.
                 (0..ENTRIES).for_each(|index| {
-                    entry(words, index)[2..10].iter().for_each(|word| word.store(0, Relaxed))
+                    entry(words, index)[2..11].iter().for_each(|word| word.store(0, Relaxed))
                 });
                 (0..ITEMS).for_each(|index| items(words)[index][1].store(0, Relaxed));
                 words[0].store(u64::MAX >> index, Relaxed);

@@ -90,6 +90,7 @@ impl Resting {
 
 impl Session {
     /// `tries_max` is `proxy_next_upstream_tries`; 0: as many as there are peers.
+    #[inline(always)] // so that it is built in place
     pub fn new(group: &GroupState, tries_max: u32) -> Self {
         let set = group.set();
         let tries = if tries_max == 0 { set.tries } else { set.tries.min(tries_max) };

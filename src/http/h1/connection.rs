@@ -402,7 +402,7 @@ fn hand_over(conn: Conn, until_ms: u64) -> Option<Conn> {
 async fn one_request(conn: &mut Conn) -> After {
     heartbeat::event(conn.number);
     conn.open.turn(Total::Reading);
-    let (input, head, rest, began_ms) = match read_head(conn).await {
+    let (input, head, rest, began_ms) = match read_head(conn) {
         Head::Complete(input, head, rest, began_ms) => {
             if began_ms.is_some() || runtime::asked_count() > 0 {
                 conn.transport.unlist();
@@ -413,6 +413,10 @@ async fn one_request(conn: &mut Conn) -> After {
         Head::Nothing => return After::Nothing,
         Head::Partial => return After::Partial,
         Head::Over => return After::Close,
+        Head::Refused(read, error) => {
+            Box::pin(refuse_head(conn, read, error)).await;
+            return After::Close;
+        }
         Head::Http2(first) => return After::Http2(Box::new(first)),
     };
     let mut request = match prepare(conn, input, head, &rest) {
@@ -476,14 +480,16 @@ enum Head {
     Nothing,
     /// More must arrive; the connection keeps what it has.
     Partial,
-    /// The connection ended or was refused, and the client has been answered.
+    /// The connection ended, or its client left inside a head.
     Over,
+    /// It cannot be parsed.
+    Refused(Read, h1::Error),
     /// The preface of HTTP/2, and what follows it.
     Http2(Buffer),
 }
 
 /// Reads until a head is complete, once its first bytes have arrived.
-async fn read_head(conn: &mut Conn) -> Head {
+fn read_head(conn: &mut Conn) -> Head {
     let core = &conn.default_server().root.confs.http_core;
     let (first, limits) = (core.client_header_buffer_size(), core.head_limits());
     let mut seen = Seen::default();
@@ -528,15 +534,13 @@ async fn read_head(conn: &mut Conn) -> Head {
                         seen = Seen::default();
                     }
                 }
-                Err(error) => {
-                    return Box::pin(refuse_head(conn, (input, began_ms), error)).await;
-                }
+                Err(error) => return Head::Refused((input, began_ms), error),
             }
         }
         if input.space().is_empty() {
             if input.data().len() >= core.head_bytes_max() {
                 let error = limits.too_large(input.data());
-                return Box::pin(refuse_head(conn, (input, began_ms), error)).await;
+                return Head::Refused((input, began_ms), error);
             }
             input.grow((input.capacity() * 2).max(4096));
         }
@@ -560,7 +564,8 @@ async fn read_head(conn: &mut Conn) -> Head {
     }
 }
 
-async fn refuse_head(conn: &mut Conn, read: Read, error: h1::Error) -> Head {
+/// Answers a head that cannot be parsed, and logs it.
+async fn refuse_head(conn: &mut Conn, read: Read, error: h1::Error) {
     let mut request = unfinished(conn, read, error == h1::Error::MissingHost);
     let limit = match error {
         h1::Error::TooManyFields => Some(Limit::FieldCount),
@@ -574,7 +579,6 @@ async fn refuse_head(conn: &mut Conn, read: Read, error: h1::Error) -> Head {
     let status = if error.is_too_large() { 494 } else { error.status() };
     refuse(request, &conn.transport, status).await;
     linger(conn, &conn.default_server().root.confs.http_core).await;
-    Head::Over
 }
 
 /// The part of a refused head that was read, and when its first part arrived (`None`: all at once).
@@ -644,7 +648,7 @@ fn unfinished(conn: &mut Conn, (input, began_ms): Read, has_all_fields: bool) ->
         Body::none,
     );
     request.began(began_ms);
-    request.host = host.unwrap_or_default();
+    request.host = host.map(uri::Host::from).unwrap_or_default();
     if let Some(regex) = regex {
         target::store_regex(&mut request, regex);
     }

@@ -90,23 +90,25 @@ fn add(request: &Request, bytes_sent: u64, sign: Sign, counts: &mut Pending) {
     let facts = Facts::new(status, protocol(request), request.termination.map_or(End::OK, Termination::end));
     let request_us = runtime::now_us().saturating_sub(request.started_us);
     let zones = [request.server.slot, request.location.confs.status_zone.of_location()];
-    let (group, header_us, response_us) = match request.upstream.attempts() {
-        [] => (None, None, None),
-        [one] if one.header_us.get().is_some() && one.connect_us.get().is_none_or(|us| us == 0) => {
-            (request.upstream.slot(), one.header_us.get(), Some(one.response_us()))
+    let (group, connect_us, header_us, response_us) = match request.upstream.attempts() {
+        [] => (None, None, None, None),
+        [one] if one.header_us.get().is_some() => {
+            // a kept connection took no time
+            let connect_us = one.connect_us.get().filter(|us| *us > 0);
+            (request.upstream.slot(), connect_us, one.header_us.get(), Some(one.response_us()))
         }
         _ => return add_tries(request, bytes_sent, facts, sign, counts),
     };
-    let us = [Some(request_us), header_us, response_us];
+    let us = [Some(request_us), connect_us, header_us, response_us];
     let slots = [zones[0], zones[1], group];
     let shape = Shape::new(slots, facts, us);
     let us = us.map(Option::unwrap_or_default);
     let amounts = Amounts { bytes_in: request.length(), bytes_out: bytes_sent, us };
-    let Durations { request: of_request, header, response, .. } = request.config.tables.counters;
-    counts.finish(shape, amounts, sign, || Parts { slots, named: [of_request, header, response] });
+    let Durations { request: of_request, connect, header, response } = request.config.tables.counters;
+    counts.finish(shape, amounts, sign, || Parts { slots, named: [of_request, connect, header, response] });
 }
 
-/// Counts a request for which a connection was made, or that was tried more than once, or has no response of an upstream.
+/// Counts a request that was tried more than once, or has no response of an upstream.
 #[cold]
 fn add_tries(request: &Request, bytes_sent: u64, facts: Facts, sign: Sign, counts: &mut Pending) {
     let status = facts.status();

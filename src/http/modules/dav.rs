@@ -224,7 +224,7 @@ fn transfer(request: &mut Request, conf: &'static Conf, from: PathBuf) -> Verdic
         if !text.get(..scheme.len()).is_some_and(|own| own.eq_ignore_ascii_case(scheme)) {
             return refuse(request, 400, &invalid);
         }
-        if uri::authority(&text[host]).ok().as_ref() != Some(&request.host) {
+        if uri::authority(&text[host]).ok().as_deref() != Some(&*request.host) {
             let text = log::Text(&text);
             let why = format!(
                 "\"Destination\" URI \"{text}\" is handled by different repository than the source URI"

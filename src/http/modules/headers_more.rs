@@ -263,8 +263,8 @@ pub fn rewrite(request: &mut Request) -> Verdict {
             let value = field.value(request);
             if field.id == Some(Id::Host) {
                 match uri::authority(&value) {
-                    Ok(host) => request.host = host,
-                    Err(_) if value.is_empty() => request.host.clear(),
+                    Ok(host) => request.host = host.into(),
+                    Err(_) if value.is_empty() => request.host = uri::Host::default(),
                     Err(_) => {
                         let value = log::Text(&value);
                         log::error!(

@@ -43,6 +43,7 @@ use crate::proto::head::RequestHead;
 use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
 use crate::proto::proxy_protocol;
+use crate::proto::uri::Host;
 use crate::runtime;
 use crate::runtime::buffer::Buffer;
 use crate::script::Values;
@@ -104,7 +105,7 @@ pub struct Request {
     /// The text after `?`, without it.
     pub args: Vec<u8>,
     /// In lower case, without the port; from the request line or `Host`. Empty if the client sent none.
-    pub host: Vec<u8>,
+    pub host: Host,
     /// The stored values of its variables.
     pub values: Values,
     pub body: Body,
@@ -188,7 +189,7 @@ impl Request {
             method,
             uri: Vec::new(),
             args: Vec::new(),
-            host: Vec::new(),
+            host: Host::default(),
             values: Values::default(),
             response: Response::default(),
             bytes_sent: 0,

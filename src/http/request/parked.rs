@@ -214,7 +214,7 @@ impl Inner {
         request.method = self.method;
         request.uri = self.text(URI);
         request.args = self.text(ARGS);
-        request.host = self.text(HOST);
+        request.host = self.text(HOST).into();
         request.route.rewriting = self.rewriting;
         request.route.is_internal = self.is_internal;
         request.error_page.status = self.error_status;

@@ -299,12 +299,14 @@ pub struct Wait {
     /// Sending failed; the response may have been sent before that, so reading continues.
     pub send_error: Option<io::Error>,
     sent: u64,
+    /// The whole request was sent: nothing asks for its state again.
+    is_sent: bool,
 }
 
 impl Wait {
     /// `timer` belongs to the connection and is reused for its next request.
     pub fn new(conf: &'static Conf, timer: Timer) -> Self {
-        Self { conf, timer, is_sending: false, send_error: None, sent: 0 }
+        Self { conf, timer, is_sending: false, send_error: None, sent: 0, is_sent: false }
     }
 
     /// Reads as [`Carrier::poll_read`] does, and meanwhile sends the rest of the request. Ready with the number of bytes
@@ -343,6 +345,9 @@ impl Wait {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, pass: &mut Pass<'_, '_>, carrier: &Carrier) -> Poll<Stop> {
+        if self.is_sent {
+            return Poll::Pending;
+        }
         let (request, outgoing) = (&mut *pass.request, &mut pass.outgoing);
         if outgoing.is_done() || self.send_error.is_some() {
             return Poll::Pending;
@@ -356,6 +361,7 @@ impl Wait {
         };
         match polled {
             Poll::Ready(Ok(())) => {
+                self.is_sent = true;
                 let attempt = request.upstream.last();
                 attempt.sent = outgoing.sent;
                 attempt.sent_us = runtime::now_us().saturating_sub(attempt.started_us).into();
@@ -380,7 +386,7 @@ impl Wait {
             let action = pass.request.upstream.action.unwrap_or(Action::ReadingBody);
             return Poll::Ready(Err(Stop::Request(Error::left().during(During::Upstream(action)))));
         }
-        let is_sending = !outgoing.is_done() && self.send_error.is_none();
+        let is_sending = !self.is_sent && !outgoing.is_done() && self.send_error.is_none();
         if is_sending && !outgoing.waits_for_upstream {
             // the client's own timeout is running
             self.timer.cancel();

@@ -83,8 +83,12 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
     request.upstream.begin_pass();
     request.proxied.begin_pass();
     request.termination = None;
-    let goal =
-        Goal::find(request, client.downstream()).await.map_err(|error| noted(request, client, error))?;
+    // What need not wait does not: the state of a wait costs each request some instructions.
+    let goal = match Goal::fixed(request) {
+        Some(goal) => goal,
+        None => Box::pin(Goal::find(request, client.downstream())).await,
+    };
+    let goal = goal.map_err(|error| noted(request, client, error))?;
     let slots = request.passes().set.request_dynamic.get().then(|| request.values.slots().clone());
     let mut course = None;
     if request.passes().set.cache.place().is_some() {
@@ -95,7 +99,11 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
             cache::Found::Ask(asked) => course = Some(asked),
         }
     }
-    let outgoing = Outgoing::prepare(request, client.downstream(), &goal).await;
+    let outgoing = if Outgoing::reads_body(request) {
+        Box::pin(Outgoing::prepare(request, client.downstream(), &goal)).await
+    } else {
+        Outgoing::without_reading(request, &goal)
+    };
     if let Some(slots) = slots {
         // It is made anew for each server, so no variable keeps the value that it had before one was chosen.
         request.values.set_slots(slots);

@@ -19,6 +19,7 @@ use crate::http::request::body_file;
 use crate::http::request::error::{self, Error};
 use crate::http::temp_file::TempFile;
 use crate::http::upstream::codec::{Decoder, Encoder, FRAME_HEAD_BYTES, Framing};
+use crate::http::upstream::conf::Conf;
 use crate::http::upstream::failover;
 use crate::http::upstream::retry::is_non_idempotent;
 use crate::http::upstream::target::Goal;
@@ -124,6 +125,13 @@ pub enum SendFault {
 }
 
 impl Outgoing {
+    /// True if some of the client's body may have to be read before the request can be built.
+    #[inline]
+    pub fn reads_body(request: &Request) -> bool {
+        matches!(request.body.offered(), BodyLength::Length(_) | BodyLength::Chunked)
+            && request.body.file().is_none()
+    }
+
     /// Builds the request's head, after reading as much of its body as may be kept.
     ///
     /// Errors: those of reading the client's body, and of writing it to a file.
@@ -132,27 +140,44 @@ impl Outgoing {
         client: Downstream<'_>,
         goal: &Goal,
     ) -> Result<Box<Self>, Error> {
-        let conf = request.passes();
-        let takes_body = conf.own_body().is_none() && conf.pass_request_body();
+        if !Self::reads_body(request) {
+            return Self::without_reading(request, goal);
+        }
+        let takes_body = takes_body(request.passes());
         let mut declared = request.body.offered();
-        let has_body = matches!(declared, BodyLength::Length(_) | BodyLength::Chunked);
         let mut kept = Vec::new();
         let mut is_complete = true;
         // A request that has become a GET keeps the body as long as it is available.
         let is_optional = request.body.is_optional() || request.method != request.head.method;
-        if has_body && request.body.file().is_none() {
-            match request.body.take_kept() {
-                Some(taken) => kept = taken,
-                None if is_optional => declared = BodyLength::None,
-                None if takes_body => {
-                    return Err(Error::upstream(error::Kind::BodySpent));
-                }
-                None => {}
-            }
-            if declared != BodyLength::None {
-                is_complete = read_body(request, client, goal, takes_body, &mut kept).await?;
-            }
+        match request.body.take_kept() {
+            Some(taken) => kept = taken,
+            None if is_optional => declared = BodyLength::None,
+            None if takes_body => return Err(Error::upstream(error::Kind::BodySpent)),
+            None => {}
         }
+        if declared != BodyLength::None {
+            is_complete = read_body(request, client, goal, takes_body, &mut kept).await?;
+        }
+        Self::build(request, goal, declared, kept, is_complete)
+    }
+
+    /// The same for a request without a body, or with one that is in a file.
+    pub fn without_reading(request: &mut Request, goal: &Goal) -> Result<Box<Self>, Error> {
+        let declared = request.body.offered();
+        Self::build(request, goal, declared, Vec::new(), true)
+    }
+
+    /// Builds the request of what has been read of the body: `kept`, which is all of it if `is_complete`.
+    #[inline]
+    fn build(
+        request: &mut Request,
+        goal: &Goal,
+        declared: BodyLength,
+        mut kept: Vec<u8>,
+        is_complete: bool,
+    ) -> Result<Box<Self>, Error> {
+        let conf = request.passes();
+        let takes_body = takes_body(conf);
         let file_length = request.body.file().map(TempFile::len);
         let (framing, rest) = if takes_body {
             match (declared, file_length) {
@@ -509,6 +534,11 @@ impl Outgoing {
             Err(error) => Poll::Ready(Err(SendFault::Upstream(error))),
         }
     }
+}
+
+/// True if the upstream gets the client's body.
+fn takes_body(conf: &Conf) -> bool {
+    conf.own_body().is_none() && conf.pass_request_body()
 }
 
 /// Reads as much of the body as the configuration requires before an upstream is chosen, into `kept` or into

@@ -30,13 +30,14 @@ impl Selection {
 
 /// Begins a request's course through a group; for a sticky one, with what binds the request to a peer. That is returned
 /// in `binding`, since a session in a pair would be copied twice more.
+#[inline(always)]
 pub fn session(request: &mut Request, group: &GroupState, binding: &mut Option<Box<Binding>>) -> Session {
     let tries = request.passes().next_tries();
     let config: &'static Config = request.config;
-    if let Some(selection) = config.tables.upstream.selection(&group.group) {
-        return begin(request, selection, (Session::new(group, tries), group), binding);
+    match config.tables.upstream.selection(&group.group) {
+        None => Session::new(group, tries),
+        Some(selection) => begin(request, selection, (Session::new(group, tries), group), binding),
     }
-    Session::new(group, tries)
 }
 
 #[cold]

@@ -42,6 +42,27 @@ enum Parts {
 }
 
 impl Goal {
+    /// The goal that the configuration defines, if its group can be used at once. Errors: those of [`Goal::find`].
+    #[inline]
+    pub fn fixed(request: &mut Request) -> Option<Result<Self, Error>> {
+        let Some(Pass::Fixed { group, target, host_line }) = request.location.confs.proxy_pass.pass() else {
+            return None;
+        };
+        let group = request.worker.upstreams.get(*group).filter(|group| !is_unsettled(group))?;
+        Some(Self::of(request, Rc::clone(group), target, host_line))
+    }
+
+    fn of(
+        request: &mut Request,
+        group: Rc<GroupState>,
+        target: &'static Target,
+        host_line: &'static HostLine,
+    ) -> Result<Self, Error> {
+        request.proxied.protocol = target.protocol;
+        let terms = if target.is_tls { Some(terms(request, target)?) } else { None };
+        Ok(Self { group, target: Parts::Fixed(target, host_line), is_evaluated: false, terms })
+    }
+
     /// Finds the group. Errors: 500 for a value that is not a URL, 502 for a name that does not resolve, 499
     /// for a client that leaves during a lookup.
     pub async fn find(request: &mut Request, client: Downstream<'_>) -> Result<Self, Error> {
@@ -54,10 +75,7 @@ impl Goal {
                     settle(request, client, group).await?;
                 }
                 let group = Rc::clone(group);
-                request.proxied.protocol = target.protocol;
-                let terms = if target.is_tls { Some(terms(request, target)?) } else { None };
-                let target = Parts::Fixed(target, host_line);
-                Ok(Self { group, target, is_evaluated: false, terms })
+                Self::of(request, group, target, host_line)
             }
             Some(Pass::Script(script)) => {
                 let protocol = request.location.protocol;

@@ -129,7 +129,8 @@ pub(in crate::proto) fn parse(
         return Err(Error::HeadTooLarge); // positions are 32 bits wide
     }
     fields.make_room();
-    let mut seen_count = 0usize;
+    let (after, mut seen_count) = usual_fields(buf, at, rules, fields);
+    at = after;
     while let Some(rest) = buf.get(at..) {
         if rest.first().is_none_or(|byte| *byte <= b' ')
             && let Some(end) = end_of_fields(rest, rules)
@@ -174,6 +175,24 @@ pub(in crate::proto) fn parse(
         at += value.line_length + 1;
     }
     Ok(None)
+}
+
+/// Parses field lines as long as they are in the usual form, with known names, which takes far fewer checks than the rest.
+/// Returns the position of the first other line, and the number of fields before it.
+#[inline(always)]
+fn usual_fields(buf: &[u8], mut at: usize, rules: &Rules, fields: &mut Fields) -> (usize, usize) {
+    let mut count = 0;
+    while count < rules.count_max
+        && let Some(line) = buf.get(at..)
+        && let Some((name_length, id)) = Id::of_whole_line(line)
+        && let Some(value) = usual_value(buf, at, name_length)
+        && value.line_length <= rules.line_bytes_max
+    {
+        fields.push_known(id, at, name_length, value.length);
+        count += 1;
+        at += value.line_length + 1;
+    }
+    (at, count)
 }
 
 fn incomplete(rest: &[u8], rules: &Rules) -> Result<Option<usize>, Error> {
