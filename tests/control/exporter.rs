@@ -154,7 +154,7 @@ fn the_exporter_for_nginx_plus_shows_what_was_sent_over_a_reload() {
             peer.send(ok(b"good day"));
         }
     });
-    let dead = port::free();
+    let dead = port::refusing();
     let (authority, setup) = with_certificate(Setup::new(CONF), "localhost");
     let setup = setup.set("ORIGIN", origin.address()).set("GREETER", greeter.address()).set("DEAD", dead);
     let daemon = setup.level("crit").start();

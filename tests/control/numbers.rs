@@ -166,7 +166,7 @@ fn a_peer_that_fails_is_out_for_its_fail_timeout() {
     "#;
     let origin = Origin::saying("well");
     let daemon =
-        Setup::new(CONF).set("ORIGIN", origin.address()).set("DEAD", port::free()).level("crit").start();
+        Setup::new(CONF).set("ORIGIN", origin.address()).set("DEAD", port::refusing()).level("crit").start();
     // Each request is answered, whichever peer it tries first.
     let ask_until = |fails: u64| {
         wait_for("the failure", || {

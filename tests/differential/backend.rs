@@ -38,7 +38,7 @@ impl Backends {
             (*name, Origin::start(move |peer| answer_calls(peer, (name, call), &received, &replies)))
         });
         let applications = applications.collect();
-        Self { a: start("a"), b: start("b"), applications, dead: port::free(), received }
+        Self { a: start("a"), b: start("b"), applications, dead: port::refusing(), received }
     }
 
     /// The requests received since the last call, once there are at least this many.

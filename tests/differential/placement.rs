@@ -101,7 +101,7 @@ fn keys_and_networks_are_placed_as_nginx_places_them() {
     let Some(program) = nginx::find() else { return };
     let folder = tempfile::tempdir().expect("a temporary directory");
     let socket = folder.path().join("peer.sock");
-    let (at, dead) = (port::free(), port::free());
+    let (at, dead) = (port::free(), port::refusing());
     let theirs = answers(Some(&program), at, dead, &socket);
     let _ = std::fs::remove_file(&socket);
     let ours = answers(None, at, dead, &socket);

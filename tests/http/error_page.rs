@@ -42,7 +42,7 @@ fn conf() -> String {
 fn pages_statuses_and_redirects() {
     let origin =
         Origin::replying(|_| b"HTTP/1.1 404 Gone Away\r\nContent-Length: 7\r\n\r\norigin\n".to_vec());
-    let closed = crate::support::port::free();
+    let closed = crate::support::port::refusing();
     let text = conf().replace("%%PORT_1%%", &closed.to_string()).replace("%%PORT_2%%", "%%PORT_1%%");
     let daemon = Setup::new(&text).set("ORIGIN", origin.address()).start();
     let port = daemon.port(0);
@@ -231,7 +231,7 @@ fn a_named_location_gets_the_body_that_another_upstream_did_not_take() {
     let daemon = Setup::new(AGAIN)
         .set("ORIGIN", origin.address())
         .set("BUSY", busy.address())
-        .set("CLOSED", crate::support::port::free())
+        .set("CLOSED", crate::support::port::refusing())
         .start();
     let mut client = Client::connect(daemon.port(0));
     for (path, length) in [("/", 5), ("/busy", 5), ("/own", 5), ("/", 0), ("/", 12_000)] {

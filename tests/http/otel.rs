@@ -625,7 +625,7 @@ http {
 
 #[test]
 fn an_endpoint_may_be_a_group_or_a_name() {
-    let (dead, collector) = (crate::support::port::free(), Collector::start());
+    let (dead, collector) = (crate::support::port::refusing(), Collector::start());
     for (upstream, endpoint) in [
         (
             format!("upstream collectors {{ server 127.0.0.1:{dead}; server {}; }}", collector.address()),

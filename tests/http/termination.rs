@@ -67,7 +67,7 @@ fn origin() -> Origin {
 }
 
 fn start(origin: &Origin) -> Daemon {
-    let dead = crate::support::port::free();
+    let dead = crate::support::port::refusing();
     Setup::new(CONF).set("ORIGIN", origin.address()).set("DEAD", dead).start()
 }
 

@@ -89,7 +89,7 @@ fn a_key_leads_to_one_server() {
 
 #[test]
 fn the_next_server_is_tried_and_a_dead_one_left_out() {
-    let (dead, alive) = (port::free(), teller());
+    let (dead, alive) = (port::refusing(), teller());
     let conf = "stream {
         log_format peers '$upstream_addr';
         access_log %%DIR%%/peers.log peers;
@@ -109,7 +109,7 @@ fn the_next_server_is_tried_and_a_dead_one_left_out() {
 
 #[test]
 fn no_other_server_is_tried_where_that_is_off_or_too_often() {
-    let (dead, alive) = (port::free(), teller());
+    let (dead, alive) = (port::refusing(), teller());
     for more in ["proxy_next_upstream off;", "proxy_next_upstream_tries 1;"] {
         let conf = "stream {
             upstream app { server 127.0.0.1:%%DEAD%% max_fails=0 weight=5; server %%ORIGIN%%; }

@@ -275,7 +275,7 @@ fn a_datagram_is_answered_as_expected_or_at_least_not_refused() {
     let (good, got) = answering(|bytes| (bytes == b"\x00\xffping").then(|| b"\x01pong".to_vec()));
     let (bad, _) = answering(|_| Some(b"\x02pong".to_vec()));
     let (silent, heard) = answering(|_| None);
-    let closed = port::free();
+    let closed = port::refusing();
     let conf = r#"stream {
         match ping { send "\x00\xffping"; expect "\x01pong"; }
         upstream talk { server 127.0.0.1:%%GOOD%%; server 127.0.0.1:%%BAD%%; }

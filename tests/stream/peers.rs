@@ -98,7 +98,7 @@ fn pgbench_loses_no_connection_over_reloads_and_an_upgrade() {
         server { listen 127.0.0.1:%%PORT_0%%; proxy_pass database; proxy_timeout 1h;
                  health_check match=postgres interval=200ms mandatory persistent; }
     }"#;
-    let setup = Setup::new(conf).set("OWN", own).set("CLOSED", port::free());
+    let setup = Setup::new(conf).set("OWN", own).set("CLOSED", port::refusing());
     let daemon = setup.level("info").in_background().start();
     daemon.wait_log(&format!("peer is healthy while .* of peer 127.0.0.1:{own} "));
     let proxied = daemon.port(0).to_string();
@@ -139,7 +139,7 @@ fn redis_serves_through_reloads_and_is_found_again() {
         upstream redis { server 127.0.0.1:%%OWN%%; server 127.0.0.1:%%CLOSED%% backup; }
         server { listen 127.0.0.1:%%PORT_0%%; proxy_pass redis; health_check match=redis interval=100ms mandatory persistent; }
     }"#;
-    let setup = Setup::new(conf).set("OWN", own).set("CLOSED", port::free());
+    let setup = Setup::new(conf).set("OWN", own).set("CLOSED", port::refusing());
     let daemon = setup.level("info").in_background().start();
     daemon.wait_log("peer is healthy");
     let mut load = Command::new(benchmark);

@@ -146,7 +146,7 @@ fn a_rate_limits_each_direction() {
 
 #[test]
 fn a_server_that_cannot_be_reached_is_a_502() {
-    let nobody = port::free();
+    let nobody = port::refusing();
     let conf = CONF.replace("%%ORIGIN%%", &format!("127.0.0.1:{nobody}"));
     let daemon = Setup::new(&conf).set("MORE", "").level("info").start();
     let mut client = Client::connect(daemon.port(0));

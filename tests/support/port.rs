@@ -5,7 +5,7 @@
 //! process ends.
 
 use std::fs::{File, OpenOptions};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Mutex;
 
 use socket2::{Domain, Socket, Type};
@@ -41,6 +41,28 @@ pub fn free() -> u16 {
             return port;
         }
     }
+}
+
+/// A port of 127.0.0.1 that refuses connections and datagrams until this process ends: it is held by sockets that take none,
+/// so nobody else can listen there meanwhile.
+pub fn refusing() -> u16 {
+    static HELD: Mutex<Vec<(Socket, UdpSocket)>> = Mutex::new(Vec::new());
+    let (port, sockets) = wait_for("a port to hold", || {
+        let port = free();
+        hold(port).ok().map(|sockets| (port, sockets))
+    });
+    HELD.lock().expect("no holder of the lock panics").push(sockets);
+    port
+}
+
+fn hold(port: u16) -> std::io::Result<(Socket, UdpSocket)> {
+    // Bound and not listening: the kernel answers with a reset.
+    let tcp = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    tcp.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
+    // Connected to another peer, itself: for datagrams of others there is no socket.
+    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, port))?;
+    udp.connect((Ipv4Addr::LOCALHOST, port))?;
+    Ok((tcp, udp))
 }
 
 /// Listens on a port from [`free`]. A process that another thread has just forked may still hold the socket

@@ -287,7 +287,7 @@ fn workers_share_responses_and_later_ones_have_them_at_once() {
         assert!(staple(&daemon).is_some(), "the new worker too");
     }
     assert_eq!(daemon.log_count(r"\[error\]"), 0, "the responder is not asked again");
-    let other = format!("ssl_stapling_responder http://127.0.0.1:{};", port::free());
+    let other = format!("ssl_stapling_responder http://127.0.0.1:{};", port::refusing());
     daemon.rewrite(|conf| conf.replace("ssl_certificate_key", &format!("{other} ssl_certificate_key")));
     daemon.reload();
     assert_eq!(staple(&daemon), None, "another responder has not answered");

@@ -26,7 +26,7 @@ fn start() -> ([Origin; 3], crate::support::Daemon) {
         .set("A", origins[0].address())
         .set("B", origins[1].address())
         .set("C", origins[2].address())
-        .set("CLOSED", format!("127.0.0.1:{}", port::free()))
+        .set("CLOSED", format!("127.0.0.1:{}", port::refusing()))
         .start();
     (origins, daemon)
 }

@@ -74,7 +74,7 @@ fn start() -> Scene {
         .set("B", origins[1].origin.address())
         .set("C", origins[2].origin.address())
         .set("SLOW", origins[3].origin.address())
-        .set("CLOSED", format!("127.0.0.1:{}", port::free()))
+        .set("CLOSED", format!("127.0.0.1:{}", port::refusing()))
         .start();
     Scene { origins, daemon }
 }

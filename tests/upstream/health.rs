@@ -86,7 +86,7 @@ fn a_server_that_refuses_connections_is_unhealthy() {
     let one = Backend::named("one");
     let conf = "http { upstream app { server %%GOOD%%; server %%CLOSED%%; health_check interval=50ms; }
         server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://app; } } }";
-    let closed = format!("127.0.0.1:{}", port::free());
+    let closed = format!("127.0.0.1:{}", port::refusing());
     let daemon =
         Setup::new(conf).set("GOOD", one.origin.address()).set("CLOSED", closed).level("info").start();
     daemon.wait_log("peer is unhealthy while connecting to upstream.*connect\\(\\) failed \\(111");
@@ -350,7 +350,8 @@ fn a_check_over_tcp_connects_and_may_talk() {
         match smtp { send \"EHLO a\\r\\n\"; expect ~ ^220.*welcome; }
         server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://plain; } } }";
     let setup = Setup::new(conf).set("ONE", one.origin.address()).set("RUDE", rude.address());
-    let setup = setup.set("POLITE", polite.address()).set("CLOSED", format!("127.0.0.1:{}", port::free()));
+    let setup =
+        setup.set("POLITE", polite.address()).set("CLOSED", format!("127.0.0.1:{}", port::refusing()));
     let daemon = setup.level("info").start();
     daemon.wait_log("peer is unhealthy while connecting to upstream.* upstream \"plain\"");
     let line = daemon.wait_log("peer is unhealthy while .* upstream \"talk\"");

@@ -116,7 +116,7 @@ fn a_server_that_comes_back_gets_those_who_wait() {
 #[test]
 fn repeated_requests_are_a_share_of_all() {
     let good = Origin::saying("good");
-    let closed = crate::support::port::free();
+    let closed = crate::support::port::refusing();
     let conf = format!(
         "http {{ upstream u {{ server 127.0.0.1:{closed} max_fails=0; server %%GOOD%%; retry_budget 20% min=0; }}
          server {{ listen 127.0.0.1:%%PORT_0%%; location / {{ proxy_pass http://u; }} }} }}"

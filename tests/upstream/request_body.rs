@@ -45,7 +45,7 @@ http {
 "#;
 
 fn start(origin: &Origin) -> Daemon {
-    start_with(origin, format!("127.0.0.1:{}", port::free()))
+    start_with(origin, format!("127.0.0.1:{}", port::refusing()))
 }
 
 fn start_with(origin: &Origin, first: String) -> Daemon {

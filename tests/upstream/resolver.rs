@@ -172,7 +172,7 @@ fn a_server_that_does_not_answer_is_passed_over() {
     let refusing = Dns::start(|query| query.fail(REFUSED));
     let confused = Dns::start(|query| query.fail(FORMERR));
     let good = Dns::knowing(&[("www.test", "127.0.0.1")]);
-    let nobody = crate::support::port::free();
+    let nobody = crate::support::port::refusing();
     let all = [
         format!("127.0.0.1:{nobody}"),
         refusing.address(),

@@ -30,7 +30,7 @@ fn scene(upstreams: &str, locations: &str) -> Scene {
     let [a, b, c] = &origins;
     let setup = Setup::new(&conf).set("A", a.address()).set("B", b.address()).set("C", c.address());
     let setup = setup.set("CUT", cut.address());
-    let setup = setup.set("CLOSED", format!("127.0.0.1:{}", crate::support::port::free()));
+    let setup = setup.set("CLOSED", format!("127.0.0.1:{}", crate::support::port::refusing()));
     let daemon = setup.level("warn").in_background().start();
     Scene { origins, _cut: cut, daemon }
 }

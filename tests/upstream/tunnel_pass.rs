@@ -171,7 +171,7 @@ fn other_targets_and_requests_are_refused() {
 fn a_server_that_cannot_be_reached_is_an_error() {
     let origin = echo();
     let daemon = start(&origin);
-    let closed = port::free();
+    let closed = port::refusing();
     let mut client = connect(&daemon, 0, &format!("127.0.0.1:{closed}"), "");
     let answer = client.response();
     assert_eq!((answer.status, answer.text().as_str()), (502, "failed"));

@@ -217,7 +217,8 @@ fn another_server_is_tried_if_one_cannot_be_reached() {
         upstream ftp { server 127.0.0.1:%%CLOSED%%; server %%ORIGIN%%; }
         server { listen 127.0.0.1:%%PORT_0%%; proxy_pass ftp; ftp on; }
     }";
-    let setup = Setup::new(conf).set("ORIGIN", origin.address()).set("CLOSED", crate::support::port::free());
+    let setup =
+        Setup::new(conf).set("ORIGIN", origin.address()).set("CLOSED", crate::support::port::refusing());
     let daemon = setup.start();
     for _ in 0..3 {
         assert_eq!(Ftp::log_in(&daemon).ask("NOOP"), "200 NOOP");

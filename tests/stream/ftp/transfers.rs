@@ -153,7 +153,7 @@ fn the_client_may_listen_instead() {
         assert_eq!(Wire::new(data).rest(), (b"content of a".to_vec(), End::Closed));
         assert_eq!(ftp.reply(), "226 done");
     }
-    let closed = port::free().to_be_bytes();
+    let closed = port::refusing().to_be_bytes();
     ftp.ask(&format!("PORT 127,0,0,1,{},{}", closed[0], closed[1]));
     assert_eq!(ftp.ask("RETR a"), "425 Cannot open a data connection.");
 }
