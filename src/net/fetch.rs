@@ -9,13 +9,14 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::thread::LocalKey;
 
-use crate::log::Cause;
+use crate::log::{Cause, Text};
 use crate::net::Transport;
 use crate::net::address::{Address, Host, parse_upstream};
 use crate::net::connect::{self, Options, Refusal};
+use crate::net::lookup::Lookup;
 use crate::net::tls::client::{self, Client, Terms};
-use crate::net::tls::ocsp::exchange::{Lookup, addresses};
 use crate::proto::h1;
 use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::length::{self, BodyLength};
@@ -159,6 +160,9 @@ pub enum Fault {
     Premature,
     Invalid(h1::Error),
     TooLarge(usize),
+    /// The service answers with a status that is of no use.
+    Status(u16),
+    ContentType(Vec<u8>),
 }
 
 impl fmt::Display for Fault {
@@ -173,71 +177,91 @@ impl fmt::Display for Fault {
             Self::Premature => out.write_str("the connection was closed before the response was complete"),
             Self::Invalid(error) => write!(out, "invalid response: {error}"),
             Self::TooLarge(bytes) => write!(out, "the response has more than {bytes} bytes"),
+            Self::Status(status) => write!(out, "it answered with status {status}"),
+            Self::ContentType(value) => write!(out, "its response has the type \"{}\"", Text(value)),
         }
     }
 }
 
-/// One of the requests of this worker.
-struct Place;
+/// The limits of an exchange with one address, and its condition for the response.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    /// How long the address may take to accept the connection, so that the next one has time left.
+    pub connect_ms_max: u64,
+    pub head_bytes_max: usize,
+    pub body_bytes_max: usize,
+    /// Judges the head of the final response, before its body is read.
+    pub accepts: fn(&ResponseHead, &[u8]) -> Result<(), Fault>,
+}
+
+/// One of the requests of this worker: those of a kind have a count of their own, so that no kind takes the places of another.
+pub struct Place(&'static LocalKey<Cell<usize>>);
 
 impl Place {
-    fn take() -> Option<Self> {
-        let count = UNDER_WAY.get();
-        (count < FETCHES_MAX).then(|| {
-            UNDER_WAY.set(count + 1);
-            Self
+    /// `None`: `max` of them are under way.
+    pub fn take(under_way: &'static LocalKey<Cell<usize>>, max: usize) -> Option<Self> {
+        let count = under_way.get();
+        (count < max).then(|| {
+            under_way.set(count + 1);
+            Self(under_way)
         })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        UNDER_WAY.set(UNDER_WAY.get().saturating_sub(1));
+        self.0.set(self.0.get().saturating_sub(1));
     }
 }
 
 /// Sends a request and reads the response. Only an address that gives no connection is followed by the next one: a request
 /// that was sent is not sent again.
 pub async fn fetch(request: &Request<'_>, terms: &Means) -> Result<Response, Fault> {
-    let Some(_place) = Place::take() else { return Err(Fault::TooMany) };
-    let fetched = timeout(terms.timeout_ms, Box::pin(exchange(request, terms))).await;
+    let Some(_place) = Place::take(&UNDER_WAY, FETCHES_MAX) else { return Err(Fault::TooMany) };
+    let fetched = timeout(terms.timeout_ms, Box::pin(ask_each(request, terms))).await;
     fetched.unwrap_or(Err(Fault::TimedOut(terms.timeout_ms)))
 }
 
-async fn exchange(request: &Request<'_>, terms: &Means) -> Result<Response, Fault> {
-    let found = addresses(&request.url.host, &terms.lookup).await.map_err(Fault::Unresolved)?;
+async fn ask_each(request: &Request<'_>, terms: &Means) -> Result<Response, Fault> {
+    let found = terms.lookup.addresses(&request.url.host).await.map_err(Fault::Unresolved)?;
+    let tls = request.url.is_tls.then_some((&terms.tls, request.url));
+    let limits = Limits {
+        connect_ms_max: CONNECT_MS_MAX,
+        head_bytes_max: HEAD_BYTES_MAX,
+        body_bytes_max: terms.body_bytes_max,
+        accepts: |_, _| Ok(()),
+    };
+    let bytes = request.bytes();
     let mut last = Fault::Unresolved("(no address)".to_owned());
     for address in found.into_iter().take(ADDRESSES_MAX) {
-        // The place among the worker's connections is held until the response is complete.
-        let (transport, _place) = match open(&address, request.url, terms).await {
-            Ok(opened) => opened,
-            Err(fault) => {
-                last = fault;
-                continue;
-            }
-        };
-        transport.write_all(&request.bytes()).await.map_err(Fault::Io)?;
-        poll_fn(|cx| transport.poll_flush(cx)).await.map_err(Fault::Io)?;
-        return read(&transport, terms.body_bytes_max).await;
+        match ask(&address, tls, &bytes, &limits).await {
+            Err(fault @ (Fault::Refused(_) | Fault::Secure(_))) => last = fault,
+            answered => return answered,
+        }
     }
     Err(last)
 }
 
-async fn open(
+/// Sends a request, as bytes, to one address and reads the response, on a connection of its own. Takes no account of the whole
+/// time, which is the caller's. `tls`: the client, and the URL that the certificate is checked for.
+pub async fn ask(
     address: &Address,
-    url: &Url,
-    terms: &Means,
-) -> Result<(Transport, crate::net::open::Place), Fault> {
-    let opened = connect::open(address, &Options::default(), CONNECT_MS_MAX).await;
-    let (mut transport, place) = opened.map_err(Fault::Refused)?;
-    if url.is_tls {
-        let own = Terms::new(Arc::clone(&terms.tls), url.name(), None);
+    tls: Option<(&Arc<Client>, &Url)>,
+    request: &[u8],
+    limits: &Limits,
+) -> Result<Response, Fault> {
+    // The place among the worker's connections is held until the response is complete.
+    let opened = connect::open(address, &Options::default(), limits.connect_ms_max).await;
+    let (mut transport, _place) = opened.map_err(Fault::Refused)?;
+    if let Some((client, url)) = tls {
+        let own = Terms::new(Arc::clone(client), url.name(), None);
         let io = transport.plain().ok_or_else(|| Fault::Secure("the connection is no socket".to_owned()))?;
-        let session =
-            terms.tls.connect(io, &own, &url.authority).await.map_err(|error| secure(&error, url))?;
+        let session = client.connect(io, &own, &url.authority).await.map_err(|error| secure(&error, url))?;
         transport.secure(*session);
     }
-    Ok((transport, place))
+    transport.write_all(request).await.map_err(Fault::Io)?;
+    poll_fn(|cx| transport.poll_flush(cx)).await.map_err(Fault::Io)?;
+    read(&transport, limits).await
 }
 
 fn secure(error: &client::Error, url: &Url) -> Fault {
@@ -249,8 +273,8 @@ fn secure(error: &client::Error, url: &Url) -> Fault {
     })
 }
 
-async fn read(transport: &Transport, body_bytes_max: usize) -> Result<Response, Fault> {
-    let mut incoming = Incoming { body_bytes_max, ..Incoming::default() };
+async fn read(transport: &Transport, limits: &Limits) -> Result<Response, Fault> {
+    let mut incoming = Incoming::new(limits);
     loop {
         let mut piece = [0; READ_BYTES];
         let count = match poll_fn(|cx| transport.poll_read(cx, &mut piece)).await {
@@ -266,9 +290,8 @@ async fn read(transport: &Transport, body_bytes_max: usize) -> Result<Response, 
 }
 
 /// A response as it arrives.
-#[derive(Default)]
-struct Incoming {
-    body_bytes_max: usize,
+pub struct Incoming<'a> {
+    limits: &'a Limits,
     bytes: Vec<u8>,
     head: ResponseHead,
     seen: Seen,
@@ -279,12 +302,26 @@ struct Incoming {
     body: Vec<u8>,
 }
 
-impl Incoming {
+impl<'a> Incoming<'a> {
+    pub fn new(limits: &'a Limits) -> Self {
+        Self {
+            limits,
+            bytes: Vec::new(),
+            head: ResponseHead::default(),
+            seen: Seen::default(),
+            interim_count: 0,
+            length: None,
+            decoder: Decoder::default(),
+            body: Vec::new(),
+        }
+    }
+
     /// Takes the next bytes; none: the connection has ended. Returns the response when it is complete.
-    fn push(&mut self, piece: &[u8]) -> Result<Option<Response>, Fault> {
+    pub fn push(&mut self, piece: &[u8]) -> Result<Option<Response>, Fault> {
         self.bytes.extend_from_slice(piece);
         while self.length.is_none() {
-            let progress = parse_more(&self.bytes, HEAD_BYTES_MAX, &mut self.head, &mut self.seen);
+            let progress =
+                parse_more(&self.bytes, self.limits.head_bytes_max, &mut self.head, &mut self.seen);
             let Progress::Complete(end) = progress.map_err(Fault::Invalid)? else {
                 return if piece.is_empty() { Err(Fault::Premature) } else { Ok(None) };
             };
@@ -297,14 +334,15 @@ impl Incoming {
                 (self.head, self.seen) = (ResponseHead::default(), Seen::default());
                 continue;
             }
+            (self.limits.accepts)(&self.head, &self.bytes)?;
             let length = length::response(&self.head, &self.bytes, Method::Get).map_err(Fault::Invalid)?;
             self.length = Some(length);
             self.bytes.drain(..end);
         }
         let is_complete = match self.length {
             Some(BodyLength::Length(length)) => {
-                if length > self.body_bytes_max as u64 {
-                    return Err(Fault::TooLarge(self.body_bytes_max));
+                if length > self.limits.body_bytes_max as u64 {
+                    return Err(Fault::TooLarge(self.limits.body_bytes_max));
                 }
                 self.body.append(&mut self.bytes);
                 let is_complete = self.body.len() as u64 >= length;
@@ -318,8 +356,8 @@ impl Incoming {
                 piece.is_empty()
             }
         };
-        if self.body.len() > self.body_bytes_max {
-            return Err(Fault::TooLarge(self.body_bytes_max));
+        if self.body.len() > self.limits.body_bytes_max {
+            return Err(Fault::TooLarge(self.limits.body_bytes_max));
         }
         if !is_complete && piece.is_empty() {
             return Err(Fault::Premature);
@@ -388,7 +426,13 @@ mod tests {
     }
 
     fn arrive(text: &[u8], size: usize) -> Result<Option<(u16, Vec<u8>)>, String> {
-        let mut incoming = Incoming { body_bytes_max: 100, ..Incoming::default() };
+        let limits = Limits {
+            connect_ms_max: CONNECT_MS_MAX,
+            head_bytes_max: HEAD_BYTES_MAX,
+            body_bytes_max: 100,
+            accepts: |_, _| Ok(()),
+        };
+        let mut incoming = Incoming::new(&limits);
         for piece in text.chunks(size).chain([&[][..]]) {
             if let Some(response) = incoming.push(piece).map_err(|fault| fault.to_string())? {
                 return Ok(Some((response.status, response.body)));

@@ -12,6 +12,7 @@ pub mod fetch;
 pub mod handover;
 pub mod linger;
 pub mod listener;
+pub mod lookup;
 pub mod newcomer;
 pub mod open;
 pub mod pace;

@@ -42,7 +42,7 @@ use std::sync::Arc;
 use rustls::ProtocolVersion;
 use rustls::pki_types::CertificateDer;
 
-use crate::net::tls::ocsp::clients::Denial;
+use crate::net::tls::ocsp::denial::Denial;
 use crate::proto::client_hello::ClientHello;
 pub use stream::{Session, Tls};
 pub use verify::Refusal;

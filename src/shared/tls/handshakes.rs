@@ -13,11 +13,11 @@ use std::task::{Context, Poll};
 use rustls::pki_types::UnixTime;
 
 use crate::log::{self, Logger};
+use crate::net::lookup::Lookup;
 use crate::net::newcomer::Newcomer;
 use crate::net::resolver::Resolvers;
 use crate::net::tls::handshake::{Accepted, Error};
-use crate::net::tls::ocsp::clients::Denial;
-use crate::net::tls::ocsp::exchange::Lookup;
+use crate::net::tls::ocsp::denial::Denial;
 use crate::net::tls::server::{self, Path};
 use crate::net::tls::verify::{Mode, Refusal};
 use crate::net::tls::{Info, Verdict};

@@ -4,14 +4,15 @@
 //! according to its responder. Touches: responders, by `exchange`; the cache that workers share.
 //! Behaviour: nginx.org, `ssl_ocsp`, `ssl_ocsp_responder`, `ssl_ocsp_cache`.
 
-use std::fmt;
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 
 use crate::log::{self, Logger};
+use crate::net::lookup::Lookup;
 use crate::net::tls::ocsp::cache::Zone;
-use crate::net::tls::ocsp::exchange::{self, Lookup, Subject};
+use crate::net::tls::ocsp::denial::Denial;
+use crate::net::tls::ocsp::exchange::{self, Subject};
 use crate::net::tls::ocsp::responder::Responder;
 use crate::net::tls::verify::ocsp::{self, Question, Signers, Status};
 use crate::sys::clock;
@@ -23,25 +24,6 @@ pub enum Depth {
     Leaf,
     /// All but the root (`ssl_ocsp on`).
     Path,
-}
-
-/// Why a client is refused. Displayed in nginx's words, which stand in `$ssl_client_verify` too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denial {
-    /// There is no valid response.
-    RequestFailed,
-    Revoked,
-    Unknown,
-}
-
-impl fmt::Display for Denial {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::RequestFailed => "certificate status request failed",
-            Self::Revoked => "certificate revoked",
-            Self::Unknown => "certificate status unknown",
-        })
-    }
 }
 
 /// How one server checks its clients.

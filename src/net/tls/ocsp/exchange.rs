@@ -1,59 +1,42 @@
 //! One question to a responder: its name is looked up, its addresses are tried, the response is read.
 //!
-//! Touches: name servers, connections to responders. Every wait has a limit, and so has every buffer.
+//! Each address is asked by an exchange of `net/fetch.rs`, which has all limits but the whole time; this file has the terms
+//! of OCSP and its words for the log. Touches: name servers, connections to responders.
 //! Behaviour: nginx, whose words stand in the error log.
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
-use std::future::poll_fn;
-use std::io;
-use std::net::SocketAddr;
-use std::rc::Rc;
 
 use crate::log::{self, Cause, Logger, Text};
-use crate::net::Transport;
-use crate::net::address::{Address, Host};
-use crate::net::connect::{Options, connect};
-use crate::net::resolver::Resolver;
+use crate::net::address::Address;
+use crate::net::connect::Refusal;
+use crate::net::fetch::{self, Fault, Limits, Place};
+use crate::net::lookup::Lookup;
 use crate::net::tls::ocsp::responder::Responder;
 use crate::net::tls::verify::ocsp::RESPONSE_BYTES_MAX;
 use crate::proto::h1;
-use crate::proto::h1::length::{self, BodyLength};
-use crate::proto::h1::response::{Progress, Seen, parse_more};
 use crate::proto::head::ResponseHead;
 use crate::proto::header::Id;
-use crate::proto::message::Method;
-use crate::runtime::blocking::{self, Lane};
 use crate::runtime::timeout;
 
 /// How long one exchange may take, all addresses of the responder included; nginx waits as long for each.
 pub const EXCHANGE_MS_MAX: u64 = 60_000;
-/// How long one address may take to accept the connection, so that the next one has time left.
-const CONNECT_MS_MAX: u64 = 10_000;
 /// The most addresses of a responder that are tried.
 const ADDRESSES_MAX: usize = 8;
 /// The most exchanges of a worker at a time.
 const EXCHANGES_MAX: usize = 256;
-/// The longest head of a response.
-const HEAD_BYTES_MAX: usize = 8 * 1024;
-/// A response is read in pieces of this size.
-const READ_BYTES: usize = 4096;
 const CONTENT_TYPE: &[u8] = b"application/ocsp-response";
+const LIMITS: Limits = Limits {
+    connect_ms_max: 10_000,
+    head_bytes_max: 8 * 1024,
+    body_bytes_max: RESPONSE_BYTES_MAX,
+    accepts: is_response,
+};
 
 thread_local! {
     static UNDER_WAY: Cell<usize> = const { Cell::new(0) };
 }
 
-/// How names of responders are looked up.
-#[derive(Clone, Debug, Default)]
-pub struct Lookup {
-    /// `resolver`; `None`: the system's.
-    pub resolver: Option<Rc<Resolver>>,
-    /// `resolver_timeout`.
-    pub timeout_ms: u64,
-}
-
-/// What an exchange is about, for the log.
+/// The subject of an exchange, for the log.
 pub struct Subject<'a> {
     pub log: Logger,
     /// The connection whose client is checked.
@@ -91,65 +74,6 @@ impl log::Context for Subject<'_> {
     }
 }
 
-/// Why one address gave no response.
-#[derive(Debug)]
-enum Fault {
-    Connect(io::Error),
-    Io(io::Error),
-    TimedOut,
-    /// The connection ended before the response did.
-    Premature,
-    Invalid(h1::Error),
-    ContentType(Vec<u8>),
-    TooLarge,
-    Status(u16),
-}
-
-impl Fault {
-    /// A status is the responder's answer, whichever address gives it.
-    fn is_final(&self) -> bool {
-        matches!(self, Self::Status(_))
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Connect(error) => write!(out, "connect() failed {}", Cause(error)),
-            Self::Io(error) => write!(out, "the connection to the OCSP responder failed {}", Cause(error)),
-            Self::TimedOut => out.write_str("OCSP responder timed out"),
-            Self::Premature => out.write_str("OCSP responder prematurely closed connection"),
-            Self::Invalid(error) => write!(out, "OCSP responder sent invalid response: {error}"),
-            Self::ContentType(value) => {
-                write!(out, "OCSP responder sent invalid \"Content-Type\" header: \"{}\"", Text(value))
-            }
-            Self::TooLarge => {
-                write!(out, "OCSP responder sent a response of more than {RESPONSE_BYTES_MAX} bytes")
-            }
-            Self::Status(status) => write!(out, "OCSP responder sent status {status} instead of a response"),
-        }
-    }
-}
-
-/// One of the exchanges of this worker.
-struct Place;
-
-impl Place {
-    fn take() -> Option<Self> {
-        let count = UNDER_WAY.get();
-        (count < EXCHANGES_MAX).then(|| {
-            UNDER_WAY.set(count + 1);
-            Self
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        UNDER_WAY.set(UNDER_WAY.get().saturating_sub(1));
-    }
-}
-
 /// Asks a responder with an OCSP request, and returns its response, which is not checked. `None`: there is
 /// none, and the log says why.
 pub async fn ask(
@@ -158,14 +82,14 @@ pub async fn ask(
     lookup: &Lookup,
     subject: &Subject<'_>,
 ) -> Option<Vec<u8>> {
-    let Some(_place) = Place::take() else {
+    let Some(_place) = Place::take(&UNDER_WAY, EXCHANGES_MAX) else {
         log::error!(subject.log, subject, "{EXCHANGES_MAX} OCSP responders are asked already");
         return None;
     };
     match timeout(EXCHANGE_MS_MAX, ask_each(responder, request, lookup, subject)).await {
         Ok(response) => response,
         Err(_) => {
-            log::error!(subject.log, subject, "{}", Fault::TimedOut);
+            log::error!(subject.log, subject, "{}", told(&Fault::TimedOut(EXCHANGE_MS_MAX)));
             None
         }
     }
@@ -177,7 +101,7 @@ async fn ask_each(
     lookup: &Lookup,
     subject: &Subject<'_>,
 ) -> Option<Vec<u8>> {
-    let addresses = match addresses(&responder.host, lookup).await {
+    let addresses = match lookup.addresses(&responder.host).await {
         Ok(addresses) => addresses,
         Err(why) => {
             let name = Text(subject.responder.as_bytes());
@@ -188,11 +112,12 @@ async fn ask_each(
     let request = responder.request(request);
     for address in addresses.into_iter().take(ADDRESSES_MAX) {
         subject.peer.replace(Some(address.clone()));
-        match ask_one(&address, &request).await {
-            Ok(response) => return Some(response),
+        match fetch::ask(&address, None, &request, &LIMITS).await {
+            Ok(response) => return Some(response.body),
             Err(fault) => {
-                log::error!(subject.log, subject, "{fault}");
-                if fault.is_final() {
+                log::error!(subject.log, subject, "{}", told(&fault));
+                // A status is the responder's answer, whichever address gives it.
+                if matches!(fault, Fault::Status(_)) {
                     return None;
                 }
             }
@@ -201,113 +126,53 @@ async fn ask_each(
     None
 }
 
-/// The addresses of a host. Errors: why there are none, in parentheses.
-pub async fn addresses(host: &Host, lookup: &Lookup) -> Result<Vec<Address>, String> {
-    if let Some(address) = host.literal() {
-        return Ok(vec![address]);
+/// Whether a head is that of a response to an OCSP request.
+fn is_response(head: &ResponseHead, bytes: &[u8]) -> Result<(), Fault> {
+    if head.status != 200 {
+        return Err(Fault::Status(head.status));
     }
-    let Host::Inet { name, port } = host else { return Ok(Vec::new()) };
-    if let Some(resolver) = &lookup.resolver {
-        let found = resolver.addresses(name, lookup.timeout_ms).await.map_err(|why| why.to_string())?;
-        return Ok(found.list.iter().map(|&ip| Address::Inet(SocketAddr::new(ip, *port))).collect());
+    // A response without a type is one, as for nginx.
+    if let Some(value) = head.fields.value(bytes, Id::ContentType)
+        && !value.eq_ignore_ascii_case(CONTENT_TYPE)
+    {
+        return Err(Fault::ContentType(value.to_vec()));
     }
-    let host = host.clone();
-    let looking = blocking::try_run(Lane::Names, move || host.resolve());
-    let looking = looking.map_err(|_| "(too many lookups at a time)".to_owned())?;
-    looking.await.map_err(|error| Cause(&error).to_string())
-}
-
-async fn ask_one(address: &Address, request: &[u8]) -> Result<Vec<u8>, Fault> {
-    let options = Options::default();
-    let connecting = timeout(CONNECT_MS_MAX, connect(address, &options)).await;
-    let transport = connecting.map_err(|_| Fault::TimedOut)?.map_err(Fault::Connect)?;
-    transport.write_all(request).await.map_err(Fault::Io)?;
-    read(&transport).await
-}
-
-async fn read(transport: &Transport) -> Result<Vec<u8>, Fault> {
-    let mut incoming = Incoming::default();
-    loop {
-        let mut piece = [0; READ_BYTES];
-        let count = poll_fn(|cx| transport.poll_read(cx, &mut piece)).await.map_err(Fault::Io)?;
-        let piece = piece.get(..count).unwrap_or_default();
-        if let Some(body) = incoming.push(piece)? {
-            return Ok(body);
-        }
+    // We have asked in HTTP/1.0.
+    match head.fields.value(bytes, Id::TransferEncoding) {
+        Some(_) => Err(Fault::Invalid(h1::Error::UnexpectedTransferEncoding)),
+        None => Ok(()),
     }
 }
 
-/// A response as it arrives.
-#[derive(Default)]
-struct Incoming {
-    bytes: Vec<u8>,
-    head: ResponseHead,
-    seen: Seen,
-    /// Where the body begins, and its length.
-    body: Option<(usize, BodyLength)>,
-}
-
-impl Incoming {
-    /// Takes the next bytes; none: the connection has ended. Returns the body when it is complete.
-    fn push(&mut self, piece: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
-        self.bytes.extend_from_slice(piece);
-        if self.body.is_none() {
-            self.body = self.parse_head()?;
+/// A fault in the words of nginx.
+fn told(fault: &Fault) -> String {
+    match fault {
+        Fault::Refused(Refusal::TimedOut) | Fault::TimedOut(_) => "OCSP responder timed out".to_owned(),
+        Fault::Io(error) => format!("the connection to the OCSP responder failed {}", Cause(error)),
+        Fault::Premature => "OCSP responder prematurely closed connection".to_owned(),
+        Fault::Invalid(error) => format!("OCSP responder sent invalid response: {error}"),
+        Fault::ContentType(value) => {
+            format!("OCSP responder sent invalid \"Content-Type\" header: \"{}\"", Text(value))
         }
-        let Some((start, length)) = self.body else {
-            return if piece.is_empty() { Err(Fault::Premature) } else { Ok(None) };
-        };
-        let arrived = self.bytes.len() - start;
-        let is_complete = match length {
-            BodyLength::Length(length) => match usize::try_from(length) {
-                Ok(length) if length <= RESPONSE_BYTES_MAX => {
-                    self.bytes.truncate(start + length);
-                    arrived >= length
-                }
-                _ => return Err(Fault::TooLarge),
-            },
-            _ if arrived > RESPONSE_BYTES_MAX => return Err(Fault::TooLarge),
-            BodyLength::UntilClose => piece.is_empty(),
-            // We have asked in HTTP/1.0.
-            BodyLength::Chunked | BodyLength::None => {
-                return Err(Fault::Invalid(h1::Error::UnexpectedTransferEncoding));
-            }
-        };
-        if !is_complete && piece.is_empty() {
-            return Err(Fault::Premature);
-        }
-        Ok(is_complete.then(|| self.bytes.split_off(start)))
-    }
-
-    fn parse_head(&mut self) -> Result<Option<(usize, BodyLength)>, Fault> {
-        let progress = parse_more(&self.bytes, HEAD_BYTES_MAX, &mut self.head, &mut self.seen);
-        let Progress::Complete(end) = progress.map_err(Fault::Invalid)? else { return Ok(None) };
-        if self.head.status != 200 {
-            return Err(Fault::Status(self.head.status));
-        }
-        // A response without a type is one, as for nginx.
-        if let Some(value) = self.head.fields.value(&self.bytes, Id::ContentType)
-            && !value.eq_ignore_ascii_case(CONTENT_TYPE)
-        {
-            return Err(Fault::ContentType(value.to_vec()));
-        }
-        let length = length::response(&self.head, &self.bytes, Method::Get).map_err(Fault::Invalid)?;
-        Ok(Some((end, length)))
+        Fault::TooLarge(bytes) => format!("OCSP responder sent a response of more than {bytes} bytes"),
+        Fault::Status(status) => format!("OCSP responder sent status {status} instead of a response"),
+        Fault::Refused(_) | Fault::TooMany | Fault::Unresolved(_) | Fault::Secure(_) => fault.to_string(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::fetch::Incoming;
 
     const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/ocsp-response\r\n";
 
     /// Feeds a response in pieces of this size, and then its end.
     fn arrive(text: &[u8], size: usize) -> Result<Option<Vec<u8>>, String> {
-        let mut incoming = Incoming::default();
+        let mut incoming = Incoming::new(&LIMITS);
         for piece in text.chunks(size).chain([&[][..]]) {
-            if let Some(body) = incoming.push(piece).map_err(|fault| fault.to_string())? {
-                return Ok(Some(body));
+            if let Some(response) = incoming.push(piece).map_err(|fault| told(&fault))? {
+                return Ok(Some(response.body));
             }
         }
         Ok(None)

@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod clients;
+pub mod denial;
 pub mod exchange;
 pub mod responder;
 pub mod staples;

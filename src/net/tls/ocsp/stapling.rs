@@ -16,8 +16,9 @@ use aws_lc_rs::digest;
 use rustls_pki_types::CertificateDer;
 
 use crate::log;
+use crate::net::lookup::Lookup;
 use crate::net::tls::certificate::Certificate;
-use crate::net::tls::ocsp::exchange::{self, EXCHANGE_MS_MAX, Lookup, Subject};
+use crate::net::tls::ocsp::exchange::{self, EXCHANGE_MS_MAX, Subject};
 use crate::net::tls::ocsp::responder::{BadUrl, Responder};
 use crate::net::tls::ocsp::staples::{Shared, Staples};
 use crate::net::tls::server::Certificates;
