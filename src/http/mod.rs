@@ -254,6 +254,13 @@ impl Worker {
         };
         self.exporter.get_or_init(start).as_ref()
     }
+
+    /// Called when everything in the worker has ended.
+    pub fn end(&self) {
+        if let Some(Some(exporter)) = self.exporter.get() {
+            exporter.end();
+        }
+    }
 }
 
 #[cfg(test)]

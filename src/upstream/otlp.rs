@@ -5,8 +5,9 @@
 //! the batches by `batch_count`, each by `batch_size` and [`BATCH_BYTES_MAX`]; what does not fit is dropped, and the log
 //! says so once a second. A call that fails is tried [`TRIES_MAX`] times.
 //!
-//! A worker that leaves sends what it has at once, and does not exit meanwhile, for [`LEAVE_MS`] at most. Touches: the
-//! collector's connection.
+//! A worker that leaves sends what it has at once, and does not exit meanwhile, for [`LEAVE_MS`] at most. One that ends at once
+//! (TERM, `worker_shutdown_timeout`) sends nothing more, as nginx's. Either way the log says how many spans were lost. Touches:
+//! the collector's connection.
 
 mod call;
 
@@ -88,6 +89,8 @@ pub struct Exporter {
     guard: RefCell<Option<Background>>,
     /// A worker that leaves gives up what it has at this time.
     leave_by_ms: Cell<Option<u64>>,
+    /// Spans of the batch that was being sent when the time was over.
+    given_up: Cell<u64>,
     /// Spans that were dropped since the log told it, and when it did.
     dropped: Cell<u64>,
     told_ms: Cell<Option<u64>>,
@@ -106,6 +109,7 @@ impl Exporter {
             task: RefCell::default(),
             guard: RefCell::default(),
             leave_by_ms: Cell::default(),
+            given_up: Cell::new(0),
             dropped: Cell::new(0),
             told_ms: Cell::new(None),
         });
@@ -190,11 +194,13 @@ impl Exporter {
             self.is_sending.set(false);
             match sent {
                 Either::First(true) => {}
-                Either::First(false) => self.lose(&batch, "the collector does not take them"),
+                Either::First(false) => self.lose(batch.count, "the collector does not take them"),
                 Either::Second(()) => {
                     line.hang_up();
-                    self.lose(&batch, "this worker leaves, and the collector has not taken them in time");
-                    self.lose_all();
+                    self.given_up.set(batch.count);
+                    if drain::mode() != Mode::Now {
+                        self.lose_all("this worker leaves, and the collector has not taken them in time");
+                    }
                 }
             }
             if batch.spans.capacity() <= KEPT_BYTES_MAX {
@@ -203,7 +209,11 @@ impl Exporter {
             self.tell_dropped();
             self.rest();
         }
-        self.lose_all();
+    }
+
+    /// Reports the spans that are left, when everything in the worker has ended: the last of them came at that moment.
+    pub fn end(&self) {
+        self.lose_all("this worker ends at once");
     }
 
     /// Ready with a batch that must be sent now; `None`: the worker ends.
@@ -285,19 +295,18 @@ impl Exporter {
         false
     }
 
-    /// Reports the spans of a batch as lost.
-    fn lose(&self, batch: &Batch, why: &str) {
-        if batch.count > 0 {
-            log::error!(self.log, &(), "OTel lost spans: {}, as {why}", batch.count);
+    /// Reports spans as lost.
+    fn lose(&self, count: u64, why: &str) {
+        if count > 0 {
+            log::error!(self.log, &(), "OTel lost spans: {count}, as {why}");
         }
     }
 
     /// Gives up all that has been gathered.
-    fn lose_all(&self) {
+    fn lose_all(&self, why: &str) {
         let full = std::mem::take(&mut *self.full.borrow_mut());
         let last = std::mem::take(&mut *self.gathering.borrow_mut());
-        for batch in full.iter().chain([&last]) {
-            self.lose(batch, "this worker leaves");
-        }
+        let left: u64 = full.iter().chain([&last]).map(|batch| batch.count).sum();
+        self.lose(self.given_up.take() + left, why);
     }
 }

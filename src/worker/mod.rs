@@ -161,6 +161,7 @@ pub fn run(config: Config, seat: Seat) -> i32 {
             runtime::leave_sockets_open();
             // Tunnels count their bytes and write their lines in the log.
             runtime::after_others().await;
+            services::end();
             Ok(())
         })
     });

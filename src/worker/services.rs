@@ -78,6 +78,13 @@ thread_local! {
     static OWN: Cell<Option<Services>> = const { Cell::new(None) };
 }
 
+/// Called when everything in this worker has ended, before its logs are written for the last time.
+pub fn end() {
+    if let Some(http) = OWN.get().and_then(|services| services.http) {
+        http.worker().end();
+    }
+}
+
 /// The prober's work for all protocols.
 #[derive(Clone, Copy, Debug)]
 pub struct Prober {

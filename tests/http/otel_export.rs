@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use crate::process::upgrade::upgrade;
 use crate::support::daemon::send;
 use crate::support::otlp::{Collector, Reply};
-use crate::support::{Client, Daemon, Load, Setup, get, port, wait_for};
+use crate::support::{Client, Daemon, Load, Origin, Setup, get, port, wait_for};
 
 const CONF: &str = r#"
 worker_processes 1;
@@ -44,7 +44,7 @@ fn seen(collector: &Collector) -> HashSet<String> {
 #[test]
 fn ten_thousand_spans_arrive_once_in_batches() {
     let collector = Collector::start();
-    let daemon = setup(collector.port(), "interval 200ms; batch_size 300; batch_count 40;").start();
+    let daemon = setup(collector.port(), "interval 2s; batch_size 300; batch_count 40;").start();
     let clients: Vec<_> = (0..4)
         .map(|_| {
             let port = daemon.port(0);
@@ -236,7 +236,7 @@ fn a_request_that_outlasts_the_reload_sends_its_span_too() {
 #[test]
 fn a_leaving_worker_does_not_wait_for_a_dead_collector_for_long() {
     let hangs = Collector::replying(|_| Reply::Hang);
-    for port in [hangs.port(), port::free()] {
+    for port in [hangs.port(), port::refusing()] {
         let daemon = setup(port, "interval 1h;").start();
         ids(&daemon, 4);
         let started = Instant::now();
@@ -245,6 +245,51 @@ fn a_leaving_worker_does_not_wait_for_a_dead_collector_for_long() {
         daemon.wait_end();
         assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     }
+}
+
+/// As nginx's, such a worker sends nothing more; here the log has the number, tunnels that ended at that moment included.
+#[test]
+fn a_worker_that_is_terminated_tells_how_many_spans_it_had() {
+    let (gathers, hangs) = (Collector::start(), Collector::replying(|_| Reply::Hang));
+    for (collector, rules) in [(&gathers, "interval 1h;"), (&hangs, "interval 1ms; batch_count 2;")] {
+        let origin = Origin::websocket("/chat");
+        let location = format!(
+            "location /chat {{ proxy_pass http://{}; proxy_http_version 1.1; \
+             proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; }} }}\n}}",
+            origin.address()
+        );
+        let conf =
+            CONF.trim_end().strip_suffix("}\n}").expect("the ends of both blocks").to_owned() + &location;
+        let daemon =
+            Setup::new(&conf).set("COLLECTOR", collector.port()).set("RULES", rules).level("info").start();
+        let mut tunnel = Client::connect(daemon.port(0));
+        tunnel.send(
+            "GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        );
+        assert_eq!(tunnel.response_head().status, 101);
+        ids(&daemon, 1);
+        if rules.contains("1ms") {
+            collector.wait_calls(1); // one batch is on its way
+        }
+        ids(&daemon, 3);
+        daemon.stop(Signal::SIGTERM);
+        let told = daemon.complaints("error|crit|alert|emerg");
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("OTel lost spans: 5, as this worker ends at once"), "{told:?}");
+    }
+    assert!(gathers.spans().is_empty());
+}
+
+#[test]
+fn a_shutdown_timeout_ends_the_wait_for_the_collector() {
+    let hangs = Collector::replying(|_| Reply::Hang);
+    let conf = CONF.replace("worker_processes 1;", "worker_processes 1; worker_shutdown_timeout 100ms;");
+    let daemon =
+        Setup::new(&conf).set("COLLECTOR", hangs.port()).set("RULES", "interval 1h;").level("info").start();
+    ids(&daemon, 4);
+    daemon.stop(Signal::SIGQUIT);
+    daemon.wait_log("OTel lost spans: 4, as this worker ends at once");
 }
 
 #[test]
