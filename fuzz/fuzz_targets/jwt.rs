@@ -1,7 +1,10 @@
-//! Any bytes, read as a JSON Web Token and as a set of keys: no panic, and nothing forged is accepted.
+//! Any bytes, read as a JSON Web Token, signed or encrypted, and as a set of keys: no panic, and nothing forged is accepted.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use pronghorn::base::jose::property;
 
-fuzz_target!(|data: &[u8]| property::reads(data));
+fuzz_target!(|data: &[u8]| {
+    property::reads(data);
+    property::opens(data);
+});

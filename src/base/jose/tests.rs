@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::property::reads;
+use super::property::{opens, reads};
 use super::*;
 
 /// Made by another program: keys of every kind, and a token for each algorithm.
@@ -338,5 +338,13 @@ fn any_bytes_are_read_without_harm() {
         for end in 0..text.len() {
             reads(&text.as_bytes()[..end]);
         }
+    }
+    // RFC 7516, appendix A.3.
+    const WRAPPED: &str = "eyJhbGciOiJBMTI4S1ciLCJlbmMiOiJBMTI4Q0JDLUhTMjU2In0.\
+        6KB707dM9YTIgHtLvtgWQ8mKwboJW3of9locizkDTHzBC2IlrT1oOQ.AxY8DCtDaGlsbGljb3RoZQ.\
+        KDlTtXchhZTGufMYmOYGS4HffxPSUrfmqCHXaI9wOGY.U0m_YmjN04DJvceFICbCVQ";
+    bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| opens(bytes));
+    for end in 0..=WRAPPED.len() {
+        opens(&WRAPPED.as_bytes()[..end]);
     }
 }
