@@ -304,6 +304,13 @@ macro_rules! modules {
 
         const HANDLERS: &[(Phase, Handler)] = &[$($((Phase::$phase, $name::$handler as Handler),)*)*];
 
+        /// The names of `HANDLERS`, followed by those of `HEAD_STEPS`.
+        #[cfg(test)]
+        const NAMES: &[&str] = &[
+            $($(concat!(stringify!($name), ".", stringify!($handler)),)*)*
+            $($(concat!(stringify!($name), ".", stringify!($head)),)?)*
+        ];
+
         /// The modules' steps for the head of every response, in order.
         pub const HEAD_STEPS: &[Act] = &[$($($name::$head,)?)*];
 
@@ -485,5 +492,48 @@ fn complete<C: BlockConf>(
             Arc::new(conf)
         }
         None => default.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::tests::config;
+
+    /// The handlers that act in the location `/` of a server.
+    fn acting(text: &str) -> (Vec<(Phase, &'static str)>, Vec<&'static str>) {
+        let config = config(text);
+        let locations: Vec<_> = config.servers.iter().flat_map(|server| server.locations()).collect();
+        let location = locations.iter().find(|location| &*location.name == "/").expect("a location");
+        let handlers = HANDLERS.iter().enumerate().map(|(number, (phase, _))| (*phase, number));
+        let handlers = handlers.filter(|(_, number)| !location.confs.is_idle(*number as u32));
+        let heads = (0..HEAD_STEPS.len()).filter(|index| location.confs.acting_heads() >> index & 1 == 1);
+        (
+            handlers.map(|(phase, number)| (phase, NAMES[number])).collect(),
+            heads.map(|index| NAMES[HANDLERS.len() + index]).collect(),
+        )
+    }
+
+    /// A phase in which a handler acts runs for every request: one that says so without need costs each of them.
+    #[test]
+    fn a_plain_proxy_runs_no_handlers_but_these() {
+        let (handlers, heads) =
+            acting("http { server { listen 127.0.0.1:1; location / { proxy_pass http://127.0.0.1:2; } } }");
+        // Those of the content phase: the first one passes the request on, so the others are not reached.
+        let content = ["proxy_pass.content", "index.content", "static_file.content"];
+        assert_eq!(handlers, content.map(|name| (Phase::Content, name)));
+        assert_eq!(heads, ["ranges.head"]);
+    }
+
+    #[test]
+    fn a_directive_makes_its_handler_act() {
+        let (handlers, _) = acting(
+            "http { server { listen 127.0.0.1:1; location / { allow all; proxy_pass http://127.0.0.1:2; } } }",
+        );
+        assert!(handlers.contains(&(Phase::Access, "access.access")), "{handlers:?}");
+        let (_, heads) = acting(
+            "http { server { listen 127.0.0.1:1; location / { gzip on; proxy_pass http://127.0.0.1:2; } } }",
+        );
+        assert!(heads.contains(&"gzip.head"), "{heads:?}");
     }
 }

@@ -19,7 +19,7 @@ use crate::shm::histogram::Histogram;
 use crate::sys::socket;
 
 /// Compiles the `http` block of a text; panics with the diagnostics.
-fn config(text: &str) -> Config {
+pub(in crate::http) fn config(text: &str) -> Config {
     let options = config::load::LoadOptions::default();
     let (tree, mut out) = config::load::load_text("test.conf", text, &options);
     let http = tree.nodes.iter().find(|node| &*node.name.text == "http").expect("an http block");
