@@ -230,6 +230,12 @@ fn what_is_wrong_is_refused_with_its_reason() {
     let one = Origin::saying("one");
     let daemon = start(&one);
     let long = format!(r#"{{"server": "{}"}}"#, "a".repeat(2000));
+    // An order that is cut would be another one, or none, which costs the process its life.
+    let long_routes = [
+        format!(r#"{{"server": "127.0.0.1:80", "route": "{}"}}"#, "a".repeat(2000)),
+        format!(r#"{{"server": "127.0.0.1:80", "route": "x{}"}}"#, "\u{e4}".repeat(2000)),
+        format!(r#"{{"route": "{}"}}"#, "\u{e4}".repeat(2000)),
+    ];
     for (method, path, body, status, code) in [
         ("POST", SERVERS, "", 415, "JsonError"),
         ("POST", SERVERS, "[]", 415, "JsonError"),
@@ -243,6 +249,16 @@ fn what_is_wrong_is_refused_with_its_reason() {
         ("POST", SERVERS, r#"{"server": "127.0.0.1:80", "wieght": 1}"#, 400, "UpstreamConfFormatError"),
         ("POST", SERVERS, r#"{"server": "127.0.0.1:80", "route": "a b"}"#, 400, "UpstreamConfFormatError"),
         ("POST", SERVERS, &long, 400, "UpstreamConfFormatError"),
+        (
+            "POST",
+            SERVERS,
+            r#"{"server": "127.0.0.1:80", "route": "a backup"}"#,
+            400,
+            "UpstreamConfFormatError",
+        ),
+        ("POST", SERVERS, &long_routes[0], 400, "UpstreamConfFormatError"),
+        ("POST", SERVERS, &long_routes[1], 400, "UpstreamConfFormatError"),
+        ("PATCH", &format!("{SERVERS}/0"), &long_routes[2], 400, "UpstreamConfFormatError"),
         ("POST", "/api/9/http/upstreams/none/servers", "{}", 404, "UpstreamNotFound"),
         ("PATCH", &format!("{SERVERS}/7"), "{}", 404, "UpstreamServerNotFound"),
         ("PATCH", &format!("{SERVERS}/x"), "{}", 400, "UpstreamBadServerId"),

@@ -272,12 +272,3 @@ fn reply(status: u16, content_type: &[u8], body: Vec<u8>) -> Verdict {
     let body = if body.is_empty() { Body::Empty } else { Body::Bytes(Cow::Owned(body)) };
     Verdict::Done(Reply::Response(Box::new(response), body))
 }
-
-/// The whole body of a request that was read; `None`: it is longer than `client_body_buffer_size`.
-fn body(request: &Request) -> Option<&[u8]> {
-    if request.body.file().is_some() {
-        return None;
-    }
-    let kept = request.body.kept();
-    Some(if kept.is_empty() { request.body.data() } else { kept })
-}

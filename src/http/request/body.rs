@@ -415,6 +415,15 @@ impl Body {
         self.kept.as_deref().filter(|_| self.is_done()).unwrap_or(b"")
     }
 
+    /// The whole body, which has been read; `None`: it is longer than `client_body_buffer_size`.
+    pub fn in_memory(&self) -> Option<&[u8]> {
+        if self.file().is_some() {
+            return None;
+        }
+        let kept = self.kept();
+        Some(if kept.is_empty() { self.data() } else { kept })
+    }
+
     /// Attaches the file into which the body was read, which stays until the request ends.
     pub fn attach(&mut self, file: TempFile) {
         self.file = Some(Rc::new(file));

@@ -5,14 +5,14 @@ use serde_json::{Map, Value};
 use super::plus::{
     self, BAD_ID, Failure, JSON_ERROR, NO_SERVER, NO_UPSTREAM, TOO_LONG, failure, failure_because,
 };
-use super::{Verdict, body, operator, ordered, upstreams, written};
+use super::{Verdict, operator, ordered, upstreams, written};
 use crate::base::number;
 use crate::http::request::Request;
 use crate::http::verdict::Pause;
 use crate::proto::header::Id;
 use crate::shared::control::{Answer, NAME_BYTES_MAX, Order};
 use crate::upstream::block::words;
-use crate::upstream::edits::{Edit, Part};
+use crate::upstream::edits::{Edit, LINE_BYTES_MAX, Part};
 use crate::upstream::peer::{BACKUP, Server};
 use crate::upstream::{Group, block};
 
@@ -42,7 +42,11 @@ fn added(request: &mut Request) -> Verdict {
         Err(why) => return failure_because(request, &FORMAT_ERROR, &why),
     };
     let Some(Target { part, upstream, .. }) = target(request) else { return failure(request, &NO_UPSTREAM) };
-    let edit = Edit::Add { line: words(&server).join(" ").into() };
+    let line = match line(&server) {
+        Ok(line) => line,
+        Err(why) => return failure_because(request, &FORMAT_ERROR, &why),
+    };
+    let edit = Edit::Add { line };
     let name = upstream.clone();
     give(request, (part, upstream), edit, move |request, id| {
         let verdict = shown(request, (part, &name), id, 201);
@@ -78,9 +82,26 @@ fn changed(request: &mut Request) -> Verdict {
         Ok(server) => server,
         Err(why) => return failure_because(request, &FORMAT_ERROR, &why),
     };
-    let edit = Edit::Set { id, line: words(&server).join(" ").into() };
+    let line = match line(&server) {
+        Ok(line) => line,
+        Err(why) => return failure_because(request, &FORMAT_ERROR, &why),
+    };
+    let edit = Edit::Set { id, line };
     let name = upstream.clone();
     give(request, (part, upstream), edit, move |request, id| shown(request, (part, &name), id, 200))
+}
+
+/// The line of a server, as the order has it. Errors: it would be cut, or read as other words.
+fn line(server: &Server) -> Result<Box<str>, String> {
+    let words = words(server);
+    if let Some(word) = words.iter().find(|word| word.contains(' ')) {
+        return Err(format!("invalid parameter \"{word}\": it has a space"));
+    }
+    let line = words.join(" ");
+    match line.len() <= LINE_BYTES_MAX {
+        true => Ok(line.into()),
+        false => Err(format!("a server's line has at most {LINE_BYTES_MAX} bytes")),
+    }
 }
 
 /// DELETE of a server: the response has those that are left.
@@ -177,7 +198,7 @@ fn default_port(request: &Request) -> Option<u16> {
 
 /// The object in a request's body.
 fn fields(request: &Request) -> Result<Map<String, Value>, &'static Failure> {
-    let body = body(request).ok_or(&TOO_LONG)?;
+    let body = request.body.in_memory().ok_or(&TOO_LONG)?;
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
         _ => Err(&JSON_ERROR),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::plus::{Failure, JSON_ERROR, TOO_LONG, failure, failure_because};
-use super::{Source, Verdict, body, document, made_of, operator, ordered, reply};
+use super::{Source, Verdict, document, made_of, operator, ordered, reply};
 use crate::http::request::Request;
 use crate::http::verdict::Pause;
 use crate::script::keyval::table::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
@@ -190,7 +190,7 @@ fn pair(key: &str, value: &Value) -> Result<Option<NewPair>, String> {
 
 /// Reads the body as an object, and gives the order that it is.
 fn read_then(request: &mut Request, change: fn(Map<String, Value>) -> Result<Change, String>) -> Verdict {
-    let Some(body) = body(request) else { return failure(request, &TOO_LONG) };
+    let Some(body) = request.body.in_memory() else { return failure(request, &TOO_LONG) };
     let members = match serde_json::from_slice(body) {
         Ok(Value::Object(members)) => members,
         Ok(_) => return failure_because(request, &FORMAT_ERROR, "invalid JSON: an object is required"),
