@@ -1,11 +1,18 @@
 //! `auth_oidc` against the real daemon and a provider of our own (`auth_oidc/provider.rs`): logins, sessions in all workers
 //! and after a reload, logouts, refreshes. Hostile browsers and providers are in `auth_oidc/hostile.rs`.
 
+mod back_channel;
 mod hostile;
 pub mod provider;
+mod signing;
 
 use provider::{Browser, CLIENT, Provider, SECRET, arg};
 
+use nix::sys::signal::Signal;
+
+use crate::process::upgrade::{upgrade, workers_of};
+use crate::support::daemon::send;
+use crate::support::process::is_alive;
 use crate::support::{Daemon, Response, Setup, get, wait_for};
 
 const CONF: &str = r#"
@@ -47,11 +54,12 @@ fn start(provider: &Provider, more: &str) -> Daemon {
 }
 
 fn setup(provider: &Provider, more: &str, workers: usize) -> Setup {
+    let state = provider.state();
     Setup::new(&CONF.replace("%%MORE%%", more))
         .set("WORKERS", workers)
-        .set("ISSUER", &provider.state().issuer)
+        .set("ISSUER", &state.issuer)
         .set("CLIENT", CLIENT)
-        .set("SECRET", SECRET)
+        .set("SECRET", &state.secret)
         .file("page.txt", "a page")
         .file("open.txt", "open")
         .file("nested.txt", "nested")
@@ -111,6 +119,32 @@ fn a_user_logs_in_and_returns_to_the_first_uri_in_all_workers_and_after_a_reload
     assert_eq!(Browser::default().ask(port, "/page.txt").status, 302);
     let open = Browser::default().ask(port, "/open.txt");
     assert_eq!((open.status, open.header("set-cookie"), open.header("x-sub")), (200, None, None));
+}
+
+#[test]
+fn sessions_and_logins_in_progress_survive_an_upgrade_of_the_binary() {
+    let provider = Provider::start();
+    let daemon = setup(&provider, "backchannel_logout_uri /ended;", 2).in_background().start();
+    let port = daemon.port(0);
+    let (mut browser, mut late) = (Browser::default(), Browser::default());
+    assert_eq!(browser.follow(port, "/page.txt").0.status, 200);
+    assert_eq!(late.ask(port, "/page.txt").status, 302, "its login has begun");
+
+    let old = daemon.pid();
+    let before = workers_of(old, 0);
+    let new = upgrade(&daemon);
+    send(old, Signal::SIGQUIT);
+    daemon.follow(new);
+    wait_for("the old master to end", || (!is_alive(old)).then_some(()));
+    let again = browser.ask(port, "/page.txt");
+    assert_eq!((again.status, again.header("x-sub")), (200, Some("joe")));
+    assert!(!before.contains(&worker(&again).parse().expect("a pid")), "a worker of the new binary");
+    assert_eq!(provider.count("/token"), 1, "nobody has logged in again");
+    // The lists of sessions have come along, and so have the keys of logins in progress.
+    let token = provider.state().logout_token(r#""sub":"joe""#, &[]);
+    assert_eq!(back_channel::post(port, "/ended", &token).status, 200);
+    assert_eq!(browser.ask(port, "/page.txt").status, 302);
+    assert_eq!(late.follow(port, "/page.txt").0.status, 200);
 }
 
 #[test]
@@ -315,6 +349,27 @@ fn contradictions_are_found_before_a_start() {
     let provider = Provider::start();
     let issuer = provider.state().issuer.clone();
     let cases = [
+        (
+            "oidc_provider p { issuer %%I; client_id a; id_token_signed_response_alg none; }",
+            "invalid value \"none\" in \"id_token_signed_response_alg\" directive",
+        ),
+        (
+            "oidc_provider p { issuer %%I; client_id a; id_token_signed_response_alg HS256; }",
+            "tokens of HS256 are signed with \"client_secret\", which has 0 bytes: it needs 32 at least",
+        ),
+        (
+            "oidc_provider p { issuer %%I; client_id a; client_secret 0123456789012345678901234567890123456789; \
+             id_token_signed_response_alg HS384; }",
+            "which has 40 bytes: it needs 48 at least",
+        ),
+        (
+            "oidc_provider p { issuer %%I; client_id a; id_token_key_file none.json; }",
+            "it cannot be read (2: No such file or directory)",
+        ),
+        (
+            "oidc_provider p { issuer %%I; client_id a; backchannel_logout_uri x; }",
+            "invalid value \"x\" in \"backchannel_logout_uri\" directive",
+        ),
         ("oidc_provider p { client_id a; }", "\"issuer\" is not set in oidc_provider \"p\""),
         ("oidc_provider p { issuer %%I; }", "\"client_id\" is not set in oidc_provider \"p\""),
         ("oidc_provider p { issuer http://idp.test; client_id a; }", "invalid value \"http://idp.test\""),

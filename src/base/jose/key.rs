@@ -65,6 +65,15 @@ impl Algorithm {
         (EdDsa, "EdDSA"),
     ];
 
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(known, _)| *known == self).map_or("", |(_, name)| name)
+    }
+
+    /// The fewest bytes of a secret for it (RFC 7518 §3.2); `None`: it takes a public key.
+    pub fn secret_bytes_min(self) -> Option<usize> {
+        SECRETS.iter().find(|(known, ..)| *known == self).map(|(.., least)| *least)
+    }
+
     /// The algorithm of this name, in this case of letters; `none` is not one.
     pub fn of(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, known)| *known == name).map(|(algorithm, _)| *algorithm)
@@ -156,6 +165,23 @@ impl KeySet {
     /// The same, except that a faulty key is skipped: for sets that somebody else keeps. Errors: the text is no key set, or
     /// no key in it can be used.
     pub fn read(text: &[u8]) -> Result<Self, KeyError> {
+        Self::read_all(text, false)
+    }
+
+    /// The same for a set that anybody can read: a secret in it is none, so it is skipped, and nothing is decrypted with it.
+    pub fn public(text: &[u8]) -> Result<Self, KeyError> {
+        Self::read_all(text, true)
+    }
+
+    /// The set of one secret, for one algorithm. `None`: that takes a public key.
+    pub fn of_secret(secret: &[u8], algorithm: Algorithm) -> Option<Self> {
+        let (_, hash, _) = SECRETS.iter().find(|(known, ..)| *known == algorithm)?;
+        let check = Check::Secret(Box::new(hmac::Key::new(*hash, secret)));
+        let key = Key { id: None, checks: vec![(algorithm, check)] };
+        Some(Self { keys: vec![key], ..Self::default() })
+    }
+
+    fn read_all(text: &[u8], is_public: bool) -> Result<Self, KeyError> {
         if text.len() > SET_BYTES_MAX {
             return Err(KeyError::whole(format!("a key set has at most {SET_BYTES_MAX} bytes")));
         }
@@ -174,7 +200,13 @@ impl KeySet {
         let mut set = Self::default();
         for (index, value) in list.iter().enumerate() {
             let id = value["kid"].as_str().map(|id| document::short(id).into());
-            let has_opener = match Opener::read(value) {
+            if is_public && value["kty"] == "oct" {
+                let cause = "it is a secret in a set that anybody can read".to_owned();
+                set.skipped.push(KeyError { place: Some((index + 1, id)), cause, is_other: false });
+                continue;
+            }
+            let opener = if is_public { Ok(None) } else { Opener::read(value) };
+            let has_opener = match opener {
                 Ok(opener) => {
                     let has_opener = opener.is_some();
                     set.openers.extend(opener);
@@ -217,6 +249,11 @@ impl KeySet {
     /// The keys that are used although they should be stronger: short secrets, which nginx's users have.
     pub fn weak(&self) -> impl Iterator<Item = &KeyError> {
         self.weak.iter()
+    }
+
+    /// True if there is a key that tokens are decrypted with.
+    pub fn decrypts(&self) -> bool {
+        !self.openers.is_empty()
     }
 
     pub(super) fn openers(&self) -> &[Opener] {
@@ -304,6 +341,10 @@ pub(super) fn bytes(key: &Map<String, Value>, name: &str) -> Result<Zeroizing<Ve
         .ok_or_else(|| Refusal::Faulty(format!("{name:?} is not base64url without padding")))
 }
 
+/// The algorithms of secrets, and the fewest bytes of one.
+static SECRETS: [(Algorithm, hmac::Algorithm, usize); 3] =
+    [(Hs256, hmac::HMAC_SHA256, 32), (Hs384, hmac::HMAC_SHA384, 48), (Hs512, hmac::HMAC_SHA512, 64)];
+
 /// RFC 7518 §3.2: a secret should be at least as long as the hash.
 fn secret(
     key: &Map<String, Value>,
@@ -316,17 +357,15 @@ fn secret(
         let cause = format!("the secret has {count} bytes, and needs at least {SECRET_BYTES_MIN}");
         return Err(Refusal::Faulty(cause));
     }
-    let kinds =
-        [(Hs256, hmac::HMAC_SHA256, 32), (Hs384, hmac::HMAC_SHA384, 48), (Hs512, hmac::HMAC_SHA512, 64)];
-    let wanted = kinds.iter().find(|(algorithm, ..)| only.is_none_or(|only| only == *algorithm));
+    let wanted = SECRETS.iter().find(|(algorithm, ..)| only.is_none_or(|only| only == *algorithm));
     if let Some((_, _, least)) = wanted.filter(|(.., least)| count < *least) {
         *weakness = Some(format!(
             "the secret has {count} bytes, and should have at least {least} (RFC 7518 §3.2): whoever has a token can guess it"
         ));
     }
-    Ok(kinds
-        .into_iter()
-        .map(|(algorithm, hash, _)| (algorithm, Check::Secret(Box::new(hmac::Key::new(hash, &secret)))))
+    Ok(SECRETS
+        .iter()
+        .map(|(algorithm, hash, _)| (*algorithm, Check::Secret(Box::new(hmac::Key::new(*hash, &secret)))))
         .collect())
 }
 

@@ -152,6 +152,11 @@ impl Token {
         self.check_times(now_s, leeway_s)
     }
 
+    /// The algorithm that its header names; `None`: nobody has signed it.
+    pub fn algorithm(&self) -> Option<Algorithm> {
+        self.algorithm
+    }
+
     /// Gives back the memory that only [`Token::verify`] needs.
     pub fn forget_signature(&mut self) {
         (self.signed, self.signature) = (Box::default(), Vec::new());

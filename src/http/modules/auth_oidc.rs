@@ -34,6 +34,7 @@ mod logout;
 mod provider;
 mod refresh;
 mod store;
+mod token;
 
 use provider::{Block, Provider};
 pub use provider::{Draft, Table};
@@ -62,6 +63,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     block("oidc_provider", Context::HTTP, ONE, provider::block,
         "Names an OpenID provider, and the client that this server is there. Users log in by the authorization code flow.")
         .opens(&[(Context::HTTP, PROVIDER)]),
+    custom("backchannel_logout_uri", PROVIDER, ONE, provider::backchannel_logout_uri,
+        "Sets the path by which the provider itself ends sessions, with a logout token: one of its own, or all of a user."),
     custom("issuer", PROVIDER, ONE, provider::issuer,
         "Sets the provider's issuer, exactly as its metadata has it. It must be set, and begins with https://, or, at a loopback address, with http://."),
     custom("client_id", PROVIDER, ONE, provider::client_id, "Sets the id that this server has at the provider. It must be set."),
@@ -74,6 +77,11 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("extra_auth_args", PROVIDER, ONE, provider::extra_auth_args, "Adds arguments, encoded, to the URL of the login: \"prompt=login\"."),
     custom("frontchannel_logout_uri", PROVIDER, ONE, provider::frontchannel_logout_uri,
         "Sets the path by which the provider ends a session through the user's browser: that of the arguments iss and sid, or of the cookie."),
+    custom("id_token_key_file", PROVIDER, ONE, provider::id_token_key_file,
+        "Names a file with a JSON Web Key Set: the keys that ID tokens and logout tokens are decrypted with. Without encryption they are refused."),
+    custom("id_token_signed_response_alg", PROVIDER, ONE, provider::id_token_signed_response_alg,
+        "Sets the only algorithm of ID tokens and logout tokens, such as RS256. With HS256, HS384 and HS512 they are signed with client_secret.")
+        .default("by the published keys"),
     custom("pkce", PROVIDER, ONE, provider::pkce, "Uses PKCE (S256) or does not.").default("by the provider's metadata"),
     custom("redirect_uri", PROVIDER, ONE, provider::redirect_uri,
         "Sets the path, or https:// URL, to which users return from the provider, where it must be registered.").default("/oidc_callback"),
@@ -248,6 +256,9 @@ pub fn access(request: &mut Request) -> Verdict {
     }
     if is_at(&provider.frontchannel_logout_uri) {
         return logout::by_provider(request, provider);
+    }
+    if is_at(&provider.backchannel_logout_uri) {
+        return logout::by_back_channel(request, provider);
     }
     let known = look(request, provider);
     match &known.session {

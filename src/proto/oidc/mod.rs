@@ -1,9 +1,10 @@
 //! OpenID Connect as values, for a relying party: the documents of a provider, logins on their way, sessions.
 //!
 //! Touches: nothing; time, randomness and keys are arguments. OpenID Connect Core 1.0, Discovery 1.0, RP-Initiated Logout
-//! 1.0, Front-Channel Logout 1.0; RFC 6749, RFC 7636, RFC 9207.
+//! 1.0, Front-Channel Logout 1.0, Back-Channel Logout 1.0; RFC 6749, RFC 7636, RFC 9207.
 
 pub mod login;
+pub mod logout;
 pub mod metadata;
 pub mod session;
 pub mod tokens;

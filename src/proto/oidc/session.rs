@@ -3,15 +3,15 @@
 //! ```text
 //! version: u8 | provider, 32 | expires_s: u64 | id token | access token | UserInfo   (each with its length, u32)
 //! refresh: version: u8 | not_before_s: u32 | refresh token
-//! list of a provider's session (`sid`): keys of sessions, 32 bytes each
+//! list of a provider's session (`sid`), or of a user (`sub`): keys of sessions, 32 bytes each
 //! ```
 //! A hostile worker can write there: a record that is malformed is none. Touches: nothing.
 
 use crate::base::frame::{Fields, put_vector32};
 
 const VERSION: u8 = 1;
-/// The most sessions here that belong to one session at the provider: one for each browser that shares it.
-pub const OF_ONE_MAX: usize = 16;
+/// The most sessions here that belong to one session at the provider, or to one user; the oldest makes room, and ends.
+pub const OF_ONE_MAX: usize = 64;
 
 /// A user who has logged in.
 #[derive(Clone, PartialEq, Eq)]
@@ -96,10 +96,16 @@ impl Refresh {
     }
 }
 
-/// The list with one more session, which comes first; the oldest beyond [`OF_ONE_MAX`] go.
-pub fn listed(list: &[u8], key: &[u8; 32]) -> Vec<u8> {
-    let others = list.as_chunks::<32>().0.iter().filter(|other| *other != key);
-    [key].into_iter().chain(others).take(OF_ONE_MAX).flatten().copied().collect()
+/// The list with one more session, which comes first, and those that have no room in it: they must end, as a logout would not
+/// reach them. `is_live`: the session is there still. It is asked only when the list is full.
+pub fn listed(list: &[u8], key: &[u8; 32], is_live: impl Fn(&[u8; 32]) -> bool) -> (Vec<u8>, Vec<[u8; 32]>) {
+    let mut all = vec![*key];
+    all.extend(list.as_chunks::<32>().0.iter().filter(|other| *other != key));
+    if all.len() > OF_ONE_MAX {
+        all.retain(|other| other == key || is_live(other));
+    }
+    let surplus = all.split_off(all.len().min(OF_ONE_MAX));
+    (all.concat(), surplus)
 }
 
 #[cfg(test)]
@@ -129,11 +135,17 @@ mod tests {
     #[test]
     fn a_list_has_each_session_once_and_not_too_many() {
         let mut list = Vec::new();
-        for number in 0..40 {
-            list = listed(&list, &[number; 32]);
+        for number in 0..OF_ONE_MAX as u8 {
+            let (longer, surplus) = listed(&list, &[number; 32], |_| unreachable!("there is room"));
+            assert_eq!(surplus, Vec::<[u8; 32]>::new());
+            list = longer;
         }
-        assert_eq!(list.len(), 32 * OF_ONE_MAX);
-        assert_eq!(list[..32], [39; 32]);
-        assert_eq!(listed(&list, &[39; 32]), list);
+        assert_eq!((list.len(), &list[..32]), (32 * OF_ONE_MAX, &[63; 32][..]));
+        assert_eq!(listed(&list, &[63; 32], |_| true), (list.clone(), Vec::new()));
+        let (longer, surplus) = listed(&list, &[99; 32], |_| true);
+        assert_eq!((longer.len(), &longer[..32]), (32 * OF_ONE_MAX, &[99; 32][..]));
+        assert_eq!(surplus, [[0; 32]], "the oldest");
+        let (pruned, surplus) = listed(&list, &[99; 32], |other| other[0] < 3);
+        assert_eq!((pruned.len(), surplus.len()), (4 * 32, 0), "those that have ended make room first");
     }
 }

@@ -93,7 +93,7 @@ pub fn shown(text: &str) -> String {
     text[..end].to_owned()
 }
 
-/// Why an ID token is not for this login.
+/// Why an ID token is not for this login, or a logout token not for this client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     Issuer(String),
@@ -111,6 +111,14 @@ pub enum Refusal {
     AccessToken,
     /// The user is another one than at the login.
     Subject,
+    /// It is a token of another type, which its header names.
+    Type(String),
+    /// A logout token with a nonce, which only ID tokens have.
+    HasNonce,
+    /// A logout token that names neither a user nor a session.
+    Nobody,
+    /// A logout token that was issued long ago.
+    Old,
 }
 
 impl fmt::Display for Refusal {
@@ -130,6 +138,10 @@ impl fmt::Display for Refusal {
             Self::Nonce => out.write_str("its \"nonce\" is not that of this login"),
             Self::AccessToken => out.write_str("its \"at_hash\" is not that of the access token"),
             Self::Subject => out.write_str("its \"sub\" is not that of the login"),
+            Self::Type(other) => write!(out, "its type is {other:?}"),
+            Self::HasNonce => out.write_str("it has a \"nonce\", as only ID tokens have"),
+            Self::Nobody => out.write_str("it has neither \"sub\" nor \"sid\""),
+            Self::Old => out.write_str("it was issued more than a day ago"),
         }
     }
 }
@@ -152,35 +164,8 @@ pub struct Expected<'a> {
 impl Expected<'_> {
     /// Checks the claims of a token whose signature is good. `algorithm` is that of its header.
     pub fn check(&self, claims: &Map<String, Value>, algorithm: &str) -> Result<(), Refusal> {
-        let text = |name: &'static str| match claims.get(name) {
-            Some(Value::String(text)) if !text.is_empty() => Ok(&**text),
-            _ => Err(Refusal::Claim(name)),
-        };
-        let seconds =
-            |name: &'static str| claims.get(name).and_then(Value::as_f64).ok_or(Refusal::Claim(name));
-        let issuer = text("iss")?;
-        if issuer != self.issuer {
-            return Err(Refusal::Issuer(shown(issuer)));
-        }
-        let several = match claims.get("aud") {
-            Some(Value::String(one)) if one == self.client_id => false,
-            Some(Value::Array(all)) if all.iter().any(|one| one == self.client_id) => all.len() > 1,
-            Some(Value::String(_) | Value::Array(_)) => return Err(Refusal::Audience),
-            _ => return Err(Refusal::Claim("aud")),
-        };
-        match claims.get("azp") {
-            None if !several => {}
-            Some(Value::String(party)) if party == self.client_id => {}
-            _ => return Err(Refusal::AuthorizedParty),
-        }
-        let now_s = self.now_s as f64;
-        if seconds("exp")? + LEEWAY_S as f64 <= now_s {
-            return Err(Refusal::Expired);
-        }
-        if seconds("iat")? > now_s + LEEWAY_S as f64 {
-            return Err(Refusal::Future);
-        }
-        let subject = text("sub")?;
+        for_client(claims, self.issuer, self.client_id, self.now_s)?;
+        let subject = text(claims, "sub")?.ok_or(Refusal::Claim("sub"))?;
         if self.subject.is_some_and(|known| known != subject) {
             return Err(Refusal::Subject);
         }
@@ -198,6 +183,55 @@ impl Expected<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// A claim that is a text, and not an empty one; `None`: it is missing.
+pub(super) fn text<'a>(
+    claims: &'a Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<&'a str>, Refusal> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
+        Some(_) => Err(Refusal::Claim(name)),
+    }
+}
+
+/// A claim that is a time in seconds since 1970.
+pub(super) fn seconds(claims: &Map<String, Value>, name: &'static str) -> Result<f64, Refusal> {
+    claims.get(name).and_then(Value::as_f64).ok_or(Refusal::Claim(name))
+}
+
+/// Checks that a token of this issuer is for this client, and in time.
+pub(super) fn for_client(
+    claims: &Map<String, Value>,
+    issuer: &str,
+    client_id: &str,
+    now_s: i64,
+) -> Result<(), Refusal> {
+    let own = text(claims, "iss")?.ok_or(Refusal::Claim("iss"))?;
+    if own != issuer {
+        return Err(Refusal::Issuer(shown(own)));
+    }
+    let several = match claims.get("aud") {
+        Some(Value::String(one)) if one == client_id => false,
+        Some(Value::Array(all)) if all.iter().any(|one| one == client_id) => all.len() > 1,
+        Some(Value::String(_) | Value::Array(_)) => return Err(Refusal::Audience),
+        _ => return Err(Refusal::Claim("aud")),
+    };
+    match claims.get("azp") {
+        None if !several => {}
+        Some(Value::String(party)) if party == client_id => {}
+        _ => return Err(Refusal::AuthorizedParty),
+    }
+    let now_s = now_s as f64;
+    if seconds(claims, "exp")? + LEEWAY_S as f64 <= now_s {
+        return Err(Refusal::Expired);
+    }
+    if seconds(claims, "iat")? > now_s + LEEWAY_S as f64 {
+        return Err(Refusal::Future);
+    }
+    Ok(())
 }
 
 /// The hash of a signature algorithm, for `at_hash`; `None`: the specification gives none.

@@ -365,6 +365,26 @@ http {
 }
 "#;
 
+/// A provider at a loopback address may be asked without TLS, and no other: the client's secret would go over the wire.
+#[test]
+fn endpoints_elsewhere_are_not_asked_without_encryption() {
+    let provider = Provider::start();
+    let port = provider.port();
+    for (endpoint, path) in
+        [("token_endpoint", "token"), ("jwks_uri", "keys"), ("userinfo_endpoint", "userinfo")]
+    {
+        let own = format!("\"{endpoint}\":\"http://127.0.0.1:{port}/{path}\"");
+        // A name may lead anywhere, although this one does not.
+        let elsewhere = own.replace("127.0.0.1", "localhost");
+        provider.state().metadata = vec![(own, elsewhere)];
+        let daemon = start(&provider, "userinfo on;");
+        let asked = provider.count(&format!("/{path}"));
+        assert_eq!(log_in(&daemon), 502, "{endpoint}");
+        daemon.wait_log(&format!("\"{endpoint}\" is no https:// URL"));
+        assert_eq!(provider.count(&format!("/{path}")), asked);
+    }
+}
+
 #[test]
 fn a_provider_is_who_its_certificate_says() {
     let provider = Provider::start();

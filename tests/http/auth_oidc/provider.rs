@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 
-use crate::support::base64::encode_url;
+use crate::support::base64::{encode, encode_url};
 use crate::support::message::{Request, Response};
 use crate::support::origin::{Origin, ok};
 use crate::support::{fetch, port};
@@ -42,6 +44,12 @@ pub struct State {
     pub silent: Vec<String>,
     /// The header of ID tokens is `{"alg":"none"}`.
     pub is_unsigned: bool,
+    /// Tokens are signed with this secret, by the algorithm of this name.
+    pub secret_signs: Option<(&'static str, Vec<u8>)>,
+    /// Tokens are encrypted with this key, after they have been signed.
+    pub encrypts_with: Option<[u8; 32]>,
+    /// The secret of the client.
+    pub secret: String,
     /// The authorization endpoint answers with this error.
     pub denies: Option<String>,
     pub expires_in: u64,
@@ -64,6 +72,9 @@ impl Provider {
             answers: HashMap::new(),
             silent: Vec::new(),
             is_unsigned: false,
+            secret_signs: None,
+            encrypts_with: None,
+            secret: SECRET.into(),
             denies: None,
             expires_in: 3600,
             sid: "sid-1".into(),
@@ -175,9 +186,10 @@ impl State {
 
     fn token(&mut self, request: &Request, form: &str) -> Vec<u8> {
         let get = |name: &str| arg(form, name).unwrap_or_default();
-        let password = "Basic bWU6cyUzQWUlMjBjJTJGcmV0"; // me:s%3Ae%20c%2Fret
-        let is_posted = get("client_id") == CLIENT && get("client_secret") == SECRET;
-        if request.header("authorization") != Some(password) && !is_posted {
+        let secret = self.secret.replace(':', "%3A").replace(' ', "%20").replace('/', "%2F");
+        let password = format!("Basic {}", encode(format!("{CLIENT}:{secret}").as_bytes()));
+        let is_posted = get("client_id") == CLIENT && get("client_secret") == self.secret;
+        if request.header("authorization") != Some(&password) && !is_posted {
             return refused("invalid_client");
         }
         let nonce = match &*get("grant_type") {
@@ -212,8 +224,7 @@ impl State {
 
     fn id_token(&self, nonce: Option<&str>) -> String {
         let (issuer, sid) = (&self.issuer, &self.sid);
-        let now =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+        let now = now_s();
         let end = now + 300;
         let nonce = nonce.map_or_else(String::new, |nonce| format!(r#","nonce":"{nonce}""#));
         let mut claims = format!(
@@ -223,18 +234,71 @@ impl State {
             assert!(claims.contains(from), "{from} in {claims}");
             claims = claims.replace(from, to);
         }
+        self.sign(&claims, "")
+    }
+
+    /// A logout token. `about`: its `sub` or `sid`, as members. `replace`: in its claims, and in the members of its header.
+    pub fn logout_token(&mut self, about: &str, replace: &[(&str, &str)]) -> String {
+        self.serial += 1;
+        let (issuer, serial, now) = (&self.issuer, self.serial, now_s());
+        let end = now + 120;
+        let mut claims = format!(
+            r#"{{"iss":"{issuer}","aud":"{CLIENT}","iat":{now},"exp":{end},"jti":"jti-{serial}",{about},"events":{{"http://schemas.openid.net/event/backchannel-logout":{{}}}}}}"#
+        );
+        let mut more = r#","typ":"logout+jwt""#.to_owned();
+        for (from, to) in replace {
+            assert!(claims.contains(from) || more.contains(from), "{from} in {claims}");
+            (claims, more) = (claims.replace(from, to), more.replace(from, to));
+        }
+        self.sign(&claims, &more)
+    }
+
+    /// A token with these claims. `more`: members of its header.
+    pub fn sign(&self, claims: &str, more: &str) -> String {
         let kid = &self.kid;
-        let header = match self.is_unsigned {
-            true => r#"{"alg":"none"}"#.to_owned(),
-            false => format!(r#"{{"alg":"ES256","kid":"{kid}"}}"#),
+        let header = match (self.is_unsigned, &self.secret_signs) {
+            (true, _) => format!(r#"{{"alg":"none"{more}}}"#),
+            (false, Some((algorithm, _))) => format!(r#"{{"alg":"{algorithm}"{more}}}"#),
+            (false, None) => format!(r#"{{"alg":"ES256","kid":"{kid}"{more}}}"#),
         };
         let signed = format!("{}.{}", encode_url(header.as_bytes()), encode_url(claims.as_bytes()));
         if self.is_unsigned {
             return format!("{signed}.");
         }
-        let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes()).expect("signs");
-        format!("{signed}.{}", encode_url(signature.as_ref()))
+        let signature = match &self.secret_signs {
+            Some((algorithm, secret)) => {
+                let hash = match *algorithm {
+                    "HS256" => hmac::HMAC_SHA256,
+                    "HS384" => hmac::HMAC_SHA384,
+                    _ => hmac::HMAC_SHA512,
+                };
+                hmac::sign(&hmac::Key::new(hash, secret), signed.as_bytes()).as_ref().to_vec()
+            }
+            None => self.key.sign(&SystemRandom::new(), signed.as_bytes()).expect("signs").as_ref().to_vec(),
+        };
+        let token = format!("{signed}.{}", encode_url(&signature));
+        self.encrypts_with.map_or(token.clone(), |key| encrypted(&key, &token))
     }
+
+    /// The point of its key, as the provider publishes it.
+    pub fn point(&self) -> Vec<u8> {
+        self.key.public_key().as_ref().to_vec()
+    }
+}
+
+fn now_s() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
+/// A token around a token (RFC 7516), by a shared key.
+fn encrypted(key: &[u8; 32], token: &str) -> String {
+    let header = encode_url(br#"{"alg":"dir","enc":"A256GCM","cty":"JWT"}"#);
+    let sealing = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("32 bytes"));
+    let (nonce, mut content) = ([9; 12], token.as_bytes().to_vec());
+    let aad = Aad::from(header.as_bytes());
+    let tag = sealing.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), aad, &mut content);
+    let parts = [&nonce[..], &content, tag.expect("seals").as_ref()].map(encode_url);
+    format!("{header}..{}", parts.join("."))
 }
 
 pub fn found(url: &str) -> Vec<u8> {

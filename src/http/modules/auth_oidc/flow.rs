@@ -5,32 +5,30 @@
 
 use std::sync::Arc;
 
-use super::kept::{Reach, ask};
+use super::kept::{Reach, ask, endpoint};
 use super::provider::{self, Provider, named_in_log, wall_s};
-use super::{know, store};
+use super::{know, store, token};
 use crate::base::base64;
-use crate::base::jose::{Error, Token, Value, object};
+use crate::base::jose::{Token, Value, object};
 use crate::http::modules::http_core::{cookie_value, request_port};
 use crate::http::request::Request;
 use crate::http::response::{Body, Response};
 use crate::http::verdict::{Call, Reply, Verdict};
 use crate::log;
-use crate::net::fetch::{self, Url, fetch};
+use crate::net::fetch::{self, fetch};
 use crate::proto::header::Id;
 use crate::proto::oidc::login::{Login, Secret, local, owner, secret_of, secret_text};
 use crate::proto::oidc::metadata::Metadata;
 use crate::proto::oidc::session::Session;
-use crate::proto::oidc::tokens::{Expected, LEEWAY_S, TokenError, Tokens};
+use crate::proto::oidc::tokens::{Expected, TokenError, Tokens};
 use crate::proto::oidc::{Form, VALUES_MAX, argument, encoded};
-use crate::runtime::{self, now_ms};
+use crate::runtime::now_ms;
 use crate::sys::clock;
 
 /// How long a user may take to log in at the provider. Whoever takes longer begins again.
 const LOGIN_S_MAX: u32 = 900;
 /// The longest code that is passed on to the provider.
 const CODE_BYTES_MAX: usize = 4096;
-/// The usual time of a check with a public key.
-const CHECK_US: u32 = 100;
 
 /// Why a login fails: a status, and the words of the log.
 #[derive(Debug)]
@@ -251,11 +249,12 @@ impl Arrival {
             .with("code", &self.code)
             .with("redirect_uri", &self.redirect_url)
             .with_some("code_verifier", verifier.as_deref());
-        let tokens = tokens(reach, &metadata, form).await?;
+        let mut tokens = tokens(reach, &metadata, form).await?;
         let Some(id_token) = &tokens.id else { return Err(Failure::faulty("there is no ID token")) };
         let nonce = self.login.nonce(&self.secret);
-        let subject =
+        let (subject, id_token) =
             verify(reach, &metadata, id_token, (Some(&nonce), None), tokens.access.as_deref()).await?;
+        tokens.id = Some(id_token);
         let userinfo = match (&metadata.userinfo_endpoint, &tokens.access) {
             _ if !provider.has_userinfo => String::new(),
             (Some(url), Some(token)) => userinfo(reach, url, token, &subject).await?,
@@ -310,28 +309,32 @@ pub fn session(provider: &Provider, tokens: Tokens, userinfo: String) -> Session
     }
 }
 
-/// Notes to which session at the provider a session belongs, for the logout that comes from there.
+/// Notes whose session it is, and to which one at the provider it belongs, for the logouts that come from there.
 pub fn enlist(provider: &Provider, key: &store::Key, session: &Session, log: log::Logger) {
-    if provider.frontchannel_logout_uri.is_none() {
+    let has_back_channel = provider.backchannel_logout_uri.is_some();
+    if provider.frontchannel_logout_uri.is_none() && !has_back_channel {
         return;
     }
     let Ok(token) = Token::parse(session.id_token.as_bytes()) else { return };
-    if let Some(sid) = token.claims.get("sid").and_then(Value::as_str) {
-        let list = list_key(provider, sid.as_bytes());
-        provider.store.enlist(&list, key, provider.session_timeout_s, log);
+    for claim in ["sid", "sub"] {
+        let value =
+            token.claims.get(claim).and_then(Value::as_str).filter(|_| claim == "sid" || has_back_channel);
+        if let Some(value) = value {
+            let list = list_key(provider, claim, value.as_bytes());
+            provider.store.enlist(&list, key, provider.session_timeout_s, log);
+        }
     }
 }
 
-/// The key of the list of a session at the provider.
-pub fn list_key(provider: &Provider, sid: &[u8]) -> store::Key {
-    store::key("sid", &[&provider.digest, sid].concat())
+/// The key of the list of a session at the provider (`sid`), or of a user (`sub`).
+pub fn list_key(provider: &Provider, claim: &str, value: &[u8]) -> store::Key {
+    store::key(claim, &[&provider.digest, value].concat())
 }
 
 /// Asks the token endpoint.
 pub async fn tokens(reach: &Reach, metadata: &Metadata, form: Form) -> Result<Tokens, Failure> {
     let provider = reach.provider;
-    let url = Url::parse(&metadata.token_endpoint);
-    let url = url.ok_or_else(|| Failure::faulty("\"token_endpoint\" is no URL"))?;
+    let url = endpoint(&metadata.token_endpoint, "token_endpoint").map_err(Failure::faulty)?;
     let (id, secret) = (&*provider.client_id, provider.client_secret.as_deref());
     let (form, authorization) = match secret {
         None => (form.with("client_id", id), None),
@@ -351,30 +354,15 @@ pub async fn tokens(reach: &Reach, metadata: &Metadata, form: Form) -> Result<To
     Ok(Tokens::read(response.status, &response.body)?)
 }
 
-/// Checks an ID token, and returns its subject. If it is signed with a key that is not known, the keys are fetched once more.
+/// Checks an ID token. Returns its subject, and its text without the encryption around it.
 pub async fn verify(
     reach: &Reach,
     metadata: &Metadata,
     text: &str,
     (nonce, subject): (Option<&str>, Option<&str>),
     access_token: Option<&str>,
-) -> Result<String, Failure> {
-    let rejected =
-        |error: &dyn std::fmt::Display| Failure::faulty(format!("its ID token is rejected: {error}"));
-    let no_keys = |why: std::rc::Rc<str>| Failure::faulty(format!("its keys: {why}"));
-    let arrived_ms = now_ms();
-    let token = Token::parse(text.as_bytes()).map_err(|error| rejected(&error))?;
-    let now_s = clock::wall_seconds();
-    let check = |keys| {
-        runtime::charge(CHECK_US);
-        token.verify(&[keys], now_s, LEEWAY_S as f64)
-    };
-    let mut checked = check(reach.keys(metadata, None).await.map_err(no_keys)?);
-    if matches!(checked, Err(Error::NoKey { .. } | Error::Signature)) {
-        let newer = reach.keys(metadata, Some(arrived_ms)).await.map_err(no_keys)?;
-        checked = check(newer);
-    }
-    checked.map_err(|error| rejected(&error))?;
+) -> Result<(String, String), Failure> {
+    let token::Signed { token, text } = token::signed(reach, metadata, ("ID token", text), now_ms()).await?;
     let provider = reach.provider;
     let expected = Expected {
         issuer: &provider.issuer,
@@ -382,17 +370,19 @@ pub async fn verify(
         nonce,
         subject,
         access_token,
-        now_s,
+        now_s: clock::wall_seconds(),
     };
-    let algorithm = token.header.get("alg").and_then(Value::as_str).unwrap_or_default();
-    expected.check(&token.claims, algorithm).map_err(|refusal| rejected(&refusal))?;
-    Ok(token.claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned())
+    let algorithm = token.algorithm().map_or("", |algorithm| algorithm.name());
+    let checked = expected.check(&token.claims, algorithm);
+    checked.map_err(|refusal| Failure::faulty(format!("its ID token is rejected: {refusal}")))?;
+    let subject = token.claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
+    Ok((subject, text))
 }
 
 /// Asks for the UserInfo, which must be about the same user (Core §5.3.2).
 async fn userinfo(reach: &Reach, url: &str, token: &str, subject: &str) -> Result<String, Failure> {
     let failed = |why: String| Failure::faulty(format!("its UserInfo: {why}"));
-    let url = Url::parse(url).ok_or_else(|| failed("the endpoint is no URL".to_owned()))?;
+    let url = endpoint(url, "userinfo_endpoint").map_err(failed)?;
     let body = ask(&url, Some(&format!("Bearer {token}")), &reach.means).await.map_err(failed)?;
     let claims = object(&body, VALUES_MAX).map_err(|fault| failed(fault.to_string()))?;
     if claims.get("sub").and_then(Value::as_str) != Some(subject) {

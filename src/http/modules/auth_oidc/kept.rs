@@ -159,18 +159,25 @@ impl Reach {
 
     /// The keys, fetched at `since_ms` or later; `None`: within the hour.
     pub async fn keys(&self, metadata: &Metadata, since_ms: Option<u64>) -> Result<Arc<KeySet>, Rc<str>> {
-        let url = Url::parse(&metadata.jwks_uri).ok_or("\"jwks_uri\" is no URL")?;
+        let url = endpoint(&metadata.jwks_uri, "jwks_uri")?;
         let what = format!("cannot use the keys of {}", named_in_log(self.provider));
         let means = Means { body_bytes_max: SET_BYTES_MAX, ..self.means.clone() };
         let since_ms = since_ms.unwrap_or_else(|| now_ms().saturating_sub(KEPT_MS));
         let fetch = move || async move {
             let body = ask(&url, None, &means).await?;
             let is_short = body.len() <= AT_ONCE_BYTES_MAX;
-            let read = move || KeySet::read(&body).map_err(|error| error.to_string());
+            let read = move || KeySet::public(&body).map_err(|error| error.to_string());
             if is_short { read() } else { blocking::run(Lane::Files, read).await }
         };
         self.kept.keys.get(since_ms, (self.log, what), fetch).await
     }
+}
+
+/// The URL of an endpoint that we ask ourselves. Errors: it is none, or codes, tokens and the client's secret would go there
+/// without encryption; only nobody listens on the way to a loopback address.
+pub fn endpoint(url: &str, name: &str) -> Result<Url, String> {
+    let url = Url::parse(url).filter(|url| url.is_tls || url.is_loopback());
+    url.ok_or_else(|| format!("{name:?} is no https:// URL"))
 }
 
 /// Fetches a document. Errors: why there is none.

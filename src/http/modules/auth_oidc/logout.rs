@@ -1,17 +1,29 @@
-//! The end of a session: by its user, who is led on to the provider's logout, or by the provider through the user's browser.
+//! The end of a session: by its user, who is led on to the provider's logout, by the provider through the user's browser, or by
+//! the provider itself.
 //!
-//! Touches: cookies and arguments of the request, the store of sessions, the provider's metadata. OpenID Connect
-//! RP-Initiated Logout 1.0 §2; Front-Channel Logout 1.0 §2.
+//! Touches: cookies, arguments and body of the request, the store of sessions, the provider's metadata and keys. OpenID
+//! Connect RP-Initiated Logout 1.0 §2; Front-Channel Logout 1.0 §2; Back-Channel Logout 1.0 §2.5 to §2.8.
 
-use super::flow::{found, list_key, url_of, with_metadata};
+use super::flow::{Failure, found, list_key, url_of, with_metadata};
 use super::kept::Reach;
-use super::know;
 use super::provider::{Provider, named_in_log};
+use super::{know, store, token};
+use crate::base::jose::Token;
 use crate::http::request::Request;
 use crate::http::response::{Body, Response};
-use crate::http::verdict::{Reply, Verdict};
+use crate::http::verdict::{Call, Pause, Reply, Verdict};
 use crate::log;
+use crate::proto::header::Id;
+use crate::proto::message::Method;
+use crate::proto::oidc::logout::Logout;
+use crate::proto::oidc::session::Session;
 use crate::proto::oidc::{Form, argument};
+use crate::runtime::now_ms;
+use crate::sys::clock;
+
+/// How old the provider's keys are at least before a logout token with a key that is not known has them fetched: anybody can
+/// send such tokens.
+const KEYS_MS_MIN: u64 = 10_000;
 
 const LOGGED_OUT: &[u8] = b"<!DOCTYPE html>\n<html><head><title>Logged out</title></head>\n\
     <body><h1>You have been logged out.</h1></body></html>\n";
@@ -69,7 +81,7 @@ pub fn by_provider(request: &mut Request, provider: &'static Provider) -> Verdic
                 );
                 return Verdict::Done(Reply::Status(400));
             }
-            let count = provider.store.remove_listed(&list_key(provider, &sid));
+            let count = provider.store.remove_listed(&list_key(provider, "sid", &sid), |_| true);
             log::debug!(request.error_log(), &*request, "the provider has ended {} sessions", count);
         }
         _ => match provider.session(request) {
@@ -79,6 +91,77 @@ pub fn by_provider(request: &mut Request, provider: &'static Provider) -> Verdic
     }
     know(request, provider, None);
     page(Some(&expired_cookie(request, provider)))
+}
+
+/// `backchannel_logout_uri`: the sessions that a logout token names.
+pub fn by_back_channel(request: &mut Request, provider: &'static Provider) -> Verdict {
+    let kind = request.header(Id::ContentType).unwrap_or_default();
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    if request.method != Method::Post || !kind.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") {
+        return refused(request, provider, "it is no POST of a form");
+    }
+    Verdict::Wait(Pause::body(move |request| {
+        let body = request.body.in_memory().unwrap_or_default();
+        let Some(text) = argument(body, "logout_token").and_then(|text| String::from_utf8(text).ok()) else {
+            return refused(request, provider, "there is no \"logout_token\", or it is too long");
+        };
+        let reach = Reach::of(request, provider);
+        Call::wait(async move {
+            let read = logout(&reach, &text).await;
+            Box::new(move |request: &mut Request| match read {
+                Ok(logout) => end_sessions(request, provider, &logout),
+                Err(failure) => refused(request, provider, &failure.why),
+            })
+        })
+    }))
+}
+
+/// The order of a logout token. Errors: it is not from the provider, or not for us.
+async fn logout(reach: &Reach, text: &str) -> Result<Logout, Failure> {
+    let provider = reach.provider;
+    let metadata = reach.metadata().await.map_err(|why| Failure::faulty(format!("its metadata: {why}")))?;
+    let newer_ms = now_ms().saturating_sub(KEYS_MS_MIN);
+    let token::Signed { token, .. } =
+        token::signed(reach, &metadata, ("logout token", text), newer_ms).await?;
+    let parties = (&*provider.issuer, &*provider.client_id);
+    let checked = Logout::check(&token.header, &token.claims, parties, clock::wall_seconds());
+    checked.map_err(|refusal| Failure::faulty(format!("its logout token is rejected: {refusal}")))
+}
+
+fn end_sessions(request: &mut Request, provider: &'static Provider, logout: &Logout) -> Verdict {
+    let id = store::key("jti", &[&provider.digest, logout.id.as_bytes()].concat());
+    if provider.store.is_noted(&id) {
+        return refused(request, provider, "its \"jti\" has come before");
+    }
+    let is_theirs = |session: &Session| {
+        let token = Token::parse(session.id_token.as_bytes()).ok();
+        let subject = token.as_ref().and_then(|token| token.claims.get("sub")?.as_str());
+        logout.subject.as_deref().is_none_or(|known| subject == Some(known))
+    };
+    let list = match (&logout.session, &logout.subject) {
+        (Some(sid), _) => list_key(provider, "sid", sid.as_bytes()),
+        (None, subject) => list_key(provider, "sub", subject.as_deref().unwrap_or_default().as_bytes()),
+    };
+    let count = provider.store.remove_listed(&list, is_theirs);
+    // Afterwards: if this worker dies on the way, the provider may try again.
+    provider.store.note(&id, logout.kept_s, request.error_log());
+    log::debug!(request.error_log(), &*request, "the provider has ended {} sessions", count);
+    answer(200, b"")
+}
+
+/// A logout token that is not followed (Back-Channel Logout §2.8).
+fn refused(request: &Request, provider: &Provider, why: &str) -> Verdict {
+    let name = named_in_log(provider);
+    // Anybody can send one.
+    log::info!(request.error_log(), request, "logout refused for {}: {}", name, why);
+    answer(400, b"{\"error\":\"invalid_request\"}")
+}
+
+fn answer(status: u16, body: &'static [u8]) -> Verdict {
+    let mut response = Response::with_type(status, if body.is_empty() { b"" } else { b"application/json" });
+    response.headers.push(b"Cache-Control", b"no-store");
+    let body = if body.is_empty() { Body::Empty } else { Body::Bytes(body.into()) };
+    Verdict::Done(Reply::Response(Box::new(response), body))
 }
 
 fn expired_cookie(request: &Request, provider: &Provider) -> String {

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::store::{self, Store};
 use super::{Conf, PROVIDER};
+use crate::base::jose::{Algorithm, KeySet, SET_BYTES_MAX};
 use crate::config::inherit::duplicate;
 use crate::config::{Diagnostic, Node, Span, Word, params};
 use crate::http::config::compile::Cx;
@@ -21,13 +22,14 @@ use crate::net::fetch::Url;
 use crate::net::tls::client::{self, Client};
 use crate::net::tls::settings as selection;
 use crate::net::tls::verify::{Purpose, Trust};
+use crate::net::tls::watch::Kind;
 use crate::net::tls::{authorities, pem};
 use crate::proto::oidc::login::{Key, NAME_BYTES, SECRET_BYTES, secret_of};
 use crate::proto::oidc::session::Session;
 use crate::shared::tls::files::{self, reported};
 use crate::shm::named::{self, Used};
 use crate::shm::ticket_keys::{self, Keys};
-use crate::sys::clock;
+use crate::sys::{clock, file};
 
 /// The most certificates between a provider's and its authority.
 const DEPTH_MAX: usize = 10;
@@ -38,12 +40,15 @@ const KEY_PERIOD_S: u32 = 3600;
 #[derive(Debug, Default)]
 pub struct Block {
     issuer: Option<Box<str>>,
+    backchannel_logout_uri: Option<Box<str>>,
     client_id: Option<Box<str>>,
     client_secret: Option<Zeroizing<String>>,
     config_url: Option<Box<str>>,
     cookie_name: Option<Box<str>>,
     extra_auth_args: Option<Box<str>>,
     frontchannel_logout_uri: Option<Box<str>>,
+    signed_with: Option<(Algorithm, Span)>,
+    key_file: Option<Arc<KeySet>>,
     has_pkce: Option<bool>,
     redirect_uri: Option<Box<str>>,
     logout_uri: Option<Box<str>>,
@@ -52,6 +57,14 @@ pub struct Block {
     session_store: Option<(Box<str>, Span)>,
     crl: Option<Box<str>>,
     trusted: Option<Box<str>>,
+}
+
+/// The keys by which a provider's tokens are judged.
+pub enum Signing {
+    /// Those that it publishes, none of which is a secret, with one algorithm or any.
+    Published(Option<Algorithm>),
+    /// The client's secret, with one algorithm; what the provider publishes is not looked at.
+    Secret(Algorithm, Arc<KeySet>),
 }
 
 /// A provider, and the client that this server is there.
@@ -71,6 +84,10 @@ pub struct Provider {
     pub redirect_url: Option<Box<str>>,
     pub logout_uri: Option<Box<str>>,
     pub frontchannel_logout_uri: Option<Box<str>>,
+    pub backchannel_logout_uri: Option<Box<str>>,
+    pub signing: Signing,
+    /// The keys that its tokens are encrypted to; `None`: they are signed only.
+    pub openers: Option<Arc<KeySet>>,
     pub post_logout_uri: Option<Box<str>>,
     pub has_token_hint: bool,
     /// `None`: the provider's metadata decides.
@@ -262,6 +279,7 @@ pub fn block(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
             return Err(Diagnostic::error(ms.span().unwrap_or(node.span), message));
         }
     }
+    let signing = signing(draft.signed_with, draft.client_secret.as_ref().map(|secret| &***secret))?;
     let redirect_uri = draft.redirect_uri.unwrap_or_else(|| "/oidc_callback".into());
     let (redirect_path, redirect_url) = match redirect_uri.strip_prefix("https://") {
         Some(rest) => {
@@ -283,6 +301,9 @@ pub fn block(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         redirect_url,
         logout_uri: draft.logout_uri,
         frontchannel_logout_uri: draft.frontchannel_logout_uri,
+        backchannel_logout_uri: draft.backchannel_logout_uri,
+        signing,
+        openers: draft.key_file,
         post_logout_uri: draft.post_logout_uri,
         has_token_hint: has_token_hint.get(),
         has_pkce: draft.has_pkce,
@@ -301,6 +322,24 @@ pub fn block(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     };
     cx.drafts.auth_oidc.providers.push((provider, node.span));
     Ok(())
+}
+
+/// The keys of tokens. Errors: the client's secret is missing, or too short for the algorithm.
+fn signing(wanted: Option<(Algorithm, Span)>, secret: Option<&str>) -> Result<Signing, Diagnostic> {
+    let Some((algorithm, span)) = wanted else { return Ok(Signing::Published(None)) };
+    let Some(least) = algorithm.secret_bytes_min() else { return Ok(Signing::Published(Some(algorithm))) };
+    let count = secret.map_or(0, str::len);
+    match secret.and_then(|secret| KeySet::of_secret(secret.as_bytes(), algorithm)) {
+        Some(keys) if count >= least => Ok(Signing::Secret(algorithm, Arc::new(keys))),
+        _ => {
+            let message = format!(
+                "tokens of {} are signed with \"client_secret\", which has {count} bytes: it needs {least} at least",
+                algorithm.name()
+            );
+            let help = "set the secret that the provider has for this client, or have it use RS256 or ES256";
+            Err(Diagnostic::error(span, message).help(help))
+        }
+    }
 }
 
 /// TLS to a provider. `None`: an error was reported.
@@ -417,6 +456,37 @@ pub fn extra_auth_args(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), D
 
 pub fn frontchannel_logout_uri(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     put(&mut conf.provider.frontchannel_logout_uri, path(node)?, node)
+}
+
+pub fn backchannel_logout_uri(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    put(&mut conf.provider.backchannel_logout_uri, path(node)?, node)
+}
+
+pub fn id_token_signed_response_alg(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let algorithm = Algorithm::of(node.arg(0)).ok_or_else(|| {
+        invalid(node, "write RS256, PS256, ES256, HS256, their kind with 384 or 512, or EdDSA")
+    })?;
+    put(&mut conf.provider.signed_with, (algorithm, node.arg_span(0)), node)
+}
+
+pub fn id_token_key_file(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let path = cx.options.folder.join(node.arg(0));
+    cx.pairs.add_trusted(path.clone(), Kind::Keys);
+    let read = file::read_regular(&path, SET_BYTES_MAX as u64);
+    let keys = read
+        .map_err(|error| format!("it cannot be read {}", log::Cause(&error)))
+        .and_then(|(data, _)| KeySet::strict(&Zeroizing::new(data)).map_err(|error| error.to_string()));
+    let keys = keys.and_then(|keys| match keys.decrypts() {
+        true => Ok(keys),
+        false => {
+            Err("none of them is for decrypting: private RSA keys are, with all their members".to_owned())
+        }
+    });
+    let keys = keys.map_err(|why| {
+        let message = format!("cannot use the keys in \"{}\": {why}", path.display());
+        Diagnostic::error(node.arg_span(0), message)
+    })?;
+    put(&mut conf.provider.key_file, Arc::new(keys), node)
 }
 
 pub fn pkce(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

@@ -113,7 +113,8 @@ async fn ask(
             let known = Token::parse(session.id_token.as_bytes()).ok();
             let subject = known.as_ref().and_then(|token| token.claims.get("sub")).and_then(Value::as_str);
             let checked = verify(reach, &metadata, id_token, (None, subject), tokens.access.as_deref());
-            checked.await?;
+            let (_, id_token) = checked.await?;
+            tokens.id = Some(id_token);
         }
         // An answer without one changes nothing about who the user is.
         None => tokens.id = Some(session.id_token.clone()),

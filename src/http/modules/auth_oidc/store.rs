@@ -1,8 +1,8 @@
 //! Sessions in memory that all workers share: a table of bounded size, in which the oldest make room.
 //!
 //! A key is a digest, so that whoever reads the memory cannot use a session's cookie. A session may have two more entries:
-//! the right to refresh it, which exactly one worker can take, and its place in the list of those that belong to one session
-//! at the provider. Nothing is stored for logins that are not finished.
+//! the right to refresh it, which exactly one worker can take, and its place in the lists of those that belong to one session
+//! at the provider, and to one user. Nothing is stored for logins that are not finished.
 //! Touches: that memory, the clock.
 
 use std::io;
@@ -123,11 +123,23 @@ impl Store {
         Refresh::of(&table.take(&key, timeout_s, now_s())?)
     }
 
-    /// Adds a session to the list of a session at the provider.
+    /// Adds a session to a list: that of a session at the provider, or of a user.
     pub fn enlist(&self, list: &Key, session: &Key, timeout_s: u32, log: Logger) {
         let known = self.table.and_then(|table| table.get(list, timeout_s, now_s())).unwrap_or_default();
+        let (all, surplus) = listed(&known, session, |other| self.session(other, timeout_s).is_some());
+        surplus.iter().for_each(|other| self.remove(other));
         // A list is far shorter than the longest entry.
-        let _ = self.put_bytes(list, &listed(&known, session), timeout_s, log);
+        let _ = self.put_bytes(list, &all, timeout_s, log);
+    }
+
+    /// Notes an id, for `lifetime_s`.
+    pub fn note(&self, id: &Key, lifetime_s: u32, log: Logger) {
+        // A byte is never too long.
+        let _ = self.put_bytes(id, &[1], lifetime_s, log);
+    }
+
+    pub fn is_noted(&self, id: &Key) -> bool {
+        self.table.is_some_and(|table| table.get(id, u32::MAX, now_s()).is_some())
     }
 
     /// Removes a session, and the right to refresh it.
@@ -138,12 +150,12 @@ impl Store {
         }
     }
 
-    /// Removes all sessions of a list. Returns how many there were.
-    pub fn remove_listed(&self, list: &Key) -> usize {
+    /// Removes the sessions of a list for which `is_meant` is true. Returns how many there were.
+    pub fn remove_listed(&self, list: &Key, is_meant: impl Fn(&Session) -> bool) -> usize {
         let taken = self.table.and_then(|table| table.take(list, u32::MAX, now_s())).unwrap_or_default();
-        let keys = taken.as_chunks::<32>().0;
-        keys.iter().for_each(|key| self.remove(key));
-        keys.len()
+        let keys = taken.as_chunks::<32>().0.iter();
+        let meant = keys.filter(|key| self.session(key, u32::MAX).is_some_and(|session| is_meant(&session)));
+        meant.map(|key| self.remove(key)).count()
     }
 
     fn put_bytes(&self, key: &Key, bytes: &[u8], timeout_s: u32, log: Logger) -> Result<(), TooLarge> {
