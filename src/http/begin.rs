@@ -71,7 +71,8 @@ pub fn request(
     let body = || Body::new(length, reader(length, expects, &limits), limits);
     let mut request = Request::new(service.worker(), server, connection, input, head, body);
     request.enter_zone();
-    request.keep_alive = keep_alive;
+    // RFC 9110 §9.3.6: bytes behind the head may be meant for the tunnel; after a refusal they must not be read as a request
+    request.keep_alive = keep_alive && request.method != Method::Connect;
     let host_error = match host {
         Ok(host) => {
             request.host = host.unwrap_or_default();

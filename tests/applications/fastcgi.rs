@@ -323,6 +323,32 @@ fn a_body_in_a_file_is_sent_again_to_the_next_application() {
     assert_eq!((answer.status, lines(&answer.text(), &["body"])), (200, vec!["body=500000".to_owned()]));
 }
 
+/// The host is the one by which the server was chosen, whatever the `Host` field says.
+#[test]
+fn the_application_is_told_the_host_that_is_asked() {
+    let app = echo();
+    let daemon = start(
+        "server_name own.test;
+         location / { fastcgi_pass %%APP%%; }
+         location /none { fastcgi_pass_request_headers off; fastcgi_pass %%APP%%; }
+         location /set { fastcgi_param HTTP_HOST forced; fastcgi_pass %%APP%%; }
+         location /never { fastcgi_param HTTP_HOST ''; fastcgi_pass %%APP%%; }",
+        &app,
+    );
+    for (request, expected) in [
+        ("GET / HTTP/1.1\r\nHost: Asked.test:8080\r\n", &["HTTP_HOST=asked.test:8080"][..]),
+        ("GET http://asked.test:81/ HTTP/1.1\r\nHost: other.test:82\r\n", &["HTTP_HOST=asked.test:81"]),
+        ("GET http://asked.test/ HTTP/1.1\r\nHost: other.test:82\r\n", &["HTTP_HOST=asked.test"]),
+        ("GET / HTTP/1.0\r\n", &["HTTP_HOST=own.test"]),
+        ("GET /none HTTP/1.1\r\nHost: asked.test\r\n", &["HTTP_HOST=asked.test"]),
+        ("GET /set HTTP/1.1\r\nHost: asked.test\r\n", &["HTTP_HOST=forced"]),
+        ("GET /never HTTP/1.1\r\nHost: asked.test\r\n", &[]),
+    ] {
+        let text = fetch(daemon.port(0), &format!("{request}X: y\r\n\r\n")).text();
+        assert_eq!(lines(&text, &["HTTP_HOST"]), expected, "{request}");
+    }
+}
+
 #[test]
 fn a_unix_socket_a_group_and_a_variable_lead_to_the_application() {
     let app = application(|call| whole(&format!("\r\n{}", call.param("HTTP_HOST").unwrap_or(""))));

@@ -18,6 +18,7 @@ http {
         large_client_header_buffers 4 32k;
         location / { grpc_pass u; }
         location /direct { grpc_pass grpc://%%ORIGIN%%; grpc_set_header Host custom; grpc_set_header X-Set "$arg_a"; }
+        location /unnamed { grpc_pass u; grpc_set_header Host "$arg_none"; }
         location /hidden { grpc_pass u; grpc_hide_header X-Secret; grpc_hide_header X-Trailer; grpc_pass_header Server; }
         location /quick { grpc_pass u; grpc_read_timeout 300ms; grpc_send_timeout 300ms; client_body_timeout 300ms; }
         location /small { grpc_pass u; grpc_buffer_size 1k; }
@@ -102,8 +103,12 @@ fn a_unary_call_arrives_as_it_was_sent() {
     client.send(DATA, END_STREAM, stream, b"x");
     client.answer(stream);
     let head = head_of(&client, stream).join("\n");
-    assert!(head.contains("(\"host\", \"custom\")") && !head.contains(":authority"), "{head}");
+    assert!(head.contains("(\":authority\", \"custom\")") && !head.contains("\"host\""), "{head}");
     assert!(head.contains("(\"x-set\", \"set\")"), "{head}");
+    let stream = client.open("POST", "/unnamed", CALL, END_STREAM);
+    client.answer(stream);
+    let head = head_of(&client, stream).join("\n");
+    assert!(head.contains("(\":authority\", \"u\")") && !head.contains("\"host\""), "{head}");
     assert!(daemon.complaints("error|crit|alert|emerg").is_empty());
 }
 

@@ -146,6 +146,9 @@ fn a_response_that_breaks_off_is_cut_off() {
         ("short", |server, id| {
             server.head(id, &[(":status", "200"), ("content-length", "9")], 0).data(id, b"four", END_STREAM);
         }),
+        ("short-trailers-only", |server, id| {
+            server.head(id, &[(":status", "200"), ("content-length", "9"), ("grpc-status", "0")], END_STREAM);
+        }),
         ("short-trailers", |server, id| {
             server.head(id, &[(":status", "200"), ("content-length", "9")], 0).data(id, b"four", 0);
             server.head(id, TRAILERS, END_STREAM);

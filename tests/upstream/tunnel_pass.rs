@@ -100,6 +100,26 @@ fn bytes_go_both_ways() {
     origin.wait_ended(2);
 }
 
+/// What a client has sent behind the head was meant for the other end of the tunnel.
+#[test]
+fn bytes_behind_a_refused_head_are_no_request() {
+    let origin = echo();
+    let daemon = start(&origin);
+    let target = format!("127.0.0.1:{}", port::free());
+    for (index, target, status) in
+        [(0, &*target, 502), (1, "target.test:80", 407), (2, "target.test:80", 405)]
+    {
+        let mut client = connect(&daemon, index, target, "");
+        client.send("GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
+        let head = client.response();
+        assert_eq!((head.status, head.header("connection")), (status, Some("close")), "{head:?}");
+        assert_eq!(client.expect_end(), End::Closed);
+    }
+    daemon.stop(nix::sys::signal::Signal::SIGTERM);
+    let log = daemon.read("tunnel.log");
+    assert_eq!(log.lines().count(), 3, "{log}");
+}
+
 #[test]
 fn bytes_behind_the_head_are_not_lost() {
     let origin = echo();

@@ -38,6 +38,7 @@ use crate::proto::h1;
 use crate::proto::h1::length;
 use crate::proto::h1::request::{self as head, Progress, Seen};
 use crate::proto::head::RequestHead;
+use crate::proto::message::Method;
 use crate::proto::proxy_protocol;
 use crate::proto::uri;
 use crate::runtime::buffer::Buffer;
@@ -448,11 +449,9 @@ async fn one_request(conn: &mut Conn) -> After {
             conn.transport.reset_on_close();
             return After::Close;
         }
-        return if request.body.is_read() && !core.lingers_always() {
-            After::Close
-        } else {
-            After::Linger(core)
-        };
+        // A client may have sent the first bytes for its tunnel, which must not turn the refusal into a reset.
+        let has_more = !request.body.is_read() || request.head.method == Method::Connect;
+        return if !has_more && !core.lingers_always() { After::Close } else { After::Linger(core) };
     }
     if !request.body.is_read() && !discard(&mut request, Downstream::H1(&conn.transport)).await {
         return After::Linger(core);

@@ -47,7 +47,7 @@ static DEFAULT: LazyLock<Sent> = LazyLock::new(|| Sent::new(&Vec::new()));
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("grpc_", Conf, upstream, [fields, tls], [
     custom("grpc_set_header", ANY, Arity::exactly(2), |c: &mut Conf, cx, node| set_header::push(&mut c.set_headers, cx, node),
-        "Sets a field of the request to the gRPC server. Without a Host the server gets the name in grpc_pass as :authority.")
+        "Sets a field of the request to the gRPC server. Host is sent as :authority; without one, or if it is empty, that is the name in grpc_pass.")
         .default("Content-Length $content_length"),
 ]);
 

@@ -66,7 +66,7 @@ impl Encoder {
             path => hpack::put_named(hpack::PATH, path, out),
         }
         request.proxied.uri = h1::other_uri(&value, request.target());
-        self.authority(request, sent.host.as_ref(), goal, &mut value, out);
+        put_authority(request, sent.host.as_ref(), goal, &mut value, out);
         for (label, script) in &sent.lines {
             value.clear();
             script.evaluate(request, &mut value);
@@ -85,32 +85,25 @@ impl Encoder {
         }
         Ok(())
     }
+}
 
-    /// The server's name is the authority. A `Host` that is set replaces it; gRPC servers get such a one as a field, as
-    /// from nginx.
-    fn authority(
-        self,
-        request: &mut Request,
-        host: Option<&Script>,
-        goal: &Goal,
-        value: &mut Vec<u8>,
-        out: &mut Vec<u8>,
-    ) {
-        value.clear();
-        if let Some(host) = host {
-            host.evaluate(request, value);
-            clean(value);
-        }
-        if !value.is_empty() && self.is_grpc {
-            return put(Id::Host, value, out);
-        }
-        if value.is_empty() && !(self.is_grpc && host.is_some()) {
-            goal.write_host(value);
-        }
-        if !value.is_empty() {
-            hpack::put_named(hpack::AUTHORITY, value, out);
-        }
+/// Writes the authority: the `Host` that is set, or the server's name if it is empty.
+fn put_authority(
+    request: &mut Request,
+    host: Option<&Script>,
+    goal: &Goal,
+    value: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) {
+    value.clear();
+    if let Some(host) = host {
+        host.evaluate(request, value);
+        clean(value);
     }
+    if value.is_empty() {
+        goal.write_host(value);
+    }
+    hpack::put_named(hpack::AUTHORITY, value, out);
 }
 
 /// Removes what must not be in a value (RFC 9113 §8.2.1).

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 
 use crate::config::{Diagnostic, Node};
 use crate::http::config::compile::Cx;
+use crate::http::modules::http_core::request_port;
 use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::scope::Script;
@@ -68,9 +69,32 @@ pub fn write(request: &mut Request, params: &'static [Param], pairs: &mut impl P
         let value = |out: &mut Vec<u8>| param.value.evaluate(request, out);
         pairs.push(param.name.as_bytes(), param.keeps_empty, value);
     }
+    if !is_set(params, HOST) {
+        write_host(request, pairs);
+    }
     if request.passes().pass_request_headers() {
         write_fields(request, params, pairs);
     }
+}
+
+/// The variable of the host that the request is for.
+const HOST: &[u8] = b"HTTP_HOST";
+
+/// Writes the host by which the server was chosen: in HTTP/1 a `Host` beside an absolute request target is ignored
+/// (RFC 9112 §3.2.2), and an application must not take it for the host either.
+fn write_host(request: &Request, pairs: &mut impl Pairs) {
+    pairs.push(HOST, false, |out| {
+        out.extend_from_slice(request.host_or_name());
+        if let Some(port) = request_port(request) {
+            out.push(b':');
+            out.extend_from_slice(port);
+        }
+    });
+}
+
+/// True if the configuration sets the variable of a client's field.
+fn is_set(params: &[Param], name: &[u8]) -> bool {
+    params.iter().any(|param| param.is_field && param.name.as_bytes() == name)
 }
 
 /// The error for parameters that cannot be sent.
@@ -83,7 +107,6 @@ pub fn unsendable(why: &Unsendable) -> Error {
 fn write_fields(request: &Request, params: &[Param], pairs: &mut impl Pairs) {
     let data = request.input.data();
     let fields = &request.head.fields;
-    let is_set = |name: &[u8]| params.iter().any(|param| param.is_field && param.name.as_bytes() == name);
     let mut same = Same::new(fields, data);
     let mut variable = Vec::with_capacity(64);
     let fetch = request.fetch();
@@ -94,7 +117,7 @@ fn write_fields(request: &Request, params: &[Param], pairs: &mut impl Pairs) {
             continue;
         }
         cgi::variable_name(name, &mut variable);
-        if is_set(&variable) {
+        if variable == HOST || is_set(params, &variable) {
             continue;
         }
         match same.of(index, &variable) {
@@ -108,7 +131,7 @@ fn write_fields(request: &Request, params: &[Param], pairs: &mut impl Pairs) {
     }
     for (id, value) in fetch.into_iter().flat_map(Fetch::validators) {
         cgi::variable_name(id.name().as_bytes(), &mut variable);
-        if !is_set(&variable) {
+        if !is_set(params, &variable) {
             pairs.push(&variable, true, |out| out.extend_from_slice(value));
         }
     }
