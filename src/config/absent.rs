@@ -64,6 +64,30 @@ static FEATURES: &[&Feature] = &[
         &[],
         "clients connect without it, and the name that they ask for can be read on the way",
     ),
+    &own(
+        "OpenSSL engines",
+        &["ssl_engine"],
+        &[],
+        "the processor's own instructions are used, and keys come from files: remove this line",
+    ),
+    &own(
+        "event methods of other systems",
+        &["kqueue_*", "devpoll_*", "eventport_*", "iocp_threads", "acceptex_read", "post_acceptex"],
+        &[],
+        "events come from epoll: remove this line",
+    ),
+    &own(
+        "degradation",
+        &["degradation", "degrade"],
+        &["degrade"],
+        "the memory of a request is bounded: remove these lines, and limit the requests with \"limit_conn\" and \"worker_connections\"",
+    ),
+    &own(
+        "Google Performance Tools",
+        &["google_perftools_profiles"],
+        &[],
+        "perf(1) can profile a worker that runs: remove this line",
+    ),
     &foreign("dav-ext", &["dav_ext_*"], "\"dav_methods\" has PUT, DELETE, MKCOL, COPY and MOVE"),
     &own("images", &["image_filter*"], &["image_filter"], TAKE_OUT),
     &own("XSLT", &["xslt_*", "xml_entities", "xml_external_entities"], &["xslt_stylesheet"], TAKE_OUT),
@@ -256,6 +280,10 @@ mod tests {
     fn names_and_families_are_found() {
         for (name, expected) in [
             ("http3_hq", "HTTP/0.9 over QUIC"),
+            ("kqueue_changes", "event methods of other systems"),
+            ("degrade", "degradation"),
+            ("ssl_engine", "OpenSSL engines"),
+            ("google_perftools_profiles", "Google Performance Tools"),
             ("ssl_certificate_by_lua_block", "Lua"),
             ("content_by_lua", "Lua"),
             ("auth_ldap_url", "LDAP"),

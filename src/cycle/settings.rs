@@ -177,6 +177,7 @@ pub static MAIN: &[Row] = &[
          sixteenth is reserved for clients. Above three quarters of the limit, client_header_timeout and keepalive_timeout are cut to a quarter.")
         .default("512"),
     custom("use", Context::EVENTS, Arity::exactly(1), use_, "Accepts only epoll; other methods are refused.").default("epoll"),
+    accepted("epoll_events", Context::EVENTS, Arity::exactly(1), Accepted::Number, "A wait takes up to 256 events.").default("512"),
     accepted("multi_accept", Context::EVENTS, Arity::exactly(1), Accepted::Flag, "A listener accepts one connection for each epoll event.").default("off"),
     accepted("accept_mutex", Context::EVENTS, Arity::exactly(1), Accepted::Flag, "Each worker has its own listeners.").default("off"),
     accepted("accept_mutex_delay", Context::EVENTS, Arity::exactly(1), Accepted::Millis, "Each worker has its own listeners.").default("500ms"),

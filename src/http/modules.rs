@@ -361,7 +361,7 @@ modules! {
     upstream    => [] draft Selections table Table;
     health_check => [] draft Draft table Table;
     cache       => [] log_step count draft Draft table Table;
-    request_body => [];
+    request_body => [PostRead read_early];
     limit_rate  => [] state State;
     early_hints => [];
     proxy       => [];

@@ -91,10 +91,7 @@ fn noted<T>(outcome: Result<T, Error>, request: &mut Request, client: &Client<'_
 pub fn begin(request: &mut Request, entry: Entry) -> Step {
     match entry {
         Entry::Client => match run(request, Phase::PostRead) {
-            Some(step) => {
-                target::bound_keepalive(request);
-                step
-            }
+            Some(step) => without_location(request, step),
             None => from_server(request),
         },
         Entry::Subrequest => from_server(request),
@@ -114,12 +111,17 @@ const NOT_FOUND: Step = Step::Answer(Reply::Status(404));
 fn from_server(request: &mut Request) -> Step {
     request.location = &request.server.root;
     match run(request, Phase::ServerRewrite) {
-        Some(step) => {
-            target::bound_keepalive(request);
-            step
-        }
+        Some(step) => without_location(request, step),
         None => locate(request),
     }
+}
+
+/// The server's settings decide about the connection of a request that is answered before a location is found.
+fn without_location(request: &mut Request, step: Step) -> Step {
+    if !matches!(step, Step::Wait(..)) {
+        target::bound_keepalive(request);
+    }
+    step
 }
 
 fn refuse(request: &mut Request, status: u16) -> Reply {
@@ -185,6 +187,12 @@ fn within(request: &mut Request) -> Step {
 
 /// Continues with a request that waited, with this verdict as its handler's.
 fn resume(request: &mut Request, at: Resume, verdict: Verdict) -> Step {
+    if at.phase == Phase::PostRead {
+        return match decide(request, at, verdict) {
+            Some(step) => without_location(request, step),
+            None => from_server(request),
+        };
+    }
     let step = decide(request, at, verdict).or_else(|| inside(request, behind(at.phase)));
     step.unwrap_or(NOT_FOUND)
 }
@@ -480,7 +488,7 @@ mod tests {
         assert_eq!(phases(Phase::Preaccess), [Phase::Access, Phase::Precontent, Phase::Content]);
         assert_eq!(phases(Phase::Precontent), [Phase::Content]);
         assert_eq!(phases(Phase::Content), []);
-        // no pause comes from the phases before a location
+        // no pause comes from the rewrites
         assert_eq!(phases(Phase::Rewrite), []);
     }
 

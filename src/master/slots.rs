@@ -17,6 +17,7 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::net::listener::Listener;
 use crate::sys::address::SockAddr;
+use crate::sys::buffers::Buffers;
 use crate::sys::retire;
 use crate::sys::socket::{self, ListenOptions, Make};
 use crate::sys::trusted::Place;
@@ -491,7 +492,7 @@ fn open_one(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> 
 fn remove_stale(path: &std::path::Path) {
     // Without blocking: a process whose queue is full is alive all the same.
     let refused = || {
-        socket::connect_nonblocking(&SockAddr::Unix(path.into()), None, false)
+        socket::connect_nonblocking(&SockAddr::Unix(path.into()), None, false, Buffers::default())
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     };
     if refused() {

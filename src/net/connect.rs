@@ -12,6 +12,7 @@ use crate::net::address::Address;
 use crate::net::open::Place;
 use crate::net::{Transport, room};
 use crate::runtime::{Io, timeout};
+use crate::sys::buffers::Buffers;
 use crate::sys::{datagram, socket};
 
 /// Options of a new connection.
@@ -25,6 +26,8 @@ pub struct Options {
     pub probes: bool,
     /// Open a UDP socket.
     pub is_datagram: bool,
+    /// The sizes of the socket's buffers (`proxy_socket_rcvbuf`, `proxy_socket_sndbuf`).
+    pub buffers: Buffers,
 }
 
 /// Why there is no connection.
@@ -93,7 +96,7 @@ pub async fn open(
 /// Connects. Nagle's algorithm is switched off before it could delay anything. Fails with the system call's error, such as connection refused.
 pub async fn connect(address: &Address, options: &Options) -> io::Result<Transport> {
     if options.is_datagram && address.is_unix() {
-        return Ok(Io::register(datagram::connect_unix(address)?)?.into());
+        return Ok(Io::register(datagram::connect_unix(address, options.buffers)?)?.into());
     }
     let inet = match address {
         Address::Inet(inet) if options.is_datagram => Some(Address::Datagram(Box::new(*inet))),
@@ -102,7 +105,8 @@ pub async fn connect(address: &Address, options: &Options) -> io::Result<Transpo
     let address = inet.as_ref().unwrap_or(address);
     // a unix socket has no local address to choose
     let bind = options.bind.as_ref().filter(|_| !address.is_unix());
-    let (fd, in_progress) = socket::connect_nonblocking(address, bind, options.is_transparent)?;
+    let (fd, in_progress) =
+        socket::connect_nonblocking(address, bind, options.is_transparent, options.buffers)?;
     if options.probes && matches!(address, Address::Inet(_)) {
         socket::set_keepalive(&fd)?;
     }

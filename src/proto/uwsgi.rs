@@ -23,6 +23,11 @@ impl<'a> Variables<'a> {
         Self { out, start, refused: None }
     }
 
+    /// Appends bytes as they are, instead of a variable.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
     /// Completes the packet. Errors: a variable, or all together, are too long.
     pub fn end(self) -> Result<(), Unsendable> {
         if let Some(why) = self.refused {
@@ -82,6 +87,21 @@ mod tests {
         assert_eq!(packet(&[]).unwrap(), b"before\x05\0\0\x07");
         let large = packet(&[("A", 65_530)]).unwrap();
         assert_eq!((large.len(), &large[7..9]), (6 + 4 + 65_535, &b"\xff\xff"[..]));
+    }
+
+    #[test]
+    fn bytes_of_their_own_count_as_variables() {
+        let appended = |length| {
+            let mut out = Vec::new();
+            let mut variables = Variables::begin((0, 0), &mut out);
+            variables.push(b"A", true, |out| out.push(b'v'));
+            variables.append(&vec![b's'; length]);
+            variables.end().map(|()| out)
+        };
+        assert_eq!(appended(3).unwrap(), b"\0\x09\0\0\x01\0A\x01\0vsss");
+        assert_eq!(appended(65_529).unwrap()[1..3], [0xff, 0xff]);
+        let max = VARIABLES_BYTES_MAX;
+        assert_eq!(appended(65_530), Err(Unsendable::TooMany { bytes: 65_536, max }));
     }
 
     #[test]

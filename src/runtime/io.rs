@@ -619,6 +619,7 @@ mod tests {
 
     use super::*;
     use crate::runtime::{Runtime, TimedOut, registration_count, spawn, task_count, timeout, timer_count};
+    use crate::sys::buffers::Buffers;
 
     fn pair() -> (OwnedFd, OwnedFd) {
         let (a, b) = UnixStream::pair().unwrap();
@@ -633,7 +634,7 @@ mod tests {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let address = SockAddr::Inet(listener.local_addr().unwrap());
             let connect = async || {
-                let (fd, _) = socket::connect_nonblocking(&address, None, false).unwrap();
+                let (fd, _) = socket::connect_nonblocking(&address, None, false, Buffers::default()).unwrap();
                 let io = Io::connecting(fd, true).unwrap();
                 assert_eq!(io.try_write(b"early").unwrap_err().kind(), io::ErrorKind::WouldBlock);
                 io.writable().await.unwrap();

@@ -10,6 +10,7 @@ use nix::libc;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::sys::address::SockAddr;
+use crate::sys::buffers::Buffers;
 use crate::sys::datagrams;
 use crate::sys::socket::{self, ListenOptions};
 
@@ -57,8 +58,9 @@ pub fn is_connected(fd: BorrowedFd<'_>) -> Option<bool> {
 }
 
 /// Opens a unix socket of datagrams for one peer. The kernel names it (unix(7), autobind), so that the peer can answer.
-pub fn connect_unix(peer: &SockAddr) -> io::Result<OwnedFd> {
+pub fn connect_unix(peer: &SockAddr, buffers: Buffers) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::UNIX, Type::DGRAM.nonblocking().cloexec(), None)?;
+    buffers.set(&SockRef::from(&socket));
     socket.bind(&socket2::SockAddr::unix("")?)?;
     socket.connect(&socket::raw(peer)?)?;
     Ok(socket.into())

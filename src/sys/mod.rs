@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod alloc;
+pub mod buffers;
 pub mod clock;
 pub mod clock_local;
 pub mod datagram;

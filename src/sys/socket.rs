@@ -11,6 +11,7 @@ use nix::sys::stat::Mode;
 use socket2::{Domain, Protocol, SockAddr as RawAddr, SockRef, Socket, Type};
 
 use crate::sys::address::SockAddr;
+use crate::sys::buffers::Buffers;
 use crate::sys::{datagram, datagrams, retire};
 
 /// The parameters of a listening socket.
@@ -368,6 +369,7 @@ pub fn connect_nonblocking(
     address: &SockAddr,
     bind: Option<&SockAddr>,
     is_transparent: bool,
+    buffers: Buffers,
 ) -> io::Result<(OwnedFd, bool)> {
     let domain = match address {
         SockAddr::Inet(inet) => Domain::for_address(*inet),
@@ -379,6 +381,7 @@ pub fn connect_nonblocking(
     if address.is_datagram() {
         datagrams::gather(&SockRef::from(&socket));
     }
+    buffers.set(&SockRef::from(&socket));
     if let Some(local) = bind {
         if is_transparent {
             set_transparent(&socket, domain)?;

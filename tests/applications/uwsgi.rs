@@ -124,6 +124,27 @@ fn a_packet_has_its_modifiers_and_is_never_too_large() {
 }
 
 #[test]
+fn a_text_of_its_own_follows_the_parameters() {
+    let app = Origin::start(|peer| {
+        let head = peer.exactly(4);
+        let packet = peer.exactly(u16::from_le_bytes([head[1], head[2]]).into());
+        let body = peer.exactly(4);
+        peer.send([b"HTTP/1.0 200 OK\r\n\r\n", &packet[..], b"|", &body].concat());
+    });
+    let text = "http { server { listen 127.0.0.1:%%PORT_0%%; uwsgi_pass_request_headers off; uwsgi_param HTTP_HOST ''; uwsgi_string outer;
+        location / { uwsgi_param HTTP_HOST ''; uwsgi_param A b; uwsgi_pass %%APP%%; }
+        location /own { uwsgi_string 'import this'; uwsgi_pass %%APP%%; }
+        location /none { uwsgi_string ''; uwsgi_param HTTP_HOST ''; uwsgi_param A b; uwsgi_pass %%APP%%; } } }";
+    let daemon = Setup::new(text).set("APP", app.address()).start();
+    for (path, expected) in
+        [("/", "\x01\0A\x01\0bouter|body"), ("/own", "import this|body"), ("/none", "\x01\0A\x01\0b|body")]
+    {
+        let request = format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody");
+        assert_eq!(fetch(daemon.port(0), &request).text(), expected, "{path}");
+    }
+}
+
+#[test]
 fn responses_of_another_length_than_announced() {
     let app = Origin::start(|peer| {
         let Some((_, pairs)) = packets::uwsgi(peer) else { return };

@@ -13,6 +13,7 @@ mod body;
 mod browser;
 mod cache_path;
 mod charset;
+mod client_body_early_read;
 mod cold_files;
 mod conditions;
 pub mod configurations;

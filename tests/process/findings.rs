@@ -143,6 +143,22 @@ fn settings_of_what_is_not_in_use_are_warnings() {
                 "[warn] \"image_filter_buffer\" has no effect",
             ],
         ),
+        (
+            "main",
+            "google_perftools_profiles /tmp/a; ssl_engine pkcs11;",
+            &["[warn] \"google_perftools_profiles\" has no effect", "[warn] \"ssl_engine\" has no effect"],
+        ),
+        (
+            "events",
+            "epoll_events 64; kqueue_changes 8; devpoll_events 8; eventport_events 8;",
+            &["[warn] \"kqueue_changes\" has no effect"],
+        ),
+        (
+            "main",
+            "events { } http { degradation sbrk=500m; open_file_cache_events on; ssi_ignore_recycled_buffers on; }",
+            &["[warn] \"degradation\" has no effect"],
+        ),
+        ("main", "stream { proxy_downstream_buffer 8k; proxy_upstream_buffer 8k; }", &[]),
         ("main", "load_module modules/ngx_http_brotli_filter_module.so;", &[]),
         ("main", "load_module modules/ngx_otel_module.so;", &[]),
         (
@@ -163,6 +179,7 @@ fn one_missing_feature_is_told_once_for_each_server() {
             &["[emerg] the \"xslt_stylesheet\" directive is not available yet"],
         ),
         ("server", "ssl_ech_file a;", &["[warn] \"ssl_ech_file\" has no effect"]),
+        ("location", "degrade 204;", &["[emerg] the \"degrade\" directive is not available yet"]),
         (
             "location",
             "content_by_lua_block { local t = { a = \"x}\", b = '{' } -- it's

@@ -50,7 +50,12 @@ fn no_header_is_no_client() {
 
 #[test]
 fn upstreams_get_the_header_before_anything_else() {
-    for (more, expected) in [("", true), ("proxy_protocol_version 2;", false)] {
+    for (more, expected) in [
+        ("proxy_protocol on;", true),
+        ("proxy_protocol on; proxy_protocol_version 2;", false),
+        ("proxy_protocol v2;", false),
+        ("proxy_protocol v2; proxy_protocol_version 1;", false),
+    ] {
         let origin = Origin::start(move |peer| {
             if expected {
                 let line = peer.line();
@@ -64,7 +69,7 @@ fn upstreams_get_the_header_before_anything_else() {
             assert_eq!(peer.exactly(5), b"hello");
             peer.send("done");
         });
-        let conf = "stream { server { listen 127.0.0.1:%%PORT_0%%; proxy_pass %%ORIGIN%%; proxy_protocol on; %%MORE%% } }";
+        let conf = "stream { server { listen 127.0.0.1:%%PORT_0%%; proxy_pass %%ORIGIN%%; %%MORE%% } }";
         let daemon = Setup::new(conf).set("ORIGIN", origin.address()).set("MORE", more).start();
         let mut client = Client::connect(daemon.port(0));
         client.send("hello");

@@ -26,6 +26,7 @@ mod resolve;
 mod resolver;
 mod response_framing;
 mod response_head;
+mod socket_buffers;
 mod sockets;
 mod sticky;
 mod store;

@@ -21,7 +21,7 @@ use nix::errno::Errno;
 use nix::sys::stat::stat;
 
 use crate::base::path::steps_up;
-use crate::config::directive::{custom, flag, millis, number};
+use crate::config::directive::{Accepted, accepted, custom, flag, millis, number};
 use crate::config::{self, Arity, Context, Diagnostic, Inherit, Node, params, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::disable_symlinks::Links;
@@ -69,6 +69,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     number("open_file_cache_min_uses", Context::ANY, (1, u32::MAX as u64), |c: &mut Conf| &mut c.min_uses,
         "Sets how many times a file must be used within the inactive time before open_file_cache keeps it.").default("1"),
     flag("open_file_cache_errors", Context::ANY, |c: &mut Conf| &mut c.errors, "Makes open_file_cache remember errors in opening files too.").default("off"),
+    accepted("open_file_cache_events", Context::ANY, Arity::exactly(1), Accepted::Flag, "Files are checked before each use.").default("off"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -8,12 +8,16 @@
 //! Behaviour: nginx.org, ngx_http_core_module.
 
 use crate::config::directive::{Accepted, accepted, custom, one_of};
+use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, keywords, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::request::Request;
-use crate::http::scope::Variable;
+use crate::http::request::{Request, target};
+use crate::http::scope::{Script, Variable};
 use crate::http::temp_file::{Keep, TempPath};
+use crate::http::upstream::cache::conf::conditions;
+use crate::http::verdict::{Pause, Reply, Verdict};
+use crate::script::value;
 use crate::script::variable::variable;
 
 /// The default of `client_body_temp_path`.
@@ -25,12 +29,17 @@ settings! {
     pub struct Conf {
         in_file_only: Setting<Keep> = Keep::Unnamed,
         temp_path: Inherit<TempPath>,
+        early_read: Vec<Script> => replace,
     }
 }
 
 impl BlockConf for Conf {
     fn freeze(&mut self, cx: &mut Cx) {
-        cx.body_files |= self.in_file_only();
+        cx.body_files |= self.in_file_only() || self.acts();
+    }
+
+    fn acts(&self) -> bool {
+        !self.early_read.is_empty()
     }
 }
 
@@ -61,6 +70,11 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Sets the directory for files of request bodies, and how many digits name each of up to three levels of subdirectories.").default("client_body_temp"),
     accepted("client_body_in_single_buffer", Context::ANY, Arity::exactly(1), Accepted::Flag,
         "A body in memory always occupies a single buffer.").default("off"),
+    custom("client_body_early_read", Context::HTTP.or(Context::SERVER), Arity::at_least(1),
+        |conf: &mut Conf, cx, node| conditions(&mut conf.early_read, cx, node),
+        "Reads the request body before anything is decided about the request, if one of the strings is neither empty nor 0, so that rewrite rules and \
+         the choice of a location may depend on $request_body. The server's settings apply to the reading: client_max_body_size, \
+         client_body_buffer_size and their like."),
 ];
 
 #[rustfmt::skip]
@@ -74,6 +88,19 @@ pub static VARIABLES: &[Variable] = &[
     },
         "The name of the file that holds the request body."),
 ];
+
+/// Reads the body before a location is found, with the server's settings.
+pub fn read_early(request: &mut Request) -> Verdict {
+    let conf: &'static Conf = &request.server.root.confs.request_body;
+    if !conf.early_read.iter().any(|condition| value::is_true(&condition.to_vec(request))) {
+        return Verdict::Next;
+    }
+    target::bound_body(request);
+    match target::admit_body(request) {
+        Some(status) => Verdict::Done(Reply::Status(status)),
+        None => Verdict::Wait(Pause::body(|_| Verdict::Next)),
+    }
+}
 
 /// The directory for the files of a request's location.
 pub fn folder(request: &Request) -> &'static TempPath {

@@ -97,6 +97,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("ssi_types", Context::ANY, Arity::at_least(1), types,
         "Adds media types, besides text/html, in which SSI commands are processed; * matches all.").default("text/html"),
     accepted("ssi_min_file_chunk", Context::ANY, ONE, Accepted::Size, "Files are read in parts, as they are needed.").default("1k"),
+    accepted("ssi_ignore_recycled_buffers", Context::ANY, ONE, Accepted::Flag, "Output is sent as soon as it is ready.").default("off"),
 ];
 
 #[rustfmt::skip]

@@ -23,8 +23,6 @@ settings! {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("tunnel_", Conf, upstream, [], [
     accepted("tunnel_send_lowat", ANY, ONE, Accepted::Size, "Data is never held back to fill a packet.").default("0"),
-    accepted("tunnel_socket_rcvbuf", ANY, ONE, Accepted::Size, "The kernel chooses the size of this buffer.").default("0"),
-    accepted("tunnel_socket_sndbuf", ANY, ONE, Accepted::Size, "The kernel chooses the size of this buffer.").default("0"),
 ]);
 
 pub static VARIABLES: &[Variable] = &[];

@@ -5,7 +5,7 @@
 //! Behaviour: nginx.org, ngx_http_uwsgi_module.
 
 use crate::config::inherit::replace;
-use crate::config::{Setting, settings};
+use crate::config::{Inherit, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
@@ -30,6 +30,7 @@ settings! {
         params: Vec<Param> => replace,
         modifier1: Setting<u64> = 0,
         modifier2: Setting<u64> = 0,
+        string: Inherit<Box<str>>,
     }
 }
 
@@ -40,6 +41,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("uwsgi_", Conf, upstr
     number("uwsgi_modifier1", ANY, (0, 255), |c: &mut Conf| &mut c.modifier1,
         "Sets the first modifier of a packet, by which a uwsgi server chooses what handles the request."),
     number("uwsgi_modifier2", ANY, (0, 255), |c: &mut Conf| &mut c.modifier2, "Sets the second modifier of a packet."),
+    custom("uwsgi_string", ANY, ONE, |c: &mut Conf, _, node| c.string.put(node.arg(0).into(), node),
+        "Appends this text to the parameters of each request as it is, for applications that a modifier makes expect something else there."),
 ]);
 
 pub static VARIABLES: &[Variable] = &[];
@@ -48,6 +51,11 @@ impl Conf {
     /// The parameters of requests.
     pub fn params(&self) -> &[Param] {
         &self.params
+    }
+
+    /// The bytes that follow the parameters in a packet.
+    pub fn string(&self) -> &[u8] {
+        self.string.as_ref().map_or(b"", |text| text.as_bytes())
     }
 
     /// The modifiers of packets.

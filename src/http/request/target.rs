@@ -55,6 +55,12 @@ pub fn check_location(request: &mut Request) -> Option<u16> {
     if core.is_internal() && !request.route.is_internal {
         return Some(404);
     }
+    admit_body(request)
+}
+
+/// Refuses a body that is larger than the current location permits.
+pub fn admit_body(request: &mut Request) -> Option<u16> {
+    let core = &request.location.confs.http_core;
     if let Err(length) = request.body.admit(core.client_max_body_size()) {
         let limit = Limit::BodySize(length);
         request.body.refuse();
@@ -82,7 +88,7 @@ pub fn enter(request: &mut Request, location: &'static Location) {
 
 /// Applies the location's settings to reading the body. [`check_location`] judged its size when the location
 /// was found; nginx does not check a length for a named location.
-fn bound_body(request: &mut Request) {
+pub fn bound_body(request: &mut Request) {
     let core = &request.location.confs.http_core;
     request.body.set_limits(Limits {
         max: core.client_max_body_size(),

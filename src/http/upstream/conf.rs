@@ -29,6 +29,7 @@ use crate::net::pace::Pace;
 use crate::proto::header::Id;
 use crate::script::value;
 use crate::shared::bind::Bind;
+use crate::sys::buffers::Buffers;
 use crate::upstream::Faults;
 
 /// The words of `proxy_ignore_headers`.
@@ -159,6 +160,8 @@ settings! {
         pub intercept_errors: Setting<bool> = false,
         pub ignore_client_abort: Setting<bool> = false,
         pub socket_keepalive: Setting<bool> = false,
+        pub socket_rcvbuf: Setting<u64> = 0,
+        pub socket_sndbuf: Setting<u64> = 0,
         pub pass_request_headers: Setting<bool> = true,
         pub pass_request_body: Setting<bool> = true,
         pub buffering: Setting<bool> = true,
@@ -558,7 +561,8 @@ fn freeze(conf: &Conf) -> Frozen {
     conf.set.ignore.iter().for_each(|name| ignored.insert(name));
     let (bind, is_transparent) = conf.set.bind.as_ref().map_or((None, false), Bind::fixed);
     let probes = conf.set.socket_keepalive.get();
-    let connect = connect::Options { bind, is_transparent, probes, is_datagram: false };
+    let buffers = Buffers::new(conf.set.socket_rcvbuf.get(), conf.set.socket_sndbuf.get());
+    let connect = connect::Options { bind, is_transparent, probes, is_datagram: false, buffers };
     let is_rebound = conf.set.bind_dynamic.get() && conf.has_own_local();
     let is_made_anew = conf.set.request_dynamic.get() || conf.names_depend_on_peer();
     let depends_on_peer =

@@ -44,6 +44,12 @@ macro_rules! upstream_rows {
             millis(concat!($prefix, "timeout_total"), ANY, |c| &mut c.$field.set.timeout_total,
                 "Limits the time from choosing the first upstream to the end of the response, over all tries; 0 sets no limit."),
             flag(concat!($prefix, "socket_keepalive"), ANY, |c| &mut c.$field.set.socket_keepalive, "Sends TCP keepalive probes to upstreams."),
+            size(concat!($prefix, "socket_rcvbuf"), ANY, |c| &mut c.$field.set.socket_rcvbuf,
+                "Sets the size of the receive buffer (SO_RCVBUF) of connections to upstreams, at most net.core.rmem_max; 0: the kernel chooses it, and \
+                 lets it grow as needed."),
+            size(concat!($prefix, "socket_sndbuf"), ANY, |c| &mut c.$field.set.socket_sndbuf,
+                "Sets the size of the send buffer (SO_SNDBUF) of connections to upstreams, at most net.core.wmem_max; 0: the kernel chooses it, and lets \
+                 it grow as needed."),
         ] $prefix $conf $field)
     };
     (@add [fields $($rest:ident)*] [$($done:tt)*] $prefix:literal $conf:ident $field:ident) => {

@@ -12,5 +12,6 @@ pub fn head(request: &mut Request, out: &mut Vec<u8>) -> Result<(), Error> {
     let conf = &request.location.confs.uwsgi;
     let mut variables = Variables::begin(conf.modifiers(), out);
     params::write(request, conf.params(), &mut variables);
+    variables.append(conf.string());
     variables.end().map_err(|why| params::unsendable(&why))
 }

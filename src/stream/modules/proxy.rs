@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::base::number::parse_size;
-use crate::config::directive::{custom, flag, millis, number, one_of, size};
+use crate::config::directive::{Accepted, accepted, custom, flag, millis, number, one_of, size};
 use crate::config::inherit::{duplicate, own};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, Span, keywords, settings};
 use crate::net::address::{self, Host};
@@ -22,6 +22,7 @@ use crate::stream::config::server::Content;
 use crate::stream::modules::{BlockConf, Directive};
 use crate::stream::scope::{Script, Variable};
 use crate::stream::session::Session;
+use crate::sys::buffers::Buffers;
 
 /// Where connections go.
 #[derive(Debug)]
@@ -44,6 +45,16 @@ pub enum HeaderVersion {
 }
 keywords!(HeaderVersion { "1" => One, "2" => Two });
 
+/// The PROXY header for upstreams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ProxyHeader {
+    Off,
+    /// In the version of `proxy_protocol_version`.
+    On,
+    V2,
+}
+keywords!(ProxyHeader { "off" => Off, "on" => On, "v2" => V2 });
+
 /// TLS to the upstreams of a server.
 pub type Layer = upstream::Layer<Session>;
 
@@ -62,9 +73,11 @@ settings! {
         next_upstream: Setting<bool> = true,
         next_upstream_tries: Setting<u64> = 0,
         next_upstream_timeout: Setting<u64> = 0,
-        proxy_protocol: Setting<bool> = false,
+        proxy_protocol: Setting<ProxyHeader> = ProxyHeader::Off,
         proxy_protocol_version: Setting<HeaderVersion> = HeaderVersion::One,
         socket_keepalive: Setting<bool> = false,
+        socket_rcvbuf: Setting<u64> = 0,
+        socket_sndbuf: Setting<u64> = 0,
         requests: Setting<u64> = 0,
         responses: Setting<u64> = NO_RESPONSES,
         upload_rate: Inherit<Script>,
@@ -95,6 +108,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     millis("proxy_connect_timeout", BOTH, |c| &mut c.connect_timeout, "Limits the time for connecting to an upstream."),
     millis("proxy_timeout", BOTH, |c| &mut c.timeout, "Ends a session after this time without a byte in either direction."),
     size("proxy_buffer_size", BOTH, |c| &mut c.buffer_size, "Accepted as in nginx; a direction holds up to 16k, or a pipe of the kernel."),
+    accepted("proxy_downstream_buffer", BOTH, ONE, Accepted::Size, "An old name of proxy_buffer_size, which has no effect either."),
+    accepted("proxy_upstream_buffer", BOTH, ONE, Accepted::Size, "An old name of proxy_buffer_size, which has no effect either."),
     flag("proxy_half_close", BOTH, |c| &mut c.half_close,
         "Lets each direction of a session end on its own. With off the first side that closes ends the session."),
     flag("proxy_session_drop", BOTH, |c| &mut c.session_drop,
@@ -105,9 +120,17 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Limits how many servers are tried for one session; 0 tries all."),
     millis("proxy_next_upstream_timeout", BOTH, |c| &mut c.next_upstream_timeout,
         "Limits the time during which another server may be tried; 0 sets no limit."),
-    flag("proxy_protocol", BOTH, |c| &mut c.proxy_protocol, "Sends upstreams a PROXY header that names the client."),
-    one_of("proxy_protocol_version", BOTH, |c| &mut c.proxy_protocol_version, "Sets the version of that header: 1, a line of text, or 2, binary."),
+    one_of("proxy_protocol", BOTH, |c| &mut c.proxy_protocol,
+        "Sends upstreams a PROXY header that names the client: off, on for the version that proxy_protocol_version sets, v2 for version 2."),
+    one_of("proxy_protocol_version", BOTH, |c| &mut c.proxy_protocol_version,
+        "Sets the version of the header that proxy_protocol on sends: 1, a line of text, or 2, binary."),
     flag("proxy_socket_keepalive", BOTH, |c| &mut c.socket_keepalive, "Sends TCP keepalive probes to upstreams."),
+    size("proxy_socket_rcvbuf", BOTH, |c| &mut c.socket_rcvbuf,
+        "Sets the size of the receive buffer (SO_RCVBUF) of connections to upstreams, at most net.core.rmem_max; 0: the kernel chooses it, and lets it \
+         grow as needed."),
+    size("proxy_socket_sndbuf", BOTH, |c| &mut c.socket_sndbuf,
+        "Sets the size of the send buffer (SO_SNDBUF) of connections to upstreams, at most net.core.wmem_max; 0: the kernel chooses it, and lets it \
+         grow as needed."),
     number("proxy_requests", BOTH, (0, i32::MAX as u64), |c| &mut c.requests,
         "Sets how many datagrams of a client belong to a session; the next one begins another. 0 sets no limit."),
     number("proxy_responses", BOTH, (0, i32::MAX as u64), |c: &mut Conf| &mut c.responses,
@@ -230,7 +253,11 @@ impl Conf {
 
     /// `None`: no header is sent.
     pub fn header_version(&self) -> Option<HeaderVersion> {
-        self.proxy_protocol.get().then(|| self.proxy_protocol_version.get())
+        match self.proxy_protocol.get() {
+            ProxyHeader::Off => None,
+            ProxyHeader::On => Some(self.proxy_protocol_version.get()),
+            ProxyHeader::V2 => Some(HeaderVersion::Two),
+        }
     }
 
     /// True if the local address is evaluated for each server.
@@ -252,6 +279,7 @@ impl Conf {
             is_transparent,
             probes: self.socket_keepalive.get(),
             is_datagram: session.is_udp(),
+            buffers: Buffers::new(self.socket_rcvbuf.get(), self.socket_sndbuf.get()),
         }
     }
 
