@@ -57,7 +57,6 @@ static FEATURES: &[&Feature] = &[
         "Lua is not available: \"map\", \"auth_request\" and \"rewrite\" can do some of its work, a backend the rest",
     ),
     &HTTP3,
-    &own("post_action", &["post_action"], &["post_action"], "remove this line"),
     &own(
         "Encrypted Client Hello",
         &["ssl_ech_file", "ssl_encrypted_hello_key"],

@@ -89,6 +89,11 @@ impl<'a> Client<'a> {
         self.downstream
     }
 
+    /// True if it is that of a client's own request.
+    pub fn is_outermost(&self) -> bool {
+        !self.is_within
+    }
+
     /// True if a response head has been made: no other status can be sent.
     pub fn has_started(&self) -> bool {
         self.has_started

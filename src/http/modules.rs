@@ -63,6 +63,7 @@ pub mod mirror;
 pub mod mp4;
 pub mod open_file_cache;
 pub mod otel;
+pub mod post_action;
 pub mod proxy;
 pub mod proxy_pass;
 pub mod pseudo_streaming;
@@ -363,6 +364,7 @@ modules! {
     cache       => [] log_step count draft Draft table Table;
     request_body => [PostRead read_early];
     limit_rate  => [] state State;
+    post_action => [];
     early_hints => [];
     proxy       => [];
     proxy_pass  => [Content content];

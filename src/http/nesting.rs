@@ -181,6 +181,26 @@ pub fn detach(request: &mut Request, uri: &str, body: Body) {
     });
 }
 
+/// Goes on with a request whose response has been sent, or has failed, at its location's `post_action`; its response is
+/// discarded. It gets the body if that is kept, not if it was passed on, and changes nothing that matters to the connection.
+///
+/// A tunnel is no response: nothing happens after one. Returns `outcome`, that of the response: it waits here rather than in
+/// the pipeline, whose future would have room for it in every request.
+pub async fn finish(request: &mut Request, outcome: Result<(), Error>) -> Result<(), Error> {
+    if request.proxied.has_tunnel() {
+        return outcome;
+    }
+    let copy = Body::copy(&request.body);
+    let body = std::mem::replace(&mut request.body, copy);
+    let termination = request.termination.take();
+    let (keep_alive, is_complete, bytes_sent) = (request.keep_alive, request.is_complete, request.bytes_sent);
+    // the pipeline has logged any error
+    let _ = handle(request, &mut Client::nobody(), Entry::Answered).await;
+    (request.keep_alive, request.is_complete, request.bytes_sent) = (keep_alive, is_complete, bytes_sent);
+    (request.termination, request.body) = (termination, body);
+    outcome
+}
+
 /// Runs a copy of a request that has no client, at the content of its location: it brings a stored response up to date.
 /// False: too many requests without a client are in progress.
 pub fn update(copy: impl FnOnce() -> Box<Request>) -> bool {

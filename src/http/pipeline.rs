@@ -4,7 +4,7 @@
 //! Behaviour: nginx's phases (development guide, "HTTP phases").
 
 use crate::http::client::Client;
-use crate::http::config::location::Found;
+use crate::http::config::location::{Found, Location};
 use crate::http::modules::{self, Confs, Phase};
 use crate::http::nesting;
 use crate::http::request::error::{Error, Side};
@@ -30,6 +30,8 @@ pub enum Entry {
     Content,
     /// Its head is malformed: it ends before its first phase, with the page of this status.
     Refused(u16),
+    /// Answered already: it goes on at its location's `post_action`.
+    Answered,
 }
 
 /// The next step of a request.
@@ -54,29 +56,53 @@ pub struct Resume {
 /// Errors: those after which the connection cannot be used; all others have been answered.
 pub async fn handle(request: &mut Request, client: &mut Client<'_>, entry: Entry) -> Result<(), Error> {
     let mut step = begin(request, entry);
-    loop {
+    // Boxed: an error that waits for an end that never comes would make the future of every request larger.
+    let failed = loop {
         let taken = match step {
             Step::Pass => upstream::proxy(request, client).await.map(|reply| reply.map(Step::Answer)),
             Step::Answer(reply) => noted(answer(request, client, reply).await, request, client),
             Step::Wait(pause, resume) => noted(wait(request, client, pause, resume).await, request, client),
         };
         match taken {
-            Ok(None) => break,
+            Ok(None) => break None,
             Ok(Some(next)) => step = next,
-            Err(error) => match recover(request, client, error)? {
-                Some(reply) => step = Step::Answer(reply),
-                None => return Ok(()),
+            Err(error) => match recover(request, client, error) {
+                Ok(reply) => step = Step::Answer(reply),
+                Err(error) => break Some(Box::new(error)),
             },
         }
-    }
-    let finished = client.finish(request).await;
-    if let Err(error) = &finished {
+    };
+    let ending = {
+        let outcome = match failed {
+            Some(error) => Err(*error),
+            None => noted_end(client.finish(request).await, request),
+        };
+        if !goes_on(request, client) {
+            return outcome;
+        }
+        Box::pin(nesting::finish(request, outcome))
+    };
+    ending.await
+}
+
+/// Records and logs why the end of a response could not be sent.
+fn noted_end(outcome: Result<(), Error>, request: &mut Request) -> Result<(), Error> {
+    if let Err(error) = &outcome {
         termination::note(request, true, error);
         if error.side != Side::Client {
             log::error!(request.error_log(), &*request, "{error}");
         }
     }
-    finished
+    outcome
+}
+
+/// True if the location of a client's request has a `post_action`. There is none after a connection that was closed without a
+/// response.
+#[inline]
+fn goes_on(request: &Request, client: &Client<'_>) -> bool {
+    request.location.confs.post_action.target().is_some()
+        && client.is_outermost()
+        && (client.has_started() || !hangs_up(request.response.status))
 }
 
 /// Records what ended a request.
@@ -97,7 +123,24 @@ pub fn begin(request: &mut Request, entry: Entry) -> Step {
         Entry::Subrequest => from_server(request),
         Entry::Content => run(request, Phase::Content).unwrap_or(NOT_FOUND),
         Entry::Refused(status) => Step::Answer(refuse(request, status)),
+        Entry::Answered => go_on(request).unwrap_or(NOT_FOUND),
     }
+}
+
+/// Where a request goes on after its response; `None`: the named location does not exist.
+fn go_on(request: &mut Request) -> Option<Step> {
+    let location: &'static Location = request.location;
+    let action = location.confs.post_action.target()?;
+    if action.starts_with('/') {
+        request.uri = action.into();
+        request.args.clear();
+        request.route.redirect();
+        return Some(from_server(request));
+    }
+    let named = named(request, action)?;
+    target::enter(request, named);
+    request.route.enter_named();
+    Some(within(request))
 }
 
 const NOT_FOUND: Step = Step::Answer(Reply::Status(404));
@@ -366,9 +409,7 @@ async fn answer(request: &mut Request, client: &mut Client<'_>, reply: Reply) ->
             if let Some(reply) = too_many_redirects(request, REDIRECTING) {
                 return Ok(Some(Step::Answer(reply)));
             }
-            let Some(location) = request.server.named(name) else {
-                let name = log::Text(name.as_bytes());
-                log::error!(request.error_log(), &*request, "could not find named location \"{name}\"");
+            let Some(location) = named(request, name) else {
                 return Ok(Some(Step::Answer(Reply::Status(500))));
             };
             if request.uri.is_empty() {
@@ -391,6 +432,16 @@ async fn answer(request: &mut Request, client: &mut Client<'_>, reply: Reply) ->
             Ok(None)
         }
     }
+}
+
+/// The named location of the request's server; without one there is a line in the log.
+fn named(request: &Request, name: &str) -> Option<&'static Location> {
+    let found = request.server.named(name);
+    if found.is_none() {
+        let name = log::Text(name.as_bytes());
+        log::error!(request.error_log(), request, "could not find named location \"{name}\"");
+    }
+    found
 }
 
 /// Closes the connection without a response; the status is for the log.
@@ -448,7 +499,7 @@ fn too_many_redirects(request: &mut Request, doing: &str) -> Option<Reply> {
 }
 
 /// Handles an error: an error page if nothing has been sent, otherwise the end of the connection.
-fn recover(request: &mut Request, client: &mut Client<'_>, error: Error) -> Result<Option<Reply>, Error> {
+fn recover(request: &mut Request, client: &mut Client<'_>, error: Error) -> Result<Reply, Error> {
     match error.side {
         Side::Client if error.limit.is_some() => limit::log_limit(request, &error),
         Side::Client => log::info!(request.error_log(), &*request, "{error}"),
@@ -474,7 +525,7 @@ fn recover(request: &mut Request, client: &mut Client<'_>, error: Error) -> Resu
         request.keep_alive = false;
         request.body.refuse();
     }
-    Ok(Some(error_page::reply(request, error.status)))
+    Ok(error_page::reply(request, error.status))
 }
 
 #[cfg(test)]

@@ -54,6 +54,7 @@ mod open_file_cache;
 mod otel;
 mod otel_export;
 mod plain_variables;
+mod post_action;
 mod proxy_protocol;
 mod ranges;
 mod referer;

@@ -118,6 +118,11 @@ impl Proxied {
         self.tunnel = Some(Box::new(upstream));
     }
 
+    /// True if an upstream has switched protocols.
+    pub fn has_tunnel(&self) -> bool {
+        self.tunnel.is_some()
+    }
+
     /// The connection to the upstream that has switched protocols.
     pub fn take_tunnel(&mut self) -> Option<Box<Switched>> {
         self.tunnel.take()

@@ -320,7 +320,7 @@ fn a_request_is_its_parameters_and_the_client_s_fields() {
                 x-one: 2\r\nCookie: c=d\r\n\r\n";
     Runtime::new().unwrap().block_on(async {
         let mut request = property::read(worker, text, RequestBody::none()).expect("a valid head");
-        request.host = b"h".to_vec();
+        request.host = b"h".to_vec().into();
         assert!(matches!(pipeline::begin(&mut request, pipeline::Entry::Client), pipeline::Step::Pass));
         let request = &mut *request;
         let (frame, pairs) = sent(request, Framing::None).unwrap();
