@@ -83,7 +83,7 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
     request.upstream.begin_pass();
     request.proxied.begin_pass();
     request.termination = None;
-    // What need not wait does not: the state of a wait costs each request some instructions.
+    // Only rare requests wait here: the state of a wait would cost each of them some instructions.
     let goal = match Goal::fixed(request) {
         Some(goal) => goal,
         None => Box::pin(Goal::find(request, client.downstream())).await,

@@ -49,18 +49,18 @@ impl Goal {
             return None;
         };
         let group = request.worker.upstreams.get(*group).filter(|group| !is_unsettled(group))?;
-        Some(Self::of(request, Rc::clone(group), target, host_line))
+        Some(Self::of(request, Rc::clone(group), target, Parts::Fixed(target, host_line)))
     }
 
     fn of(
         request: &mut Request,
         group: Rc<GroupState>,
         target: &'static Target,
-        host_line: &'static HostLine,
+        parts: Parts,
     ) -> Result<Self, Error> {
         request.proxied.protocol = target.protocol;
         let terms = if target.is_tls { Some(terms(request, target)?) } else { None };
-        Ok(Self { group, target: Parts::Fixed(target, host_line), is_evaluated: false, terms })
+        Ok(Self { group, target: parts, is_evaluated: false, terms })
     }
 
     /// Finds the group. Errors: 500 for a value that is not a URL, 502 for a name that does not resolve, 499
@@ -75,7 +75,7 @@ impl Goal {
                     settle(request, client, group).await?;
                 }
                 let group = Rc::clone(group);
-                Self::of(request, group, target, host_line)
+                Self::of(request, group, target, Parts::Fixed(target, host_line))
             }
             Some(Pass::Script(script)) => {
                 let protocol = request.location.protocol;
@@ -104,10 +104,7 @@ impl Goal {
         target: &'static Target,
         host_line: &'static HostLine,
     ) -> Result<Self, Error> {
-        request.proxied.protocol = target.protocol;
-        let terms = if target.is_tls { Some(terms(request, target)?) } else { None };
-        let (group, target) = (Rc::clone(group), Parts::Own(target, host_line));
-        Ok(Self { group, target, is_evaluated: false, terms })
+        Self::of(request, Rc::clone(group), target, Parts::Own(target, host_line))
     }
 
     /// The terms of a further connection: names with variables may depend on the peer that was chosen for it.
