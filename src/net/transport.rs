@@ -356,6 +356,13 @@ impl Transport {
         self.with_socket(|io| socket::reset_on_close(io.as_fd()));
     }
 
+    /// Makes a plain connection end with a reset when it is closed if the peer has closed its side. TLS ends in its own way.
+    pub fn reset_if_ended(&self) {
+        if let Some(io) = self.plain().filter(|io| io.is_hung_up()) {
+            let _ = socket::reset_on_close(io.as_fd()); // if it fails, the connection is ended
+        }
+    }
+
     /// Withdraws [`Transport::reset_unless_finished`].
     pub fn finish_on_close(&self) {
         self.with_socket(|io| single::finish_on_close(io.as_fd()));

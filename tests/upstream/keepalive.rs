@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 
+use crate::support::daemon::is_stand_in;
+use crate::support::deadline::deadline;
 use crate::support::origin::ok;
+use crate::support::wire::End;
 use crate::support::{Client, Origin, Setup, get, wait_for};
 
 const CONF: &str = r#"
@@ -136,5 +140,48 @@ http { server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://%%OR
     }
     if !crate::support::daemon::is_stand_in() {
         assert_eq!(origin.accepted(), 1, "one connection for all");
+    }
+}
+
+/// How a connection that is not kept ends: the server's answer comes in one packet with its end, if it closes its side.
+fn end_of(request: &str, answer: &'static str, closes: bool) -> End {
+    let (ends, ended) = mpsc::channel();
+    let origin = Origin::start(move |peer| {
+        if peer.request().is_none() {
+            return;
+        }
+        if closes {
+            peer.send_with_end();
+        }
+        peer.send(answer);
+        if closes {
+            peer.half_close();
+        }
+        ends.send(peer.expect_end()).expect("the test waits");
+    });
+    let conf =
+        r#"http { server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://%%ORIGIN%%; } } }"#;
+    let daemon = Setup::new(conf).set("ORIGIN", origin.address()).start();
+    let mut client = Client::connect(daemon.port(0));
+    client.send(request);
+    assert_eq!(client.response().text(), "text");
+    ended.recv_timeout(deadline()).expect("the connection ends")
+}
+
+#[test]
+fn a_connection_that_its_server_has_closed_is_reset_unless_the_server_may_still_read() {
+    if is_stand_in() {
+        return; // nginx ends it
+    }
+    const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
+    const LAST: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\ntext";
+    for (request, answer, closes, end) in [
+        (GET, LAST, true, End::Reset),
+        (GET, "HTTP/1.0 200 OK\r\n\r\ntext", true, End::Reset),
+        (POST, LAST, true, End::Closed),
+        (GET, LAST, false, End::Closed),
+    ] {
+        assert_eq!(end_of(request, answer, closes), end, "{request:?} {answer:?} {closes}");
     }
 }

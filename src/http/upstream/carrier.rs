@@ -136,12 +136,20 @@ impl Carrier {
         }
     }
 
-    /// Ends the exchange. If the connection can serve another one, it is kept for its group.
+    /// Ends the exchange of a request that has been sent and of a response that has been read. If the connection can serve
+    /// another one, it is kept for its group.
+    ///
+    /// Otherwise, and if the peer has closed it already, it is reset: that takes a packet less than ending it, and the peer's
+    /// kernel keeps nothing of it for a minute (TIME_WAIT). With a body it is ended: the peer may have closed its side alone, and
+    /// still read.
     #[inline]
-    pub fn keep(self, group: &GroupState) {
+    pub fn keep(self, group: &GroupState, has_body: bool) {
         match self {
             Self::Own { connection, decoder } if decoder.may_keep() => {
                 group.give(connection);
+            }
+            Self::Own { connection, .. } if !has_body && !connection.peer.address.is_unix() => {
+                connection.transport.reset_if_ended();
             }
             Self::Own { .. } | Self::Stream { .. } => {} // what shares a connection keeps it
         }

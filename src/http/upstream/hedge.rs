@@ -46,7 +46,7 @@ impl Pass<'_, '_> {
         self.goal.group.hedges.earn(SHARE);
         matches!(self.request.method, Method::Get | Method::Head | Method::Options)
             && self.binding.is_none() // a sticky group: only one server knows the client
-            && self.outgoing.has_no_body()
+            && !self.outgoing.has_body()
             && self.session.tries_left() > 1
             && !self.depends_on_peer()
     }

@@ -274,7 +274,7 @@ impl Pass<'_, '_> {
         let Answer { mut carrier, head, head_length } = answer;
         let is_read = carrier.decoder().is_done() && head.buffer.data().len() == head_length;
         if is_read && self.outgoing.is_done() {
-            carrier.keep(&self.goal.group);
+            carrier.keep(&self.goal.group, self.outgoing.has_body());
         }
     }
 

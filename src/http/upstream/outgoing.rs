@@ -92,6 +92,7 @@ pub struct Outgoing {
     at: usize,
     /// How many of them are the head.
     head_bytes: usize,
+    has_body: bool,
     /// A stream carries it, and has not been ended.
     needs_end: bool,
     /// A part of the body's file for a stream, and how much of it was sent.
@@ -219,6 +220,7 @@ impl Outgoing {
         if is_framed && rest == Rest::Nothing {
             encoder.finish(&mut bytes);
         }
+        let has_body = !place.is_empty() || rest != Rest::Nothing;
         let kept = (takes_body && declared != BodyLength::None).then_some(place);
         let is_file = matches!(rest, Rest::File | Rest::FramedFile);
         let file_left = 0..if is_file { file_length.unwrap_or(0) } else { 0 };
@@ -227,6 +229,7 @@ impl Outgoing {
             bytes,
             at: 0,
             head_bytes,
+            has_body,
             needs_end: encoder.has_streams(),
             piece: (Vec::new(), 0),
             kept,
@@ -251,6 +254,11 @@ impl Outgoing {
     #[inline]
     pub fn decoder(&self) -> Decoder {
         Decoder::new(self.encoder, &self.bytes)
+    }
+
+    /// True if it is more than a head, though perhaps the peer did not want the rest.
+    pub fn has_body(&self) -> bool {
+        self.has_body
     }
 
     /// True if everything has been sent, or the peer does not want the rest.
@@ -283,19 +291,15 @@ impl Outgoing {
         !self.is_spent
     }
 
-    /// True if it is only a head.
-    pub fn has_no_body(&self) -> bool {
-        self.rest == Rest::Nothing && self.kept.as_ref().is_none_or(Range::is_empty)
-    }
-
-    /// The same again, for a second server. Only for one that [has no body](Outgoing::has_no_body).
+    /// The same again, for a second server. Only for one without a [body](Outgoing::has_body).
     pub fn copy(&self) -> Box<Self> {
-        debug_assert!(self.has_no_body());
+        debug_assert!(!self.has_body);
         Box::new(Self {
             encoder: self.encoder,
             bytes: self.bytes.clone(),
             at: 0,
             head_bytes: self.head_bytes,
+            has_body: self.has_body,
             needs_end: self.encoder.has_streams(),
             piece: (Vec::new(), 0),
             kept: self.kept.clone(),

@@ -79,7 +79,7 @@ impl<'c> Pass<'_, 'c> {
         Box::pin(stream.relay(self)).await?;
         let Stream { carrier, buffer, ahead, spill, taps, mut fill, lost, .. } = *stream;
         if buffer.is_none() && self.outgoing.is_done() {
-            carrier.keep(&self.goal.group);
+            carrier.keep(&self.goal.group, self.outgoing.has_body());
         }
         for tap in taps {
             Box::pin(tap.complete(self.request)).await;
@@ -108,7 +108,7 @@ impl<'c> Pass<'_, 'c> {
         if carrier.decoder().is_done() && !store::is_wanted(request, head.head.status) {
             // the whole response has arrived: the connection is free before the client has got it
             if used == data.len() && self.outgoing.is_done() {
-                carrier.keep(&self.goal.group);
+                carrier.keep(&self.goal.group, self.outgoing.has_body());
             }
             return Ok(Begun { head, head_length, rest: None });
         }
