@@ -125,6 +125,8 @@ impl<S: Scope> Reader<S> {
     fn entry(&mut self, entry: &Entry<'_>, cx: &mut impl HasDiagnostics) -> Result<(), Diagnostic> {
         let name = entry.name.text;
         let word = match (name, &entry.args[..]) {
+            // Said twice, it changes nothing, as in nginx.
+            ("ranges", []) if matches!(self.geo.table, Table::Ranges { .. }) => return Ok(()),
             ("ranges", []) if self.has_entries => {
                 let message = "the \"ranges\" directive must be the first directive inside \"geo\" block";
                 return Err(Diagnostic::error(entry.span, message));
@@ -151,7 +153,10 @@ impl<S: Scope> Reader<S> {
         };
         match name {
             "proxy" if S::HAS_NAMED_CLIENTS => self.geo.proxies.push(network(word, cx)?),
-            "default" => self.default(word, cx),
+            "default" => {
+                self.has_entries = true;
+                self.default(word, cx);
+            }
             "delete" => {
                 self.has_entries = true;
                 self.delete(word, cx)?;

@@ -5,7 +5,7 @@ use crate::support::{Daemon, Setup, fetch, get};
 const CONF: &str = r#"
 http {
     geo $client { default far; 127.0.0.0/8 near; 127.0.0.1 here; delete 127.0.0.1; }
-    geo $arg_ip $by_argument { 10.0.0.0/8 ten; 10.1.0.0/16 ten-one; 2001:db8::/32 six; 255.255.255.255 none; include more.conf; }
+    geo $arg_ip $by_argument { 10.0.0.0/8 ten; 10.1.0.0/16 ten-one; 2001:db8::/32 six; 255.255.255.255 none; include more.conf; include parts/*.conf; }
     geo $arg_ip $range { ranges; default other; 10.0.0.0-10.0.0.255 low; 10.0.0.7-10.0.0.7 seven; }
     geo $behind { proxy 127.0.0.0/8; default direct; 192.0.2.0/24 told; }
     geo $deep { proxy 127.0.0.0/8; proxy 192.0.2.9; proxy_recursive; default direct; 192.0.2.0/24 told; }
@@ -23,7 +23,11 @@ http {
 "#;
 
 fn start() -> Daemon {
-    Setup::new(CONF).file("more.conf", "172.16.0.0/12 included;\n").start()
+    Setup::new(CONF)
+        .file("more.conf", "172.16.0.0/12 included;\n")
+        .file("parts/a.conf", "192.0.2.0/25 a;\n")
+        .file("parts/b.conf", "192.0.2.128/25 b;\n")
+        .start()
 }
 
 #[test]
@@ -34,6 +38,8 @@ fn addresses_are_found_in_networks_and_ranges() {
         ("10.1.0.1", "near ten-one other"),
         ("172.31.255.255", "near included other"),
         ("172.32.0.0", "near  other"),
+        ("192.0.2.1", "near a other"),
+        ("192.0.2.129", "near b other"),
         ("2001:db8::1", "near six other"),
         ("::ffff:10.1.0.1", "near ten-one other"),
         ("10.0.0.6", "near ten low"),
@@ -45,6 +51,28 @@ fn addresses_are_found_in_networks_and_ranges() {
         assert_eq!(get(daemon.port(0), &format!("/geo?ip={ip}")).text(), expected, "{ip}");
     }
     assert_eq!(get(daemon.port(0), "/geo").text(), "near none other");
+}
+
+/// As nginx 1.22 decides.
+#[test]
+fn ranges_come_before_everything_that_is_looked_up() {
+    let conf = |entries: &str| {
+        format!("http {{ geo $x {{ {entries} }} server {{ listen 127.0.0.1:%%PORT_0%%; return 200 $x; }} }}")
+    };
+    let message = "the \"ranges\" directive must be the first directive inside \"geo\" block";
+    for entries in ["default a; ranges; 10.0.0.0-10.0.0.9 b;", "10.0.0.0/8 b; ranges;"] {
+        let output = Setup::new(&conf(entries)).run(&["-t"]);
+        assert!(!output.status.success(), "{entries}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(message), "{entries}");
+    }
+    for entries in [
+        "volatile; ranges; default a;",
+        "ranges; default a; ranges;",
+        "ranges; default b; 127.0.0.0-127.0.0.9 a; ranges;",
+    ] {
+        let daemon = Setup::new(&conf(entries)).start();
+        assert_eq!(get(daemon.port(0), "/").text(), "a", "{entries}");
+    }
 }
 
 #[test]
