@@ -1,13 +1,15 @@
 //! The record of a session in the memory that workers share.
 //!
 //! ```text
-//! version: u8 | provider, 32 | expires_s: u64 | id token | access token | UserInfo   (each with its length, u32)
+//! version: u8 | provider, 32 | expires_s: u64 | id token | access token | UserInfo | sid   (each with its length, u32)
 //! refresh: version: u8 | not_before_s: u32 | refresh token
 //! list of a provider's session (`sid`), or of a user (`sub`): keys of sessions, 32 bytes each
 //! ```
+//! `sid` is there only if it is not empty.
 //! A hostile worker can write there: a record that is malformed is none. Touches: nothing.
 
 use crate::base::frame::{Fields, put_vector32};
+use crate::base::jose::{Token, Value};
 
 const VERSION: u8 = 1;
 /// The most sessions here that belong to one session at the provider, or to one user; the oldest makes room, and ends.
@@ -24,6 +26,8 @@ pub struct Session {
     pub access_token: String,
     /// JSON; empty: it was not asked for.
     pub userinfo: String,
+    /// The session at the provider, if an earlier ID token has named it and this one does not; otherwise empty.
+    pub sid: String,
 }
 
 impl std::fmt::Debug for Session {
@@ -37,7 +41,8 @@ impl Session {
         let mut out = vec![VERSION];
         out.extend_from_slice(&self.provider);
         out.extend_from_slice(&self.expires_s.to_le_bytes());
-        for text in [&self.id_token, &self.access_token, &self.userinfo] {
+        let sid = (!self.sid.is_empty()).then_some(&self.sid);
+        for text in [&self.id_token, &self.access_token, &self.userinfo].into_iter().chain(sid) {
             put_vector32(&mut out, text.as_bytes());
         }
         out
@@ -51,16 +56,34 @@ impl Session {
         let (provider, rest) = fields.0.split_first_chunk::<32>()?;
         fields.0 = rest;
         let expires_s = fields.u64()?;
-        let mut text = || String::from_utf8(fields.vector32()?.to_vec()).ok();
-        let (id_token, access_token, userinfo) = (text()?, text()?, text()?);
+        let (id_token, access_token) = (text_of(&mut fields)?, text_of(&mut fields)?);
+        let userinfo = text_of(&mut fields)?;
+        let sid = if fields.0.is_empty() { String::new() } else { text_of(&mut fields)? };
         fields.0.is_empty().then_some(Self {
             provider: *provider,
             expires_s,
             id_token,
             access_token,
             userinfo,
+            sid,
         })
     }
+
+    /// The session at the provider (`sid`) that its ID tokens have named; `None`: none of them has.
+    pub fn provider_session(&self) -> Option<String> {
+        let kept = || (!self.sid.is_empty()).then(|| self.sid.clone());
+        named_session(&self.id_token).or_else(kept)
+    }
+}
+
+fn text_of(fields: &mut Fields<'_>) -> Option<String> {
+    String::from_utf8(fields.vector32()?.to_vec()).ok()
+}
+
+/// The session at the provider that an ID token names.
+pub fn named_session(id_token: &str) -> Option<String> {
+    let token = Token::parse(id_token.as_bytes()).ok()?;
+    token.claims.get("sid").and_then(Value::as_str).map(str::to_owned)
 }
 
 /// The right to refresh a session: it is taken out of the shared memory by the one worker that does so.
@@ -120,9 +143,16 @@ mod tests {
             id_token: "a.b.c".into(),
             access_token: String::new(),
             userinfo: "{}".into(),
+            sid: String::new(),
         };
         let bytes = session.to_bytes();
         assert_eq!(Session::of(&bytes).as_ref(), Some(&session));
+        let named = Session { sid: "s".into(), ..session };
+        let longer = named.to_bytes();
+        assert_eq!((&longer[..bytes.len()], Session::of(&longer)), (&bytes[..], Some(named)));
+        for end in bytes.len() + 1..longer.len() {
+            assert_eq!(Session::of(&longer[..end]), None);
+        }
         let refresh = Refresh { not_before_s: 3, token: "r".into() };
         assert_eq!(Refresh::of(&refresh.to_bytes()), Some(refresh));
         for end in 0..bytes.len() {

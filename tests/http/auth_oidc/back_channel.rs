@@ -1,5 +1,8 @@
 //! Logout tokens, which the provider sends itself: whose sessions end, and everything that must end none.
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use super::provider::{Browser, Provider};
 use super::{Daemon, setup, start};
 use crate::support::{Response, fetch};
@@ -58,6 +61,26 @@ fn sessions_end_by_the_providers_session_or_by_user() {
     // Nobody has a session of this name: that is no error.
     let token = provider.state().logout_token(r#""sub":"nobody""#, &[]);
     assert_eq!(post(port, "/ended", &token).status, 200);
+}
+
+/// The list by which a logout finds its sessions lives as long as a session does, and has to be renewed with it.
+#[test]
+fn a_session_is_found_by_the_providers_session_also_when_a_later_id_token_does_not_name_it() {
+    let provider = Provider::start();
+    provider.state().expires_in = 0;
+    let daemon = setup(&provider, "backchannel_logout_uri /ended; session_timeout 5s;", 2).start();
+    let mut browser = logged_in(&daemon);
+    provider.state().replace = vec![(",\"sid\":\"sid-1\"".into(), String::new())];
+    // Each request is a refresh; they go on until the first list has ended.
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(6) {
+        assert!(is_in(&mut browser, &daemon), "{}", daemon.log());
+        sleep(Duration::from_millis(100));
+    }
+    assert!(provider.count("/token") > 2, "it was refreshed");
+    let token = provider.state().logout_token(r#""sid":"sid-1""#, &[]);
+    assert_eq!(post(daemon.port(0), "/ended", &token).status, 200);
+    assert!(!is_in(&mut browser, &daemon));
 }
 
 #[test]

@@ -306,6 +306,7 @@ pub fn session(provider: &Provider, tokens: Tokens, userinfo: String) -> Session
         id_token,
         access_token: tokens.access.unwrap_or_default(),
         userinfo,
+        sid: String::new(),
     }
 }
 
@@ -315,14 +316,16 @@ pub fn enlist(provider: &Provider, key: &store::Key, session: &Session, log: log
     if provider.frontchannel_logout_uri.is_none() && !has_back_channel {
         return;
     }
-    let Ok(token) = Token::parse(session.id_token.as_bytes()) else { return };
-    for claim in ["sid", "sub"] {
-        let value =
-            token.claims.get(claim).and_then(Value::as_str).filter(|_| claim == "sid" || has_back_channel);
-        if let Some(value) = value {
-            let list = list_key(provider, claim, value.as_bytes());
-            provider.store.enlist(&list, key, provider.session_timeout_s, log);
-        }
+    let enlist = |claim: &str, value: &str| {
+        let list = list_key(provider, claim, value.as_bytes());
+        provider.store.enlist(&list, key, provider.session_timeout_s, log);
+    };
+    if let Some(sid) = session.provider_session() {
+        enlist("sid", &sid);
+    }
+    let token = Token::parse(session.id_token.as_bytes()).ok().filter(|_| has_back_channel);
+    if let Some(subject) = token.as_ref().and_then(|token| token.claims.get("sub")?.as_str()) {
+        enlist("sub", subject);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::http::request::Request;
 use crate::http::verdict::{Call, Verdict};
 use crate::log;
 use crate::proto::oidc::Form;
-use crate::proto::oidc::session::{Refresh, Session};
+use crate::proto::oidc::session::{Refresh, Session, named_session};
 use crate::runtime::channel::oneshot;
 use crate::runtime::spawn;
 
@@ -123,5 +123,10 @@ async fn ask(
     if tokens.access.is_none() {
         return Err(Failure::faulty("its token endpoint gives no access token"));
     }
-    Ok((flow::session(reach.provider, tokens, session.userinfo.clone()), token))
+    let mut renewed = flow::session(reach.provider, tokens, session.userinfo.clone());
+    if named_session(&renewed.id_token).is_none() {
+        // A logout from the provider may name nothing else.
+        renewed.sid = session.provider_session().unwrap_or_default();
+    }
+    Ok((renewed, token))
 }
