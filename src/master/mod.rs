@@ -522,7 +522,7 @@ impl Master {
             Some((ToMaster::Pong(_), _)) => self.happen(Event::Pong(id)),
             Some((ToMaster::Closed, _)) => self.happen(Event::Closed(id)),
             Some((ToMaster::Learned(learned), _)) => self.learn(index, &learned),
-            Some((ToMaster::Order(number, order), _)) => self.orders.take(id, number, order),
+            Some((ToMaster::Order(number, order), _)) => self.orders.take(id, number, order.into_order()),
             Some((ToMaster::Listed(listed), _)) => self.hear_listed(id, listed),
             Some((ToMaster::Challenge(challenge), _)) => self.pass_challenge(id, challenge),
         }

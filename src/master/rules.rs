@@ -364,8 +364,8 @@ impl Ledger {
             {
                 Err(Fault::NoChallenge)
             }
-            ToMaster::Order(_, order) if role == Role::Worker && facts.allowed < order.needs() => {
-                Err(Fault::NotEntitled(order.needs()))
+            ToMaster::Order(_, order) if role == Role::Worker && facts.allowed < order.order().needs() => {
+                Err(Fault::NotEntitled(order.order().needs()))
             }
             _ => Ok((received.fd_count == terms.fds).then_some(message)),
         }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::base::frame::Fields;
+use crate::base::frame::{Fields, put_vector16};
 use crate::runtime::channel::{OnceReceiver, OnceSender, oneshot};
 use crate::shared::keyvals::{self, Change};
 use crate::upstream::edits::{Edit, LINE_BYTES_MAX, Part};
@@ -90,20 +90,58 @@ impl Order {
             _ => Allowed::Changes,
         }
     }
+}
+
+/// An order whose texts are not too long. Only such orders travel, so that none is cut on its way and names another server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sendable(Order);
+
+impl Sendable {
+    /// # Errors
+    /// The limit of a text that is too long, for the operator.
+    pub fn new(order: Order) -> Result<Self, String> {
+        let limit = |what: &str, length: usize, max: usize| match length <= max {
+            true => Ok(()),
+            false => Err(format!("{what} has at most {max} bytes")),
+        };
+        match &order {
+            Order::Edit { upstream, edit, .. } => {
+                limit("the name of an upstream", upstream.len(), NAME_BYTES_MAX)?;
+                let line = match edit {
+                    Edit::Add { line } | Edit::Set { line, .. } => line.len(),
+                    Edit::Remove { .. } => 0,
+                };
+                limit("a server's line", line, LINE_BYTES_MAX)?;
+            }
+            Order::Keyval { zone, change, .. } => {
+                limit("the name of a zone", zone.len(), keyvals::NAME_BYTES_MAX)?;
+                change.check()?;
+            }
+            Order::Reload { .. }
+            | Order::Connections
+            | Order::End { .. }
+            | Order::Processes
+            | Order::Differences => {}
+        }
+        Ok(Self(order))
+    }
+
+    pub fn order(&self) -> &Order {
+        &self.0
+    }
+
+    pub fn into_order(self) -> Order {
+        self.0
+    }
 
     /// Appends it to the payload of a message.
     pub fn write(&self, out: &mut Vec<u8>) {
-        fn text(out: &mut Vec<u8>, text: &str, max: usize) {
-            let bytes = &text.as_bytes()[..text.len().min(max)];
-            out.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
-            out.extend_from_slice(bytes);
-        }
         fn operator(out: &mut Vec<u8>, by: Operator) {
             out.extend_from_slice(&by.pid.to_le_bytes());
             out.extend_from_slice(&by.uid.to_le_bytes());
         }
-        match self {
-            Self::Edit { part, upstream, edit, by } => {
+        match &self.0 {
+            Order::Edit { part, upstream, edit, by } => {
                 let (tag, id, line) = match edit {
                     Edit::Add { line } => (b'a', 0, &**line),
                     Edit::Set { id, line } => (b's', *id, &**line),
@@ -112,34 +150,34 @@ impl Order {
                 out.push(tag);
                 operator(out, *by);
                 out.push(u8::from(*part == Part::Stream));
-                text(out, upstream, NAME_BYTES_MAX);
+                put_vector16(out, upstream.as_bytes());
                 if tag != b'a' {
                     out.extend_from_slice(&id.to_le_bytes());
                 }
                 if tag != b'r' {
-                    text(out, line, LINE_BYTES_MAX);
+                    put_vector16(out, line.as_bytes());
                 }
             }
-            Self::Keyval { part, zone, change, by } => {
+            Order::Keyval { part, zone, change, by } => {
                 out.push(b'k');
                 operator(out, *by);
                 out.push(u8::from(*part == Part::Stream));
-                text(out, zone, keyvals::NAME_BYTES_MAX);
+                put_vector16(out, zone.as_bytes());
                 change.write(out);
             }
-            Self::Reload { by } => {
+            Order::Reload { by } => {
                 out.push(b'l');
                 operator(out, *by);
             }
-            Self::Connections => out.push(b'c'),
-            Self::End { pid, id, by } => {
+            Order::Connections => out.push(b'c'),
+            Order::End { pid, id, by } => {
                 out.push(b'e');
                 operator(out, *by);
                 out.extend_from_slice(&pid.to_le_bytes());
                 out.extend_from_slice(&id.to_le_bytes());
             }
-            Self::Processes => out.push(b'p'),
-            Self::Differences => out.push(b'd'),
+            Order::Processes => out.push(b'p'),
+            Order::Differences => out.push(b'd'),
         }
     }
 
@@ -163,25 +201,25 @@ impl Order {
                     b's' => Edit::Set { id, line },
                     _ => Edit::Remove { id },
                 };
-                Self::Edit { part, upstream, edit, by }
+                Order::Edit { part, upstream, edit, by }
             }
             b'k' => {
                 let by = operator(&mut fields)?;
                 let part = if fields.flag()? { Part::Stream } else { Part::Http };
                 let zone = text(&mut fields, keyvals::NAME_BYTES_MAX)?.into();
-                Self::Keyval { part, zone, change: Change::read(&mut fields)?, by }
+                Order::Keyval { part, zone, change: Change::read(&mut fields)?, by }
             }
-            b'l' => Self::Reload { by: operator(&mut fields)? },
-            b'c' => Self::Connections,
+            b'l' => Order::Reload { by: operator(&mut fields)? },
+            b'c' => Order::Connections,
             b'e' => {
                 let by = operator(&mut fields)?;
-                Self::End { pid: fields.u32()?, id: fields.u64()?, by }
+                Order::End { pid: fields.u32()?, id: fields.u64()?, by }
             }
-            b'p' => Self::Processes,
-            b'd' => Self::Differences,
+            b'p' => Order::Processes,
+            b'd' => Order::Differences,
             _ => return None,
         };
-        fields.end(order)
+        fields.end(Self(order))
     }
 }
 
@@ -194,7 +232,7 @@ pub struct Desk(Rc<RefCell<Inner>>);
 #[derive(Default)]
 struct Inner {
     /// `None`: nobody carries orders out.
-    send: Option<Box<dyn Fn(u32, Order)>>,
+    send: Option<Box<dyn Fn(u32, Sendable)>>,
     last: u32,
     waiting: HashMap<u32, Waiting>,
 }
@@ -212,21 +250,25 @@ impl std::fmt::Debug for Desk {
 
 impl Desk {
     /// `send` puts an order on its way to the master.
-    pub fn new(send: impl Fn(u32, Order) + 'static) -> Self {
+    pub fn new(send: impl Fn(u32, Sendable) + 'static) -> Self {
         let inner = Inner { send: Some(Box::new(send)), ..Inner::default() };
         Self(Rc::new(RefCell::new(inner)))
     }
 
-    /// Gives an order, and waits for the answer.
+    /// Gives an order, and waits for the answer: 400 if one of its texts is too long.
     pub async fn give(&self, order: Order) -> Answer {
         let unavailable = |why: &str| Answer { status: 503, body: why.as_bytes().to_vec() };
+        let order = match Sendable::new(order) {
+            Ok(order) => order,
+            Err(why) => return Answer { status: 400, body: why.into_bytes() },
+        };
         match self.send(order) {
             Ok(receiver) => receiver.recv().await.unwrap_or_else(|| unavailable("the master is gone")),
             Err(why) => unavailable(why),
         }
     }
 
-    fn send(&self, order: Order) -> Result<OnceReceiver<Answer>, &'static str> {
+    fn send(&self, order: Sendable) -> Result<OnceReceiver<Answer>, &'static str> {
         let mut inner = self.0.borrow_mut();
         if inner.send.is_none() {
             return Err("there is no master process that could do it");
@@ -270,6 +312,7 @@ impl Desk {
 mod tests {
     use super::*;
     use crate::runtime::{self, Runtime};
+    use crate::script::keyval::table::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
     use crate::shared::keyvals::NewPair;
 
     fn orders() -> Vec<Order> {
@@ -295,14 +338,15 @@ mod tests {
     #[test]
     fn an_order_is_read_as_it_was_written_and_no_part_of_it_is_one() {
         for order in orders() {
+            let order = Sendable::new(order).expect("short texts");
             let mut bytes = Vec::new();
             order.write(&mut bytes);
-            assert_eq!(Order::read(Fields(&bytes)), Some(order.clone()));
+            assert_eq!(Sendable::read(Fields(&bytes)), Some(order.clone()));
             for length in 0..bytes.len() {
-                assert_eq!(Order::read(Fields(&bytes[..length])), None, "{order:?} {length}");
+                assert_eq!(Sendable::read(Fields(&bytes[..length])), None, "{order:?} {length}");
             }
             bytes.push(0);
-            assert_eq!(Order::read(Fields(&bytes)), None);
+            assert_eq!(Sendable::read(Fields(&bytes)), None);
         }
     }
 
@@ -312,10 +356,50 @@ mod tests {
         for pairs in [vec![], vec![pair("a")], vec![pair("a"), pair("b"), pair("c")]] {
             let change = Change::Add(pairs);
             let order = Order::Keyval { part: Part::Stream, zone: "z".into(), change, by: Operator::UNKNOWN };
+            let order = Sendable::new(order).expect("short texts");
             let mut bytes = Vec::new();
             order.write(&mut bytes);
-            assert_eq!(Order::read(Fields(&bytes)), Some(order));
+            assert_eq!(Sendable::read(Fields(&bytes)), Some(order));
         }
+    }
+
+    /// An address of which the end is cut off may be another server's.
+    #[test]
+    fn an_order_with_a_text_that_is_too_long_does_not_travel() {
+        let by = Operator::UNKNOWN;
+        let text = |length: usize| "x".repeat(length).into_boxed_str();
+        let edit = |upstream, edit| Order::Edit { part: Part::Http, upstream, edit, by };
+        let keyval = |zone, change| Order::Keyval { part: Part::Http, zone, change, by };
+        let pair = |key, value| NewPair { key, value: Some(value), expire_ms: None };
+        let (key, value, name) = (KEY_BYTES_MAX, VALUE_BYTES_MAX, keyvals::NAME_BYTES_MAX);
+        let orders = |more: usize| {
+            [
+                edit(text(NAME_BYTES_MAX + more), Edit::Remove { id: 1 }),
+                edit("u".into(), Edit::Add { line: text(LINE_BYTES_MAX + more) }),
+                edit("u".into(), Edit::Set { id: 1, line: text(LINE_BYTES_MAX + more) }),
+                keyval(text(name + more), Change::Clear),
+                keyval("z".into(), Change::Remove(text(key + more))),
+                keyval("z".into(), Change::Set(pair(text(key + more), "v".into()))),
+                keyval("z".into(), Change::Set(pair("k".into(), text(value + more)))),
+                keyval("z".into(), Change::Add(vec![pair("k".into(), text(value + more))])),
+            ]
+        };
+        for order in orders(0) {
+            let order = Sendable::new(order).expect("as long as it may be");
+            let mut bytes = Vec::new();
+            order.write(&mut bytes);
+            assert_eq!(Sendable::read(Fields(&bytes)), Some(order));
+        }
+        for order in orders(1) {
+            let refused = Sendable::new(order.clone()).expect_err("too long");
+            assert!(refused.contains("at most"), "{refused}");
+            Runtime::new().expect("a loop").block_on(async {
+                let desk = Desk::new(|_, _| panic!("it was sent"));
+                assert_eq!(desk.give(order).await, Answer { status: 400, body: refused.into_bytes() });
+            });
+        }
+        let pairs = vec![pair("k".into(), text(1000)); keyvals::PAIRS_BYTES_MAX / 1000 + 1];
+        assert!(Sendable::new(keyval("z".into(), Change::Add(pairs))).is_err());
     }
 
     #[test]
@@ -342,7 +426,7 @@ mod tests {
         Runtime::new().expect("a loop").block_on(async {
             assert_eq!(Desk::default().give(Order::Processes).await.status, 503);
             let desk = Desk::new(|_, _| {});
-            let waiting: Vec<_> = (0..ORDERS_MAX).map(|_| desk.send(Order::Processes)).collect();
+            let waiting: Vec<_> = (0..ORDERS_MAX).map(|_| desk.send(Sendable(Order::Processes))).collect();
             assert!(waiting.iter().all(Result::is_ok));
             assert_eq!(desk.give(Order::Processes).await.status, 503);
             desk.close();

@@ -41,7 +41,7 @@ pub struct NewPair {
 
 impl NewPair {
     /// Its length as a part of an order.
-    pub fn encoded_bytes(&self) -> usize {
+    fn encoded_bytes(&self) -> usize {
         PAIR_HEAD_BYTES + self.key.len() + self.value.as_ref().map_or(0, |value| value.len())
     }
 
@@ -69,6 +69,37 @@ impl NewPair {
 }
 
 impl Change {
+    /// # Errors
+    /// The limit of a text that is too long, or of all pairs together, for the operator.
+    pub fn check(&self) -> Result<(), String> {
+        let key = |key: &str| match key.len() <= KEY_BYTES_MAX {
+            true => Ok(()),
+            false => Err(format!("a key has at most {KEY_BYTES_MAX} bytes")),
+        };
+        let pair = |pair: &NewPair| match pair.value.as_ref().map_or(0, |value| value.len()) {
+            ..=VALUE_BYTES_MAX => key(&pair.key),
+            _ => Err(format!("a value has at most {VALUE_BYTES_MAX} bytes")),
+        };
+        match self {
+            Self::Add(_) if self.encoded_bytes() > PAIRS_BYTES_MAX => {
+                Err(format!("the pairs of one request have at most {PAIRS_BYTES_MAX} bytes"))
+            }
+            Self::Add(pairs) => pairs.iter().try_for_each(pair),
+            Self::Set(new) => pair(new),
+            Self::Remove(gone) => key(gone),
+            Self::Clear => Ok(()),
+        }
+    }
+
+    /// The length of its pairs as a part of an order.
+    pub fn encoded_bytes(&self) -> usize {
+        match self {
+            Self::Add(pairs) => pairs.iter().map(NewPair::encoded_bytes).sum(),
+            Self::Set(pair) => pair.encoded_bytes(),
+            Self::Remove(_) | Self::Clear => 0,
+        }
+    }
+
     /// Appends it to the payload of a message.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
@@ -171,7 +202,7 @@ impl News {
 }
 
 fn vector(out: &mut Vec<u8>, bytes: &[u8], max: usize) {
-    let bytes = &bytes[..bytes.len().min(max)];
+    assert!(bytes.len() <= max, "Change::check was asked");
     out.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
     out.extend_from_slice(bytes);
 }

@@ -16,7 +16,7 @@ use crate::net::handover::{
     Handover, INLINE_BYTES_MAX, MovedSession, MovedTunnel, PROXY_BYTES_MAX, TlsState, TunnelOf, TunnelState,
 };
 use crate::net::tls::moved::TLS_BYTES_MAX;
-use crate::shared::control::Order;
+use crate::shared::control::Sendable;
 use crate::shared::keyvals::News;
 use crate::upstream::edits::LINE_BYTES_MAX;
 use crate::upstream::known::{SPOTS_MAX, Spot};
@@ -91,7 +91,7 @@ pub enum ToMaster {
     /// A part of the answer to `List`, or the answer to `End`.
     Listed(Listed),
     /// An operator's order, with a number that comes back in the answer.
-    Order(u32, Order),
+    Order(u32, Sendable),
     /// From the keeper of certificates: a challenge that all workers are to answer, or not any more.
     Challenge(Challenge),
 }
@@ -276,7 +276,7 @@ impl ToMaster {
             b'C' => fields.end(Self::Closed),
             b'N' => read_learned(fields).filter(Learned::has_no_place).map(Self::Learned),
             b'J' => read_listed(fields).map(Self::Listed),
-            b'X' => fields.u32().and_then(|number| Some(Self::Order(number, Order::read(fields)?))),
+            b'X' => fields.u32().and_then(|number| Some(Self::Order(number, Sendable::read(fields)?))),
             b'B' => Challenge::read(fields).map(Self::Challenge),
             _ => None,
         };

@@ -3,7 +3,7 @@
 use super::*;
 use crate::net::acme::challenges::Challenge;
 use crate::net::handover::{Handover, MovedSession, MovedTunnel, TlsState, TunnelOf, TunnelState};
-use crate::shared::control::Order;
+use crate::shared::control::{Order, Sendable};
 use crate::worker::messages::Learned;
 
 const STATES: [State; 4] = [State::Starting, State::Ready, State::Draining, State::Quitting];
@@ -61,7 +61,7 @@ fn all() -> [ToMaster; 11] {
         ToMaster::Pong(7),
         ToMaster::Closed,
         learned(0, 1),
-        ToMaster::Order(3, Order::Processes),
+        ToMaster::Order(3, Sendable::new(Order::Processes).expect("short")),
         challenge(challenges::Kind::Tls, "a.test", "answer"),
     ]
 }
@@ -231,7 +231,7 @@ fn indexes_are_those_of_its_configuration() {
 fn a_worker_gives_the_orders_that_its_configuration_allows() {
     let judge = |allowed, order| {
         let facts = Facts { allowed, ..facts() };
-        let message = ToMaster::Order(1, order);
+        let message = ToMaster::Order(1, Sendable::new(order).expect("short"));
         Ledger::default().judge(Role::Worker, State::Ready, &facts, with(&message.to_bytes(1), 0), 0)
     };
     for allowed in [Allowed::Processes, Allowed::Changes] {

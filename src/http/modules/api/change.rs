@@ -12,7 +12,7 @@ use crate::http::verdict::Pause;
 use crate::proto::header::Id;
 use crate::shared::control::{Answer, NAME_BYTES_MAX, Order};
 use crate::upstream::block::words;
-use crate::upstream::edits::{Edit, LINE_BYTES_MAX, Part};
+use crate::upstream::edits::{Edit, Part};
 use crate::upstream::peer::{BACKUP, Server};
 use crate::upstream::{Group, block};
 
@@ -91,17 +91,13 @@ fn changed(request: &mut Request) -> Verdict {
     give(request, (part, upstream), edit, move |request, id| shown(request, (part, &name), id, 200))
 }
 
-/// The line of a server, as the order has it. Errors: it would be cut, or read as other words.
+/// The line of a server, as the order has it. Errors: it would be read as other words.
 fn line(server: &Server) -> Result<Box<str>, String> {
     let words = words(server);
     if let Some(word) = words.iter().find(|word| word.contains(' ')) {
         return Err(format!("invalid parameter \"{word}\": it has a space"));
     }
-    let line = words.join(" ");
-    match line.len() <= LINE_BYTES_MAX {
-        true => Ok(line.into()),
-        false => Err(format!("a server's line has at most {LINE_BYTES_MAX} bytes")),
-    }
+    Ok(words.join(" ").into())
 }
 
 /// DELETE of a server: the response has those that are left.

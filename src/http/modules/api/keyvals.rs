@@ -10,7 +10,6 @@ use super::plus::{Failure, JSON_ERROR, TOO_LONG, failure, failure_because};
 use super::{Source, Verdict, document, made_of, operator, ordered, reply};
 use crate::http::request::Request;
 use crate::http::verdict::Pause;
-use crate::script::keyval::table::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::script::keyval::{Declared, Zone};
 use crate::shared::control::{Answer, Order};
 use crate::shared::keyvals::{self, Change, KEY_EXISTS, NO_KEY, NO_ZONE, NewPair, PAIRS_BYTES_MAX};
@@ -179,12 +178,6 @@ fn pair(key: &str, value: &Value) -> Result<Option<NewPair>, String> {
     if value.is_none() && expire_ms.is_none() {
         return Err(invalid());
     }
-    if key.len() > KEY_BYTES_MAX {
-        return Err(format!("a key has at most {KEY_BYTES_MAX} bytes"));
-    }
-    if value.as_deref().is_some_and(|value: &str| value.len() > VALUE_BYTES_MAX) {
-        return Err(format!("a value has at most {VALUE_BYTES_MAX} bytes"));
-    }
     Ok(Some(NewPair { key: key.into(), value, expire_ms }))
 }
 
@@ -200,9 +193,7 @@ fn read_then(request: &mut Request, change: fn(Map<String, Value>) -> Result<Cha
         Ok(change) => change,
         Err(why) => return failure_because(request, &FORMAT_ERROR, &why),
     };
-    if let Change::Add(pairs) = &change
-        && pairs.iter().map(NewPair::encoded_bytes).sum::<usize>() > PAIRS_BYTES_MAX
-    {
+    if matches!(change, Change::Add(_)) && change.encoded_bytes() > PAIRS_BYTES_MAX {
         let why = format!("the pairs of one request have at most {PAIRS_BYTES_MAX} bytes");
         return failure_because(request, &TOO_LONG, &why);
     }
