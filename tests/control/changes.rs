@@ -302,6 +302,45 @@ fn a_location_serves_the_same_and_writes_only_if_it_may() {
     assert_eq!(servers(&daemon, "u"), [one.address()]);
 }
 
+/// The rules of the location let the operator's browser in: no page of another site may use that.
+#[test]
+fn a_browser_changes_nothing_for_another_site() {
+    let (one, two) = (Origin::saying("one"), Origin::saying("two"));
+    let daemon = start(&one);
+    let body = json!({ "server": two.address() }).to_string();
+    let post = |fields: &str| {
+        let length = body.len();
+        let head =
+            "POST /write/9/http/upstreams/u/servers HTTP/1.1\r\nHost: Api.test:81\r\nConnection: close\r\n";
+        let head = format!("{head}Content-Type: text/plain\r\nContent-Length: {length}\r\n{fields}\r\n");
+        crate::support::fetch(daemon.port(0), &(head + &body))
+    };
+    for fields in [
+        "Origin: http://evil.test\r\n",
+        "Origin: http://api.test\r\n",
+        "Origin: http://api.test:8081\r\n",
+        "Origin: http://api.test.evil.test:81\r\n",
+        "Origin: null\r\n",
+        "Sec-Fetch-Site: cross-site\r\n",
+        "Sec-Fetch-Site: same-site\r\nOrigin: http://api.test:81\r\n",
+    ] {
+        let refused = post(fields);
+        assert_eq!(refused.status, 403, "{fields}");
+        assert!(refused.text().contains(r#""code":"CrossSite""#), "{}", refused.text());
+    }
+    daemon.wait_log("change refused: a page of another site had a browser send this");
+    for fields in [
+        "Origin: http://api.test:81\r\n",
+        "Sec-Fetch-Site: none\r\n",
+        // A proxy on the way may have replaced Host.
+        "Origin: https://public.test\r\nSec-Fetch-Site: same-origin\r\n",
+    ] {
+        assert_eq!(post(fields).status, 201, "{fields}");
+    }
+    let read = "GET /write/9/http/upstreams HTTP/1.1\r\nHost: a\r\nOrigin: http://evil.test\r\nConnection: close\r\n\r\n";
+    assert_eq!(crate::support::fetch(daemon.port(0), read).status, 200);
+}
+
 #[test]
 fn a_group_without_a_zone_changes_too() {
     if is_stand_in() {

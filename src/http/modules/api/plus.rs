@@ -13,10 +13,14 @@ use crate::base::json::Json;
 use crate::cache::status::{Status, Sum};
 use crate::cache::zone::Zone;
 use crate::http::Counted;
+use crate::http::modules::http_core::request_port;
 use crate::http::modules::status::view::{MailServer, Named, Peer, View};
 use crate::http::request::Request;
+use crate::log;
 use crate::log::format::time_iso8601;
+use crate::proto::header::Id;
 use crate::proto::message::Method;
+use crate::proto::uri;
 use crate::shared::control::Order;
 use crate::shared::status_zone::Place;
 use crate::shared::zone::{self, Fate};
@@ -50,6 +54,8 @@ const fn fails(status: u16, text: &'static str, code: &'static str) -> Failure {
 
 pub(super) const PATH_NOT_FOUND: Failure = fails(404, "path not found", "PathNotFound");
 pub(super) const METHOD_DISABLED: Failure = fails(405, "method disabled", "MethodDisabled");
+/// Not one of Plus: it does not look.
+const CROSS_SITE: Failure = fails(403, "", "CrossSite");
 pub(super) const UNKNOWN_VERSION: Failure = fails(404, "unknown version", "UnknownVersion");
 pub(super) const NO_UPSTREAM: Failure = fails(404, "upstream not found", "UpstreamNotFound");
 pub(super) const NO_SERVER: Failure = fails(404, "server not found", "UpstreamServerNotFound");
@@ -84,6 +90,11 @@ pub(super) fn serve(request: &mut Request, path: &[&str], may_write: bool) -> Ve
     match (&request.method, path) {
         (method, _) if method.is_get_or_head() => get(request, path),
         _ if !may_write => failure(request, &METHOD_DISABLED),
+        _ if is_of_another_site(request) => {
+            let why = "a page of another site had a browser send this";
+            log::error!(request.error_log(), &*request, "change refused: {}", why);
+            failure_because(request, &CROSS_SITE, why)
+        }
         (Method::Post, [part @ ("http" | "stream"), "upstreams", name, "servers"]) => {
             change::add(request, (part_of(part), name))
         }
@@ -104,6 +115,24 @@ pub(super) fn serve(request: &mut Request, path: &[&str], may_write: bool) -> Ve
         }
         _ => failure(request, &METHOD_DISABLED),
     }
+}
+
+/// True if a browser sends this for a page of another site: access rules that let the operator's browser in would let every
+/// site change something that the operator visits. Other clients send neither field.
+fn is_of_another_site(request: &Request) -> bool {
+    let data = request.input.data();
+    let mut fields = request.head.fields.pairs(data);
+    if let Some((_, site)) = fields.find(|(name, _)| name.eq_ignore_ascii_case(b"Sec-Fetch-Site")) {
+        return !matches!(site, b"same-origin" | b"none");
+    }
+    let Some(origin) = request.header(Id::Origin) else { return false };
+    let own = memchr::memmem::find(origin, b"://").is_some_and(|at| {
+        let authority = &origin[at + 3..];
+        let port = memchr::memrchr(b':', authority).map(|at| &authority[at + 1..]);
+        let port = port.filter(|port| port.iter().all(u8::is_ascii_digit));
+        uri::authority(authority).is_ok_and(|host| *host == *request.host) && port == request_port(request)
+    });
+    !own
 }
 
 fn part_of(word: &str) -> Part {
