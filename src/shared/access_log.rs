@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::number::{parse_millis, parse_size};
+use crate::base::path::steps_up;
 use crate::config::{Diagnostic, Node, Span, params};
 use crate::log::{self, access, named};
 use crate::script::Scope;
@@ -24,8 +25,14 @@ const GZIP_BUFFER_BYTES: usize = 64 * 1024;
 /// The destination of a log's lines.
 pub enum Sink<S> {
     File(access::File),
-    /// The name depends on the scope.
-    Named(Script<S>),
+    Named(Name<S>),
+}
+
+/// The name of a log that depends on the scope.
+pub struct Name<S> {
+    script: Script<S>,
+    /// The number of `..` in the configuration's own text: values must not add any.
+    steps_up: usize,
 }
 
 /// Finds the format that a line names, if it names one; the span is that of the name or of the line.
@@ -43,7 +50,9 @@ impl<S> Clone for Sink<S> {
     fn clone(&self) -> Self {
         match self {
             Self::File(file) => Self::File(*file),
-            Self::Named(name) => Self::Named(name.clone()),
+            Self::Named(Name { script, steps_up }) => {
+                Self::Named(Name { script: script.clone(), steps_up: *steps_up })
+            }
         }
     }
 }
@@ -137,7 +146,8 @@ impl<S: Scope> Sink<S> {
         }
         if is_named {
             let path = cx.prefix().join(name).to_string_lossy().into_owned();
-            return Ok(Self::Named(Script::compile_text(&path, node.arg_span(0), cx)?));
+            let script = Script::compile_text(&path, node.arg_span(0), cx)?;
+            return Ok(Self::Named(Name { script, steps_up: steps_up(path.as_bytes()) }));
         }
         let file = access::File::declare(name, cx.prefix(), options, cx.names());
         Ok(Self::File(file.map_err(|why| Diagnostic::error(node.arg_span(0), why))?))
@@ -168,14 +178,16 @@ pub fn read_cache(node: &Node) -> Result<Option<Arc<named::Cache>>, Diagnostic> 
     Ok(Some(Arc::new(named::Cache::new(limits))))
 }
 
-/// Appends a line to the log whose name depends on the scope.
-pub fn append_named<S: Scope>(
-    scope: &mut S,
-    name: &Script<S>,
-    cache: Option<&Arc<named::Cache>>,
-    line: &[u8],
-) {
-    let name = name.to_vec(scope);
+/// Appends a line to the log whose name depends on the scope. Nothing is written where a value, such as a user that nobody has
+/// checked, leads out of the directory: a client would choose a file and much of the line.
+pub fn append_named<S: Scope>(scope: &mut S, name: &Name<S>, cache: Option<&Arc<named::Cache>>, line: &[u8]) {
+    let allowed = name.steps_up;
+    let name = name.script.to_vec(scope);
+    if steps_up(&name) > allowed {
+        let name = log::Text(&name);
+        log::error!(scope.logger(), &*scope, "\"{name}\" leads out of its directory: the line is not logged");
+        return;
+    }
     let path = Path::new(OsStr::from_bytes(&name));
     let written = match cache {
         Some(cache) => cache.append(path, line, clock::monotonic_ms()),

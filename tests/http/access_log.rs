@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use crate::support::daemon::is_stand_in;
 use crate::support::{Client, Daemon, Origin, Setup, fetch, get, wait_for};
 
 const CONF: &str = r#"
@@ -151,6 +152,15 @@ fn a_variable_in_the_path_chooses_the_file() {
     assert_eq!(daemon.read("logs/named_a.log"), "/named\n/named\n");
     assert_eq!(daemon.read("logs/named_b.log"), "/named\n");
     assert!(!daemon.path("logs/named_never.log").exists(), "its root directory does not exist");
+    std::fs::create_dir(daemon.path("logs/named_")).expect("the folder is ours");
+    get(daemon.port(0), "/named?name=/../../climbed");
+    get(daemon.port(0), "/named?name=/..x");
+    daemon.wait_line("logs/named_/..x.log", "named");
+    if !is_stand_in() {
+        daemon
+            .wait_log(r"/logs/named_/../../climbed.log. leads out of its directory: the line is not logged");
+        assert!(!daemon.path("climbed.log").exists());
+    }
 }
 
 #[test]

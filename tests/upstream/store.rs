@@ -88,6 +88,34 @@ fn whole_answers_become_files() {
 }
 
 #[test]
+fn no_client_has_a_file_stored_above_the_directory() {
+    let origin = Origin::saying("evil");
+    let conf = r#"
+http {
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location /i { alias %%DIR%%/kept/i/; proxy_pass http://%%ORIGIN%%; proxy_store on; }
+        location /arg { proxy_pass http://%%ORIGIN%%; proxy_store %%DIR%%/x/../kept/$arg_name; }
+    }
+}"#;
+    let daemon = Setup::new(conf).set("ORIGIN", origin.address()).level("info").start();
+    for folder in ["kept/i", "x"] {
+        std::fs::create_dir_all(daemon.path(folder)).expect("the folder is ours");
+    }
+    for target in ["/i../evil", "/arg?name=../evil", "/arg?name=a/../../evil"] {
+        assert_eq!(get(daemon.port(0), target).text(), "evil", "{target}");
+    }
+    for target in ["/i/good", "/arg?name=good", "/arg?name=..good"] {
+        assert_eq!(get(daemon.port(0), target).text(), "evil", "{target}");
+    }
+    for name in ["kept/i/good", "kept/good", "kept/..good"] {
+        wait_for(name, || daemon.path(name).exists().then_some(()));
+    }
+    assert!(!daemon.path("evil").exists() && !daemon.path("kept/evil").exists());
+    assert_eq!(daemon.log_count("leads out of its directory"), 3, "{}", daemon.log());
+}
+
+#[test]
 fn others_leave_nothing() {
     let (_origin, daemon) = start();
     let port = daemon.port(0);

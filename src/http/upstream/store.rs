@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use crate::base::path::steps_up;
 use crate::config::{Diagnostic, Inherit, Node, Setting};
 use crate::http::config::compile::Cx;
 use crate::http::modules::static_file;
@@ -25,7 +26,8 @@ pub enum Place {
     Off,
     /// As the file that the URI names below `root` or `alias`.
     Root,
-    File(Script),
+    /// With the number of `..` in the configuration's own text.
+    File(Script, usize),
 }
 
 /// Reads `proxy_store`.
@@ -33,7 +35,7 @@ pub fn place(slot: &mut Inherit<Place>, cx: &mut Cx, node: &Node) -> Result<(), 
     let place = match node.arg(0) {
         "off" => Place::Off,
         "on" => Place::Root,
-        _ => Place::File(Script::compile(&node.args[0], cx)?),
+        text => Place::File(Script::compile(&node.args[0], cx)?, steps_up(text.as_bytes())),
     };
     slot.put(place, node)
 }
@@ -78,18 +80,24 @@ pub fn is_wanted(request: &Request, status: u16) -> bool {
 }
 
 impl Store {
-    /// Creates a file. An error is logged, and the response continues without it.
+    /// Creates a file. An error is logged, and the response continues without it; so does one whose path the client has extended
+    /// by `..`.
     pub async fn begin(request: &mut Request) -> Option<Self> {
         let conf = request.passes();
         let target = match conf.store()? {
             Place::Off => return None,
-            Place::Root => {
-                let mut name = Vec::new();
-                static_file::file_name(request, &mut name);
-                PathBuf::from(OsString::from_vec(name))
+            Place::Root => static_file::path(request).ok()?,
+            Place::File(script, allowed) => {
+                let path = script.to_vec(request);
+                if steps_up(&path) > *allowed {
+                    let path = log::Text(&path);
+                    log::error!(request.error_log(), &*request, "\"{path}\" leads out of its directory");
+                    return None;
+                }
+                path
             }
-            Place::File(script) => PathBuf::from(OsString::from_vec(script.to_vec(request))),
         };
+        let target = PathBuf::from(OsString::from_vec(target));
         let target = request.config.prefix.join(target);
         let folder = conf.temp_path()?;
         let modified = request
