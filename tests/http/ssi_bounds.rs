@@ -107,7 +107,7 @@ fn a_block_without_an_end_is_not_kept() {
         "http { server { listen 127.0.0.1:%%PORT_0%%; ssi on; location / { proxy_pass http://%%ORIGIN%%; }
         location /missing { return 404; } } }";
     let daemon = Setup::new(conf).set("ORIGIN", origin.address()).level("info").start();
-    assert_eq!(get(daemon.port(0), "/").text(), format!("begin{ERROR}end"));
+    assert_eq!(get(daemon.port(0), "/").text(), format!("begin{ERROR}{ERROR}end"));
     daemon.wait_log("too long SSI block \"x\": the blocks of a page have at most 1048576 bytes");
 }
 

@@ -28,7 +28,7 @@ use crate::script::variable::variable;
 use crate::sys::{clock, clock_local};
 use command::{Broken, Command, Cursor, Found};
 use std::rc::Rc;
-use store::{Blocks, Variables};
+use store::{Blocks, Texts, Variables};
 
 /// Maximum number of commands of a request, in its own page and in those that it includes.
 const COMMANDS_MAX: u32 = 50_000;
@@ -59,11 +59,20 @@ pub type State = Option<Box<Session>>;
 /// Lent; copied for an include that is made before its turn, which has the values as they are then.
 impl states::State for State {
     fn lend(outer: &mut Request) -> Self {
-        outer.states.ssi.take()
+        let lent = outer.states.ssi.take();
+        // The included page puts its own blocks in the place of these.
+        let blocks = lent.as_ref().and_then(|session| session.blocks.clone());
+        outer.states.ssi =
+            blocks.map(|blocks| Box::new(Session { blocks: Some(blocks), ..Session::default() }));
+        lent
     }
 
     fn take_back(outer: &mut Request, inner: &mut Request) {
+        let own = outer.states.ssi.take();
         outer.states.ssi = inner.states.ssi.take();
+        if let Some(session) = &mut outer.states.ssi {
+            session.blocks = own.and_then(|own| own.blocks);
+        }
     }
 
     fn copy(outer: &Request) -> Self {
@@ -83,6 +92,8 @@ pub struct Session {
     given_up: u16,
     /// The response to an include that has a stub.
     kept: Option<(u16, Vec<u8>)>,
+    /// The blocks of the page that has included others last: these may use them.
+    blocks: Option<Rc<Texts>>,
 }
 
 const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
@@ -141,6 +152,7 @@ pub fn head(request: &mut Request) {
         headers.remove(Id::Etag);
     }
     request.response.body_changes();
+    let outer = request.states.ssi.as_ref().and_then(|state| state.blocks.clone());
     let filter = Ssi {
         conf,
         input: Vec::new(),
@@ -148,7 +160,7 @@ pub fn head(request: &mut Request) {
         stubs: Vec::new(),
         conditions: Vec::new(),
         ignored: 0,
-        blocks: Blocks::default(),
+        blocks: Blocks::within(outer),
         stub: None,
         error: ERROR.to_vec(),
         encoding: Encoding::Entity,
@@ -437,8 +449,28 @@ impl Ssi {
             let target = String::from_utf8_lossy(&target);
             return Err(format!("the URI \"{target}\" of an SSI include leads nowhere in this server"));
         }
+        // Any case is right, as in nginx.
+        let waits = match command.get("wait") {
+            None => false,
+            Some(_) if command.get("virtual").is_none() => {
+                return Err("\"wait\" cannot be used with \"file\" in an SSI include".to_owned());
+            }
+            Some(word) if word.eq_ignore_ascii_case(b"yes") => true,
+            Some(word) if word.eq_ignore_ascii_case(b"no") => false,
+            Some(word) => {
+                let word = String::from_utf8_lossy(word);
+                return Err(format!("invalid value \"{word}\" of \"wait\" in an SSI include"));
+            }
+        };
         let (then, stub) = match (command.get("set"), command.get("stub")) {
-            (Some(name), _) => (
+            (Some(_), Some(_)) => {
+                return Err("\"set\" and \"stub\" cannot be used together in an SSI include".to_owned());
+            }
+            (None, Some(stub)) if self.blocks.get(stub).is_none() => {
+                let stub = String::from_utf8_lossy(stub);
+                return Err(format!("the block \"{stub}\", the stub of an SSI include, is not there"));
+            }
+            (Some(name), None) => (
                 Then::Keep { max: None, done: Done { name: name.to_ascii_lowercase(), take: keep_variable } },
                 None,
             ),
@@ -448,7 +480,8 @@ impl Ssi {
             }
             (None, None) => (Then::Insert, None),
         };
-        let waits = !matches!(then, Then::Insert) || command.get("wait").is_some_and(|word| word == b"yes");
+        let waits = waits || !matches!(then, Then::Insert);
+        request.states.ssi.get_or_insert_default().blocks = Some(self.blocks.texts());
         let subrequest = Subrequest::new(request, levels, uri, args, then)
             .map_err(|refusal| if refusal.is_told { String::new() } else { refusal.to_string() })?;
         self.stub = stub;

@@ -1,5 +1,6 @@
 //! What SSI commands keep for later commands: variables and blocks, within limits for each request.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -68,10 +69,25 @@ fn draw(share: &mut Share, bytes: usize) -> Result<(), String> {
     Err(why.map_or_else(String::new, |why| format!("an SSI command has no memory: {why}")))
 }
 
-/// The blocks of one page, by name.
+/// The finished blocks of a page by name, which the pages that it includes may use too.
+#[derive(Debug, Default)]
+pub struct Texts {
+    own: RefCell<HashMap<Vec<u8>, Rc<[u8]>>>,
+    /// Those of the page that includes this one.
+    outer: Option<Rc<Texts>>,
+}
+
+impl Texts {
+    fn get(&self, name: &[u8]) -> Option<Rc<[u8]>> {
+        let outer = self.outer.as_ref().and_then(|outer| outer.get(name));
+        outer.or_else(|| self.own.borrow().get(name).cloned())
+    }
+}
+
+/// The blocks of one page.
 #[derive(Debug, Default)]
 pub struct Blocks {
-    texts: HashMap<Vec<u8>, Rc<[u8]>>,
+    texts: Rc<Texts>,
     bytes: usize,
     /// The block being read: its name and text; the text is `None` once it is too long.
     open: Option<(Vec<u8>, Option<Vec<u8>>)>,
@@ -79,6 +95,16 @@ pub struct Blocks {
 }
 
 impl Blocks {
+    /// Those of a page that is included by one with these blocks.
+    pub fn within(outer: Option<Rc<Texts>>) -> Self {
+        Self { texts: Rc::new(Texts { outer, ..Texts::default() }), ..Self::default() }
+    }
+
+    /// The blocks for included pages.
+    pub fn texts(&self) -> Rc<Texts> {
+        Rc::clone(&self.texts)
+    }
+
     pub fn is_open(&self) -> bool {
         self.open.is_some()
     }
@@ -110,15 +136,15 @@ impl Blocks {
     /// Closes the open block. Of two blocks with the same name the first is kept.
     pub fn close(&mut self) {
         if let Some((name, Some(text))) = self.open.take()
-            && !self.texts.contains_key(&name)
+            && self.texts.get(&name).is_none()
         {
             self.bytes += name.len() + text.len();
-            self.texts.insert(name, text.into());
+            self.texts.own.borrow_mut().insert(name, text.into());
         }
     }
 
     pub fn get(&self, name: &[u8]) -> Option<Rc<[u8]>> {
-        self.texts.get(name).cloned()
+        self.texts.get(name)
     }
 }
 
