@@ -8,5 +8,6 @@ mod init_script;
 mod install;
 mod logrotate;
 mod place;
+mod recorded_profile;
 mod scratch_root;
 mod systemd;
