@@ -56,6 +56,12 @@ fn another_compiler_has_no_profile() {
     let (_folder, compiler, script) = place(&["1.2.4", "1.2.30"]);
     let words = "--crate-name one -C opt-level=3";
     assert_eq!(passed(&script, &compiler, words, None), words);
+    // Told once, with the program itself.
+    let program =
+        run(Command::new(&script).arg(&compiler).args(words.split(' ')).args(["--crate-type", "bin"]));
+    let note =
+        "note: no profile for rustc 1.2.3: the program will be slower; scripts/profile/record makes one\n";
+    assert_eq!((program.code, program.err.as_str()), (Some(0), note));
 }
 
 #[test]
