@@ -64,7 +64,7 @@ pub fn client(acme: &Acme) -> Arc<ClientConfig> {
 }
 
 /// The serial number of the certificate that a client gets, and the process that answers.
-pub fn ask(port: u16, client: &Arc<ClientConfig>, name: &str) -> Option<(Vec<u8>, i32)> {
+pub fn ask(port: u16, client: &Arc<ClientConfig>, name: &str) -> Asked {
     let mut client = TlsClient::try_connect(port, client, name).ok()?;
     let pid = client.get(name, "/").text().parse().expect("a number");
     let chain = client.tls.peer_certificates().expect("certificates");
@@ -76,11 +76,22 @@ pub fn wait_certificate(daemon: &Daemon, client: &Arc<ClientConfig>) -> Vec<u8> 
     wait_for("a certificate", || ask(daemon.port(1), client, "a.test")).0
 }
 
-/// Waits until all workers have another certificate than this one.
+/// Waits until all workers have another certificate than this one, which is good meanwhile.
 pub fn wait_other(daemon: &Daemon, client: &Arc<ClientConfig>, old: &[u8]) {
+    wait_another(daemon, client, old, |asked| Some(asked.expect("a handshake")));
+}
+
+/// The same where this one may end before.
+pub fn wait_other_after(daemon: &Daemon, client: &Arc<ClientConfig>, old: &[u8]) {
+    wait_another(daemon, client, old, |asked| asked);
+}
+
+type Asked = Option<(Vec<u8>, i32)>;
+
+fn wait_another(daemon: &Daemon, client: &Arc<ClientConfig>, old: &[u8], judge: fn(Asked) -> Asked) {
     let mut seen = HashSet::new();
     wait_for("another certificate in all workers", || {
-        let (serial, pid) = ask(daemon.port(1), client, "a.test").expect("a handshake");
+        let (serial, pid) = judge(ask(daemon.port(1), client, "a.test"))?;
         if serial != old {
             seen.insert(pid);
         }

@@ -9,7 +9,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Uid, User};
 use serde_json::Value;
 
-use super::acme::{CONF, ask, client, setup, setup_with, wait_certificate, wait_obtained, wait_other};
+use super::acme::{
+    CONF, ask, client, setup, setup_with, wait_certificate, wait_obtained, wait_other, wait_other_after,
+};
 use crate::control::disk::Disk;
 use crate::process::upgrade::upgrade;
 use crate::support::acme::Trouble;
@@ -249,7 +251,8 @@ fn a_full_disk_keeps_what_works_and_asks_for_nothing() {
     let keeper = daemon.keeper();
     send(keeper, Signal::SIGKILL);
     wait_for("another keeper", || (daemon.keepers_now().first().copied()? != keeper).then_some(()));
-    wait_other(&daemon, &client, &first);
+    // On a loaded machine the first one has ended by now, and clients refuse it.
+    wait_other_after(&daemon, &client, &first);
     assert_eq!(acme.issued(), 2);
 }
 

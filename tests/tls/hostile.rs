@@ -1,7 +1,7 @@
 //! Clients that break off, stall, flood or send what is no TLS: each is answered or dropped in bounded time and
 //! memory, and the next client is served.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ClientConnection};
 
 use super::servers::s_client;
 use crate::support::tls::{Authority, TlsClient, connect_tcp, trusting};
-use crate::support::{Daemon, Setup, wait_for};
+use crate::support::{Daemon, Setup, get, wait_for};
 
 const CONF: &str = r#"
 http {
@@ -197,14 +197,15 @@ fn bytes_that_are_no_request_do_not_keep_a_connection() {
     // The header of a record, and then a byte of it each 100 ms: longer than keepalive_timeout.
     let began = Instant::now();
     let mut record = vec![23, 3, 3, 0x40, 0];
-    while began.elapsed() < Duration::from_secs(20) {
+    while began.elapsed() < Duration::from_secs(60) {
         if client.socket.write_all(&record).is_err() {
             break;
         }
         record = vec![1];
         std::thread::sleep(Duration::from_millis(100)); // the client's pace, not a wait for an event
     }
-    assert!(began.elapsed() < Duration::from_secs(10), "it was kept for {:?}", began.elapsed());
+    // A loaded machine is slow; without a limit it would be kept for as long as bytes come.
+    assert!(began.elapsed() < Duration::from_secs(50), "it was kept for {:?}", began.elapsed());
     is_fine(&daemon, &config);
 }
 
@@ -219,20 +220,24 @@ fn renegotiation_is_refused_and_key_updates_are_followed() {
             .args(words)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("openssl is installed");
         let mut input = child.stdin.take().expect("a pipe");
+        let mut told = BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
         let typed: Vec<String> = typed.iter().map(|text| (*text).to_owned()).collect();
         let writer = std::thread::spawn(move || {
-            // A command has a read of its own.
             for text in typed {
-                std::thread::sleep(Duration::from_millis(300));
                 if input.write_all(text.as_bytes()).is_err() {
-                    return;
+                    break;
+                }
+                // A command has a read of its own: the next one comes when this one has been obeyed.
+                if text.len() == 2 {
+                    told.find(|line| matches!(&**line, "KEYUPDATE" | "RENEGOTIATING"));
                 }
             }
-            std::thread::sleep(Duration::from_millis(500));
+            // Without input the client would end before the answer has come.
+            told.for_each(drop);
         });
         let mut text = String::new();
         child.stdout.take().expect("a pipe").read_to_string(&mut text).expect("text");
@@ -277,6 +282,8 @@ fn owner_of_memory(conf: &str, is_tls: bool) -> u32 {
         setup = setup.prelude(&format!("chmod -R a+rwX .; exec {drop} \"$@\";"));
     }
     let daemon = setup.start();
+    // A worker that answers, here with 404 or 400, has done all that it does at its start.
+    get(daemon.port(0), "/");
     let file = std::fs::metadata(format!("/proc/{}/environ", daemon.worker())).expect("it lives");
     std::os::unix::fs::MetadataExt::uid(&file)
 }
