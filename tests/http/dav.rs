@@ -21,6 +21,8 @@ http {
         location ~ ^/regex/ { }
         location /alias/ { alias %%DIR%%/files/other/; }
         location /open { alias %%DIR%%/files/other/; }
+        location /linked/ { alias %%DIR%%/files/linked/; disable_symlinks on from=%%DIR%%; create_full_put_path on; }
+        location /owned/ { alias %%DIR%%/files/linked/; disable_symlinks if_not_owner from=%%DIR%%; }
         location /mirrored/ { mirror /mirror; }
         location /mirror { internal; dav_methods off; proxy_pass http://%%ORIGIN%%; }
     }
@@ -220,6 +222,58 @@ fn copies_and_moves_stay_inside_what_is_served() {
     assert_eq!(status(&daemon, "MOVE /tree/", &to("/moved/")), 201);
     assert_eq!(daemon.read("files/moved/file"), "other");
     assert!(!daemon.path("files/tree").exists());
+}
+
+/// nginx asks `disable_symlinks` only where it reads files.
+#[test]
+fn links_that_are_forbidden_lead_no_change_elsewhere() {
+    let (_origin, daemon) = start();
+    std::fs::create_dir_all(daemon.path("files/linked/own")).expect("a folder");
+    std::fs::create_dir_all(daemon.path("outside/sub")).expect("a folder");
+    daemon.write("outside/secret", "secret");
+    daemon.write("files/linked/file", "own");
+    for (name, target) in [("out", "outside"), ("direct", "outside/secret")] {
+        std::os::unix::fs::symlink(daemon.path(target), daemon.path("files/linked").join(name))
+            .expect("a link");
+    }
+    let to = |destination: &str| format!("Destination: /linked/{destination}\r\n");
+    for (line, fields) in [
+        ("PUT /linked/out/new", String::new()),
+        ("PUT /linked/out/a/new", String::new()),
+        ("MKCOL /linked/out/made/", String::new()),
+        ("DELETE /linked/out/secret", String::new()),
+        ("DELETE /linked/out/sub/", String::new()),
+        ("DELETE /linked/out/", String::new()),
+        ("COPY /linked/out/secret", to("copy")),
+        ("COPY /linked/out/", to("copies/")),
+        ("MOVE /linked/out/secret", to("moved")),
+        ("COPY /linked/file", to("out/copied")),
+        ("COPY /linked/own/", to("out/copied/")),
+        ("MOVE /linked/own/", to("out/moved/")),
+        ("COPY /linked/direct", to("copy")),
+    ] {
+        assert_eq!(status(&daemon, line, &fields), 403, "{line}");
+    }
+    assert_eq!(ask(&daemon, "PUT /linked/out/new", "If-None-Match: *\r\n", b"text").status, 403);
+    let mut left = names(&daemon.path("outside"));
+    left.sort();
+    assert_eq!((left, daemon.read("outside/secret")), (vec!["secret".into(), "sub".into()], "secret".into()));
+    let mut left = names(&daemon.path("files/linked"));
+    left.sort();
+    assert_eq!(left, ["direct", "file", "out", "own"]);
+    daemon.wait_log("/linked/out/new\" has a link that \"disable_symlinks\" forbids");
+    // A link at the end is not followed but changed, and the owner is the same here.
+    assert_eq!(ask(&daemon, "PUT /linked/direct", "", b"new").status, 204);
+    assert_eq!(
+        (daemon.read("files/linked/direct"), daemon.read("outside/secret")),
+        ("new".into(), "secret".into())
+    );
+    assert_eq!(ask(&daemon, "PUT /linked/a/b", "", b"new").status, 201);
+    assert_eq!(status(&daemon, "COPY /linked/own/", &to("copies/")), 201);
+    assert_eq!(status(&daemon, "DELETE /linked/out", ""), 204);
+    std::os::unix::fs::symlink(daemon.path("outside"), daemon.path("files/linked/out")).expect("a link");
+    assert_eq!(ask(&daemon, "PUT /owned/out/new", "", b"new").status, 201);
+    assert!(daemon.path("outside/new").exists());
 }
 
 #[test]

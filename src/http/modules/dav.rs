@@ -10,7 +10,7 @@ mod tree;
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -19,6 +19,7 @@ use crate::config::directive::{custom, flag, number};
 use crate::config::{Arity, Context, Diagnostic, Diagnostics, Node, Setting, Span, settings};
 use crate::http::config::compile::Cx;
 use crate::http::config::server::Server;
+use crate::http::modules::disable_symlinks::Links;
 use crate::http::modules::{BlockConf, Directive, open_file_cache, static_file};
 use crate::http::request::Request;
 use crate::http::response::{Body, Response, condition, redirect};
@@ -140,13 +141,18 @@ pub fn content(request: &mut Request) -> Verdict {
 /// A change of the file or directory at a path.
 type Act = fn(&mut Request, &'static Conf, PathBuf) -> Verdict;
 
-/// Makes the change if the conditions of the request hold for what is there now.
+/// Makes the change if the conditions of the request hold for what is there now, and the path has no links that
+/// `disable_symlinks` forbids.
 fn on_condition(request: &mut Request, conf: &'static Conf, path: PathBuf, act: Act) -> Verdict {
+    let links = Links::of(request, path.as_os_str().as_bytes());
     let conditions = [Id::IfMatch, Id::IfNoneMatch, Id::IfUnmodifiedSince];
-    if conditions.iter().all(|id| request.header(*id).is_none()) {
+    if links.are_followed() && conditions.iter().all(|id| request.header(*id).is_none()) {
         return act(request, conf, path);
     }
     let job = move || -> Then {
+        if let Err(refusal) = tree::check_links(&links, &path) {
+            return Box::new(move |request| refuse(request, refusal.status, &refusal.why));
+        }
         let found = fs::metadata(&path).ok().filter(fs::Metadata::is_file);
         Box::new(move |request| {
             let holds = match &found {
@@ -263,9 +269,12 @@ fn transfer(request: &mut Request, conf: &'static Conf, from: PathBuf) -> Verdic
         Ok(to) => PathBuf::from(OsString::from_vec(to)),
         Err(status) => return refuse(request, status, &invalid),
     };
-    let folder_mode = folder_mode(conf);
+    let (folder_mode, links) = (folder_mode(conf), Links::of(request, to.as_os_str().as_bytes()));
     let task = Transfer { from, to, is_collection, is_move, depth, overwrites, folder_mode };
-    work(lane(is_collection), move || tree::transfer(&task))
+    work(lane(is_collection), move || {
+        tree::check_links(&links, &task.to)?;
+        tree::transfer(&task)
+    })
 }
 
 /// The field `Depth`; `None`: there is none. Errors: it is invalid, and logged.

@@ -127,7 +127,8 @@ impl Links {
     }
 }
 
-const STEP: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
+/// To look at a directory or a file without reading it.
+pub const STEP: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
 
 /// True if the path to the directory of this file contains a link.
 fn is_above_linked(start: &OwnedFd, path: &[u8]) -> bool {

@@ -7,10 +7,14 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use nix::errno::Errno;
+
+use crate::http::modules::disable_symlinks::{Links, STEP};
 use crate::http::temp_file::{self, TempFile};
 use crate::log::Cause;
 use crate::sys::remove_tree::remove_tree;
@@ -65,6 +69,23 @@ impl Refusal {
         };
         Self { status, why: format!("{call} \"{}\" failed {}", path.display(), Cause(error)), is_critical }
     }
+}
+
+/// Refuses a path on which there is a link that must not be followed. A link at its end is changed itself and not followed,
+/// unless a slash follows it.
+pub fn check_links(links: &Links, path: &Path) -> Result<(), Refusal> {
+    if links.are_followed() {
+        return Ok(());
+    }
+    let bare = without_slash(path);
+    let is_open = |path: &Path| {
+        !matches!(links.open(path.as_os_str().as_bytes(), STEP), Err(Errno::ELOOP | Errno::ENOTDIR))
+    };
+    let is_collection = path.as_os_str().as_bytes().ends_with(b"/");
+    if bare.parent().is_none_or(is_open) && (!is_collection || is_open(&bare)) {
+        return Ok(());
+    }
+    Err(Refusal::client(403, format!("\"{}\" has a link that \"disable_symlinks\" forbids", path.display())))
 }
 
 /// Gives the file of a request's body its name. Returns 201, or 204 if the file was there before.
