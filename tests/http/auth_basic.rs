@@ -24,6 +24,7 @@ http {
         location /reads { limit_except GET { auth_basic closed; } }
         location /slow { auth_basic closed; auth_delay 400ms; }
         location /slow-either { satisfy any; deny all; auth_basic closed; auth_delay 400ms; error_page 401 /why; }
+        location /below { auth_basic closed; auth_basic_user_file sub/../sub/$arg_file; }
         location /by-variable { auth_basic closed; auth_basic_user_file $arg_file; }
     }
 }
@@ -170,6 +171,17 @@ fn a_file_of_users_that_would_be_waited_for_stops_nobody() {
         daemon.wait_log(&format!("open\\(\\) \".*/{name}\" failed .*{why}"));
     }
     assert_eq!(enter(&daemon, "/by-variable?file=users", "plain", "secret"), 404);
+}
+
+#[test]
+fn no_client_names_a_file_of_users_above_the_directory() {
+    if is_stand_in() {
+        return;
+    }
+    let daemon = Setup::new(CONF).file("users", USERS).file("sub/users", USERS).start();
+    assert_eq!(enter(&daemon, "/below?file=users", "plain", "secret"), 404);
+    assert_eq!(enter(&daemon, "/below?file=../users", "plain", "secret"), 403);
+    daemon.wait_log("\"sub/../sub/../users\" leads out of its directory");
 }
 
 #[test]

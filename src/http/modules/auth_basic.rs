@@ -18,6 +18,7 @@ use std::rc::Rc;
 
 use crate::base::base64;
 use crate::base::crypt::{self, Scheme};
+use crate::base::path::steps_up;
 use crate::config::directive::{custom, millis};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, settings};
 use crate::http::config::compile::Cx;
@@ -48,6 +49,8 @@ settings! {
 struct File {
     folder: PathBuf,
     path: Script,
+    /// The number of `..` in the configuration's own text: a client must not add any, and so name a file that it has written.
+    steps_up: usize,
 }
 
 const CONTEXTS: Context = Context::ANY.or(Context::LIMIT_EXCEPT);
@@ -85,7 +88,7 @@ fn auth_basic(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
 
 fn auth_basic_user_file(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let path = Script::compile(&node.args[0], cx)?;
-    let file = File { folder: cx.options.folder.clone(), path };
+    let file = File { folder: cx.options.folder.clone(), path, steps_up: steps_up(node.arg(0).as_bytes()) };
     conf.file.put(file, node)
 }
 
@@ -106,8 +109,13 @@ fn check(request: &mut Request, realm: &'static Script, file: &'static File) -> 
         log::info!(request.error_log(), &*request, "{}", what);
         return refuse(request);
     }
-    let path = file.folder.join(OsStr::from_bytes(&file.path.to_vec(request)));
-    let path = path.into_os_string().into_vec();
+    let name = file.path.to_vec(request);
+    if steps_up(&name) > file.steps_up {
+        let name = log::Text(&name);
+        log::error!(request.error_log(), &*request, "\"{}\" leads out of its directory", name);
+        return Verdict::Done(Reply::Status(403));
+    }
+    let path = file.folder.join(OsStr::from_bytes(&name)).into_os_string().into_vec();
     match read_users(&path, false) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             let job = move || -> Then {
