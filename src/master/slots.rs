@@ -492,7 +492,7 @@ fn open_one(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> 
 fn remove_stale(path: &std::path::Path) {
     // Without blocking: a process whose queue is full is alive all the same.
     let refused = || {
-        socket::connect_nonblocking(&SockAddr::Unix(path.into()), None, false, Buffers::default())
+        socket::connect_nonblocking(&SockAddr::Unix(path.into()), None, false, false, Buffers::default())
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     };
     if refused() {

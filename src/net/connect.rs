@@ -26,6 +26,8 @@ pub struct Options {
     pub probes: bool,
     /// Open a UDP socket.
     pub is_datagram: bool,
+    /// We send as soon as we are connected, and the peer waits for that.
+    pub speaks_first: bool,
     /// The sizes of the socket's buffers (`proxy_socket_rcvbuf`, `proxy_socket_sndbuf`).
     pub buffers: Buffers,
 }
@@ -105,8 +107,13 @@ pub async fn connect(address: &Address, options: &Options) -> io::Result<Transpo
     let address = inet.as_ref().unwrap_or(address);
     // a unix socket has no local address to choose
     let bind = options.bind.as_ref().filter(|_| !address.is_unix());
-    let (fd, in_progress) =
-        socket::connect_nonblocking(address, bind, options.is_transparent, options.buffers)?;
+    let (fd, in_progress) = socket::connect_nonblocking(
+        address,
+        bind,
+        options.is_transparent,
+        options.speaks_first,
+        options.buffers,
+    )?;
     if options.probes && matches!(address, Address::Inet(_)) {
         socket::set_keepalive(&fd)?;
     }

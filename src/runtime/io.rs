@@ -634,7 +634,8 @@ mod tests {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let address = SockAddr::Inet(listener.local_addr().unwrap());
             let connect = async || {
-                let (fd, _) = socket::connect_nonblocking(&address, None, false, Buffers::default()).unwrap();
+                let (fd, _) =
+                    socket::connect_nonblocking(&address, None, false, false, Buffers::default()).unwrap();
                 let io = Io::connecting(fd, true).unwrap();
                 assert_eq!(io.try_write(b"early").unwrap_err().kind(), io::ErrorKind::WouldBlock);
                 io.writable().await.unwrap();

@@ -562,7 +562,10 @@ fn freeze(conf: &Conf) -> Frozen {
     let (bind, is_transparent) = conf.set.bind.as_ref().map_or((None, false), Bind::fixed);
     let probes = conf.set.socket_keepalive.get();
     let buffers = Buffers::new(conf.set.socket_rcvbuf.get(), conf.set.socket_sndbuf.get());
-    let connect = connect::Options { bind, is_transparent, probes, is_datagram: false, buffers };
+    // Every protocol begins with a request, or with TLS; in a tunnel the server may be the first.
+    let speaks_first = !conf.family.only_connects;
+    let connect =
+        connect::Options { bind, is_transparent, probes, is_datagram: false, speaks_first, buffers };
     let is_rebound = conf.set.bind_dynamic.get() && conf.has_own_local();
     let is_made_anew = conf.set.request_dynamic.get() || conf.names_depend_on_peer();
     let depends_on_peer =

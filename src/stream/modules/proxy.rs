@@ -279,6 +279,7 @@ impl Conf {
             is_transparent,
             probes: self.socket_keepalive.get(),
             is_datagram: session.is_udp(),
+            speaks_first: false,
             buffers: Buffers::new(self.socket_rcvbuf.get(), self.socket_sndbuf.get()),
         }
     }
