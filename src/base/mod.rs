@@ -9,6 +9,7 @@ pub mod frame;
 pub mod geoip;
 pub mod gzip;
 pub mod http_date;
+pub mod image;
 pub mod in_place;
 pub mod jose;
 pub mod json;
