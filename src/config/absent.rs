@@ -88,7 +88,6 @@ static FEATURES: &[&Feature] = &[
         "perf(1) can profile a worker that runs: remove this line",
     ),
     &foreign("dav-ext", &["dav_ext_*"], "\"dav_methods\" has PUT, DELETE, MKCOL, COPY and MOVE"),
-    &own("images", &["image_filter*"], &["image_filter"], TAKE_OUT),
     &own("XSLT", &["xslt_*", "xml_entities", "xml_external_entities"], &["xslt_stylesheet"], TAKE_OUT),
     &own("Perl", &["perl*"], &["perl", "perl_set"], TAKE_OUT),
     &own(
@@ -220,7 +219,6 @@ pub fn feature_of_variable(name: &str) -> Option<&'static Feature> {
 /// The name of the feature in a module's file name, which comes without `ngx_http_` and `_module.so`.
 pub fn module(file: &str) -> Option<&'static str> {
     const MODULES: &[(&str, &str)] = &[
-        ("image_filter", "images"),
         ("xslt", "XSLT"),
         ("perl", "Perl"),
         ("lua", "Lua"),

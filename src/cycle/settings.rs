@@ -107,7 +107,7 @@ type Row = Directive<Settings, Cx>;
 const WORKERS_MAX: u64 = 256;
 
 /// Parts of module names whose directives are built in.
-const BUILT_IN: [&str; 5] = ["brotli", "headers_more", "mail", "ngx_otel_module", "zstd"];
+const BUILT_IN: [&str; 6] = ["brotli", "headers_more", "image_filter", "mail", "ngx_otel_module", "zstd"];
 
 #[rustfmt::skip]
 pub static MAIN: &[Row] = &[

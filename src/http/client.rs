@@ -16,6 +16,7 @@ use crate::http::request::error::Error;
 use crate::http::response::Response;
 use crate::http::response::filter::{Filters, Piece, Signal};
 use crate::http::response::output::Output;
+use crate::http::verdict::Reply;
 use crate::net::drain;
 use crate::proto::message::{Method, Version};
 use crate::runtime;
@@ -41,6 +42,8 @@ pub struct Client<'a> {
     /// Belongs to a subrequest: its head is not sent, its body becomes part of the outer one.
     is_within: bool,
     has_started: bool,
+    /// The head waits for a change to the whole.
+    is_held: bool,
     /// The filters may hold bytes back.
     holds: bool,
 }
@@ -48,7 +51,15 @@ pub struct Client<'a> {
 impl<'a> Client<'a> {
     pub fn new(downstream: Downstream<'a>) -> Self {
         let output = Output::new(downstream);
-        Self { downstream, output, filters: None, is_within: false, has_started: false, holds: false }
+        Self {
+            downstream,
+            output,
+            filters: None,
+            is_within: false,
+            has_started: false,
+            is_held: false,
+            holds: false,
+        }
     }
 
     /// The client of a subrequest: it continues the body that `outer` has started, until [`Client::resume`].
@@ -66,7 +77,15 @@ impl<'a> Client<'a> {
     /// For a request without a waiting client: neither head nor body is written.
     pub fn nobody() -> Self {
         let (downstream, output) = (Downstream::Nobody, Output::nothing());
-        Self { downstream, output, filters: None, is_within: true, has_started: false, holds: false }
+        Self {
+            downstream,
+            output,
+            filters: None,
+            is_within: true,
+            has_started: false,
+            is_held: false,
+            holds: false,
+        }
     }
 
     /// For a subrequest that runs ahead of its turn.
@@ -118,11 +137,28 @@ impl<'a> Client<'a> {
         request.response = response;
         request.restore_kept();
         request.proxied.add_cookies(&mut request.response.headers);
-        run_heads(request);
+        modules::run_heads(request);
         if request.response.is_current {
             request.response.leave_out_body();
         }
         self.filters = request.filters.take();
+        if self.filters.is_some() && self.hold() {
+            return; // the head waits for a change to the whole
+        }
+        self.begin(request);
+    }
+
+    /// Gives the body to a change that needs it as a whole. False: there is none.
+    #[cold]
+    fn hold(&mut self) -> bool {
+        let whole = self.filters.as_deref_mut().and_then(Filters::take_whole);
+        self.is_held = whole.is_some_and(|whole| self.output.hold(whole));
+        self.is_held
+    }
+
+    /// Decides the framing and makes the head.
+    #[inline]
+    fn begin(&mut self, request: &mut Request) {
         self.has_started = true;
         request.answered_us = Some(runtime::now_us());
         if self.is_within {
@@ -150,7 +186,7 @@ impl<'a> Client<'a> {
     pub fn start_tunnel(&mut self, request: &mut Request, response: Response) {
         request.response = response;
         request.proxied.add_cookies(&mut request.response.headers);
-        run_heads(request);
+        modules::run_heads(request);
         self.has_started = true;
         let started = self.output.start_tunnel(&request.response, &terms(request));
         request.head_bytes_sent = started.head_bytes;
@@ -233,7 +269,7 @@ impl<'a> Client<'a> {
     /// Ends the body. A body shorter than its declared length ends the connection: the client must see the cut.
     pub async fn finish(&mut self, request: &mut Request) -> Result<(), Error> {
         if self.filters.is_some() || self.output.is_coded() {
-            Box::pin(self.write_changed(request, b"", Signal::End)).await?;
+            Box::pin(self.end_changed(request)).await?;
         }
         let is_whole = if self.is_within {
             true
@@ -252,6 +288,57 @@ impl<'a> Client<'a> {
         }
         request.is_complete = is_whole;
         Ok(())
+    }
+
+    /// Ends what filters, a coding or a change to the whole have got.
+    async fn end_changed(&mut self, request: &mut Request) -> Result<(), Error> {
+        self.write_changed(request, b"", Signal::End).await?;
+        if !self.is_held {
+            return Ok(());
+        }
+        let body = self.output.finish_held(request, self.downstream).await?;
+        self.output.take_held();
+        self.begin_later(request);
+        self.write_changed(request, &body, Signal::End).await
+    }
+
+    /// Makes the head that has waited for a change to the whole: the steps of the modules behind that, then the rest.
+    fn begin_later(&mut self, request: &mut Request) {
+        self.is_held = false;
+        modules::run_later_heads(request);
+        self.filters = request.filters.take();
+        self.begin(request);
+    }
+
+    /// Makes the head as soon as the change to the whole needs no more of the body, which passes through further filters
+    /// then.
+    #[cold]
+    async fn pass_held(&mut self, request: &mut Request, filters: &mut Filters) -> Result<(), Error> {
+        let Some(mut whole) = self.output.take_held() else { return Ok(()) };
+        let body = whole.begin(request);
+        self.begin_later(request);
+        Box::pin(self.write_changed(request, &body, Signal::More)).await?;
+        if let Some(later) = self.filters.take() {
+            filters.append(*later);
+        }
+        Ok(())
+    }
+
+    /// True if the head waits for a change to the whole.
+    pub fn is_held(&self) -> bool {
+        self.is_held
+    }
+
+    /// After an error: gives up a change to the whole, so that there can be another response. Returns that of the change,
+    /// if it was its own error.
+    #[cold]
+    pub fn withdraw(&mut self, request: &mut Request) -> Option<Reply> {
+        // The output of a subrequest may be held by the request around it.
+        if !std::mem::take(&mut self.is_held) {
+            return None;
+        }
+        self.filters = None;
+        self.output.take_held()?.instead(request)
     }
 
     fn send<'b>(
@@ -337,6 +424,9 @@ impl<'a> Client<'a> {
             let pieces = filters.push(request, step, signal)?;
             runtime::worked(filters.work(step.len().max(bytes_of(&pieces)))).await;
             self.carry_out(request, &mut filters, pieces, plain).await?;
+            if self.is_held && self.output.is_ready() {
+                Box::pin(self.pass_held(request, &mut filters)).await?;
+            }
             if rest.is_empty() {
                 break;
             }
@@ -410,14 +500,6 @@ fn terms(request: &Request) -> Terms {
 
 fn bytes_of(pieces: &[Piece]) -> usize {
     pieces.iter().map(|piece| if let Piece::Bytes(bytes) = piece { bytes.len() } else { 0 }).sum()
-}
-
-fn run_heads(request: &mut Request) {
-    let mut acting = request.location.confs.acting_heads();
-    while acting != 0 {
-        modules::HEAD_STEPS[acting.trailing_zeros() as usize](request);
-        acting &= acting - 1;
-    }
 }
 
 #[cfg(test)]

@@ -52,6 +52,7 @@ pub mod http2;
 pub mod http3;
 pub mod http_core;
 pub mod https_redirect;
+pub mod image_filter;
 pub mod index;
 pub mod keyval;
 pub mod limit_conn;
@@ -201,7 +202,7 @@ macro_rules! modules {
                     $($name: complete(partial.$name, &outer.$name, $name::Conf::INHERITS, &defaults.$name, cx),)*
                     idle: 0,
                 };
-                Confs { idle: confs.idle(), ..confs }
+                Confs { idle: confs.idle_or_later(), ..confs }
             }
 
             /// The same for a block without a name of its own: an `if` or a `limit_except`.
@@ -211,7 +212,7 @@ macro_rules! modules {
                     $($name: complete(partial.$name, &outer.$name, $name::Conf::INHERITS_NAMELESS, &defaults.$name, cx),)*
                     idle: 0,
                 };
-                Confs { idle: confs.idle(), ..confs }
+                Confs { idle: confs.idle_or_later(), ..confs }
             }
 
             fn idle(&self) -> u64 {
@@ -305,6 +306,12 @@ macro_rules! modules {
 
         const HANDLERS: &[(Phase, Handler)] = &[$($((Phase::$phase, $name::$handler as Handler),)*)*];
 
+        /// The names of the modules with a step in `HEAD_STEPS`.
+        const HEADS: &[&str] = &[$($({
+            let _: Act = $name::$head;
+            stringify!($name)
+        },)?)*];
+
         /// The names of `HANDLERS`, followed by those of `HEAD_STEPS`.
         #[cfg(test)]
         const NAMES: &[&str] = &[
@@ -391,6 +398,7 @@ modules! {
     gunzip      => [] head_step head;
     addition    => [] head_step head;
     sub_filter  => [] head_step head;
+    image_filter => [] head_step head;
     charset     => [] head_step head state State;
     ssi         => [] head_step head state State;
     gzip        => [] head_step head;
@@ -421,6 +429,16 @@ impl Confs {
         self.idle & all == all
     }
 
+    /// `idle`, which the steps behind `image_filter` seem to be if that acts: it runs them itself, when the head is known.
+    fn idle_or_later(&self) -> u64 {
+        self.idle() | if self.image_filter.acts() { LATER_HEADS << HANDLERS.len() } else { 0 }
+    }
+
+    /// The head steps behind `image_filter` that have something to do here, as bits by their index in [`HEAD_STEPS`].
+    pub fn later_heads(&self) -> u64 {
+        !self.idle() >> HANDLERS.len() & LATER_HEADS
+    }
+
     /// The head steps that have something to do here, as bits by their index in [`HEAD_STEPS`].
     #[inline]
     pub fn acting_heads(&self) -> u64 {
@@ -437,6 +455,42 @@ const PHASES: [u64; PHASE_COUNT] = {
         number += 1;
     }
     phases
+};
+
+/// Runs the modules' steps for the head of a response; those behind `image_filter`, if that acts, when it tells.
+pub fn run_heads(request: &mut Request) {
+    run(request, request.location.confs.acting_heads());
+}
+
+/// Runs the steps behind `image_filter`.
+pub fn run_later_heads(request: &mut Request) {
+    run(request, request.location.confs.later_heads());
+}
+
+#[inline]
+fn run(request: &mut Request, mut acting: u64) {
+    while acting != 0 {
+        HEAD_STEPS[acting.trailing_zeros() as usize](request);
+        acting &= acting - 1;
+    }
+}
+
+/// `==`, which is no constant function.
+const fn is_same(one: &[u8], other: &[u8]) -> bool {
+    match (one, other) {
+        ([], []) => true,
+        ([first, one @ ..], [second, other @ ..]) => *first == *second && is_same(one, other),
+        _ => false,
+    }
+}
+
+/// The head steps behind that of `image_filter`.
+const LATER_HEADS: u64 = {
+    let mut index = 0;
+    while !is_same(HEADS[index].as_bytes(), b"image_filter") {
+        index += 1;
+    }
+    ((1 << HEAD_STEPS.len()) - 1) & !((1 << (index + 1)) - 1)
 };
 
 const _: () = assert!(HANDLERS.len() + HEAD_STEPS.len() <= u64::BITS as usize);

@@ -56,26 +56,40 @@ pub struct Resume {
 /// Errors: those after which the connection cannot be used; all others have been answered.
 pub async fn handle(request: &mut Request, client: &mut Client<'_>, entry: Entry) -> Result<(), Error> {
     let mut step = begin(request, entry);
-    // Boxed: an error that waits for an end that never comes would make the future of every request larger.
-    let failed = loop {
-        let taken = match step {
-            Step::Pass => upstream::proxy(request, client).await.map(|reply| reply.map(Step::Answer)),
-            Step::Answer(reply) => noted(answer(request, client, reply).await, request, client),
-            Step::Wait(pause, resume) => noted(wait(request, client, pause, resume).await, request, client),
-        };
-        match taken {
-            Ok(None) => break None,
-            Ok(Some(next)) => step = next,
-            Err(error) => match recover(request, client, error) {
-                Ok(reply) => step = Step::Answer(reply),
-                Err(error) => break Some(Box::new(error)),
-            },
-        }
-    };
     let ending = {
-        let outcome = match failed {
-            Some(error) => Err(*error),
-            None => noted_end(client.finish(request).await, request),
+        let outcome = loop {
+            // Boxed: an error that waits for an end that never comes would make the future of every request larger.
+            let failed = loop {
+                let taken = match step {
+                    Step::Pass => upstream::proxy(request, client).await.map(|reply| reply.map(Step::Answer)),
+                    Step::Answer(reply) => noted(answer(request, client, reply).await, request, client),
+                    Step::Wait(pause, resume) => {
+                        noted(wait(request, client, pause, resume).await, request, client)
+                    }
+                };
+                match taken {
+                    Ok(None) => break None,
+                    Ok(Some(next)) => step = next,
+                    Err(error) => match recover(request, client, error) {
+                        Ok(reply) => step = Step::Answer(reply),
+                        Err(error) => break Some(Box::new(error)),
+                    },
+                }
+            };
+            if let Some(error) = failed {
+                break Err(*error);
+            }
+            match client.finish(request).await {
+                // the head has waited for the whole body, and nothing has been sent
+                Err(error) if client.is_held() => {
+                    termination::note(request, false, &error);
+                    match recover(request, client, error) {
+                        Ok(reply) => step = Step::Answer(reply),
+                        Err(error) => break Err(error),
+                    }
+                }
+                outcome => break noted_end(outcome, request),
+            }
         };
         if !goes_on(request, client) {
             return outcome;
@@ -500,6 +514,10 @@ fn too_many_redirects(request: &mut Request, doing: &str) -> Option<Reply> {
 
 /// Handles an error: an error page if nothing has been sent, otherwise the end of the connection.
 fn recover(request: &mut Request, client: &mut Client<'_>, error: Error) -> Result<Reply, Error> {
+    if let Some(reply) = client.withdraw(request) {
+        request.termination = None; // it ends with that reply
+        return Ok(reply);
+    }
     match error.side {
         Side::Client if error.limit.is_some() => limit::log_limit(request, &error),
         Side::Client => log::info!(request.error_log(), &*request, "{error}"),

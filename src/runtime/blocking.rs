@@ -1,5 +1,5 @@
 //! A small thread pool for work that blocks or takes long: files that are not in memory, the system's
-//! resolver, password hashes, slow content codings.
+//! resolver, password hashes, slow content codings, images.
 //!
 //! Each kind of work has its own lane, with its own queue and threads, so that a flood of passwords holds up
 //! only passwords. Threads start on first use, so the master never has any. A job whose waiter has gone away
@@ -29,6 +29,8 @@ pub enum Lane {
     Codings,
     /// Changes of whole directory trees, which may take minutes.
     Trees,
+    /// Images that are decoded, which takes up to seconds: their thread gives way to the loop.
+    Images,
     /// Documents about all that runs, which take long and may wait: their thread gives way to the loop.
     Documents,
 }
@@ -38,6 +40,10 @@ pub const NAMES_WAITING_MAX: usize = 64;
 /// Maximum number of passwords waiting: about four seconds of bcrypt at cost 12.
 pub const PASSWORDS_WAITING_MAX: usize = 16;
 
+const STACK_BYTES: usize = 256 * 1024;
+/// Encoders of images have their tables on the stack. Only what is used takes memory.
+const IMAGE_STACK_BYTES: usize = 8 * 1024 * 1024;
+
 impl Lane {
     fn pool(self) -> &'static Pool {
         static FILES: Pool = Pool::new(4, usize::MAX);
@@ -45,13 +51,15 @@ impl Lane {
         static PASSWORDS: Pool = Pool::new(1, PASSWORDS_WAITING_MAX);
         static CODINGS: Pool = Pool::new(1, usize::MAX);
         static TREES: Pool = Pool::new(2, usize::MAX);
-        static DOCUMENTS: Pool = Pool::with(1, usize::MAX, true);
+        static IMAGES: Pool = Pool::with(1, usize::MAX, true, IMAGE_STACK_BYTES);
+        static DOCUMENTS: Pool = Pool::with(1, usize::MAX, true, STACK_BYTES);
         match self {
             Self::Files => &FILES,
             Self::Names => &NAMES,
             Self::Passwords => &PASSWORDS,
             Self::Codings => &CODINGS,
             Self::Trees => &TREES,
+            Self::Images => &IMAGES,
             Self::Documents => &DOCUMENTS,
         }
     }
@@ -73,6 +81,7 @@ struct Pool {
     waiting_max: usize,
     /// Its threads run when the others of the process have nothing to do.
     gives_way: bool,
+    stack_bytes: usize,
 }
 
 struct Queue {
@@ -219,12 +228,13 @@ impl<T> Drop for Waiting<T> {
 
 impl Pool {
     const fn new(threads_max: usize, waiting_max: usize) -> Self {
-        Self::with(threads_max, waiting_max, false)
+        Self::with(threads_max, waiting_max, false, STACK_BYTES)
     }
 
-    const fn with(threads_max: usize, waiting_max: usize, gives_way: bool) -> Self {
+    const fn with(threads_max: usize, waiting_max: usize, gives_way: bool, stack_bytes: usize) -> Self {
         let queue = Mutex::new(Queue { jobs: VecDeque::new(), threads: 0, idle: 0, abandoned: 0 });
-        Self { queue, work: Condvar::new(), threads_max, waiting_max, gives_way }
+        let work = Condvar::new();
+        Self { queue, work, threads_max, waiting_max, gives_way, stack_bytes }
     }
 
     fn submit<T: Send + 'static>(&'static self, work: Work<T>) -> Waiting<T> {
@@ -243,7 +253,7 @@ impl Pool {
             self.work.notify_one();
             return true;
         }
-        let thread = std::thread::Builder::new().name("blocking".into()).stack_size(256 * 1024);
+        let thread = std::thread::Builder::new().name("blocking".into()).stack_size(self.stack_bytes);
         match thread.spawn(|| self.serve()) {
             Ok(_) => queue.threads += 1,
             Err(_) if queue.threads > 0 => {} // the running threads will get to it

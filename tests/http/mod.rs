@@ -36,6 +36,7 @@ mod h3;
 mod h3_hostile;
 mod headers_more;
 mod hostile;
+mod image_filter;
 mod keepalive;
 mod limit_conn;
 mod limit_rate;

@@ -16,8 +16,8 @@ use crate::http::toy;
 
 /// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "acme balanced behind-proxy cache canary compression container control countries discovery django dns drupal failover \
-                      files forward-proxy ftp grpc health-checks http3 json-log jwt laravel legacy-pages limits mail maintenance media memcached \
-                      mqtt nextcloud oidc otel overload phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate \
+                      files forward-proxy ftp grpc health-checks http3 images json-log jwt laravel legacy-pages limits mail maintenance media \
+                      memcached mqtt nextcloud oidc otel overload phpmyadmin redirects shadow status sticky streams subpath tcp tls-intermediate \
                       tls-internal tls-modern tls-passthrough uploads vhosts webdav websocket wordpress";
 
 #[test]
@@ -983,6 +983,40 @@ fn forward_proxy() {
     assert_eq!(status, 200);
     client.send("hello");
     assert_eq!(client.exactly(5), b"hello");
+}
+
+#[test]
+fn images() {
+    let photo = {
+        let mut out = Vec::new();
+        let mut encoder = png::Encoder::new(&mut out, 1300, 13);
+        encoder.set_color(png::ColorType::Rgb);
+        let mut writer = encoder.write_header().expect("memory");
+        writer.write_image_data(&vec![100; 1300 * 13 * 3]).expect("memory");
+        writer.finish().expect("memory");
+        out
+    };
+    let changes = [
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+        ("root   site", "root   %%DIR%%/site"),
+        ("alias site", "alias %%DIR%%/site"),
+        ("cache/thumbs", "%%DIR%%/thumbs"),
+        ("unix:run/thumbs.sock", "unix:%%DIR%%/thumbs.sock"),
+    ];
+    let daemon = example("images.conf", &changes).file("site/photos/shoe.png", &photo).start();
+    for (size, width) in [("small", 160), ("medium", 480), ("large", 1200)] {
+        let thumb = ask(&daemon, "a", &format!("/thumbs/{size}/shoe.png"));
+        assert_eq!((thumb.status, thumb.header("content-type")), (200, Some("image/png")), "{size}");
+        assert_eq!(thumb.body[16..20], u32::to_be_bytes(width), "its width");
+    }
+    let told = ask(&daemon, "a", "/photos/shoe.png?size=1").text();
+    assert_eq!(told, "{ \"img\" : { \"width\": 1300, \"height\": 13, \"type\": \"png\" } }\r\n");
+    assert_eq!(ask(&daemon, "a", "/photos/shoe.png").body, photo);
+    std::fs::remove_file(daemon.path("site/photos/shoe.png")).expect("it is there");
+    assert_eq!(ask(&daemon, "a", "/thumbs/small/shoe.png").status, 200, "it is kept");
+    for path in ["/thumbs/small/boot.png", "/thumbs/huge/shoe.png"] {
+        assert_eq!(ask(&daemon, "a", path).status, 404, "{path}");
+    }
 }
 
 #[test]

@@ -132,15 +132,40 @@ fn printed(conf: &str) -> String {
 }
 
 #[test]
+fn what_images_become_is_checked() {
+    let wrong = |text: &'static str| ["[emerg] invalid ", text].concat();
+    let cases = [
+        ("image_filter on;", wrong("parameter \"on\"")),
+        ("image_filter resize 10;", wrong("parameter \"resize\"")),
+        ("image_filter test 1;", wrong("parameter \"test\"")),
+        ("image_filter crop 10 0;", wrong("parameter \"0\"")),
+        ("image_filter resize x 10;", wrong("parameter \"x\"")),
+        ("image_filter rotate 45;", wrong("parameter \"45\"")),
+        ("image_filter_jpeg_quality 0;", wrong("value \"0\"")),
+        ("image_filter_webp_quality -;", wrong("value \"-\"")),
+        ("image_filter_sharpen -1;", wrong("value \"-1\"")),
+    ];
+    for (text, expected) in &cases {
+        check(&[("location", text, &[expected])]);
+    }
+    check(&[
+        ("location", "image_filter resize - 10; image_filter rotate 90; image_filter_sharpen 0;", &[]),
+        ("location", "image_filter rotate $arg_r; image_filter_jpeg_quality $arg_q;", &[]),
+        ("http", "image_filter_buffer 1m; image_filter_interlace on; image_filter_webp_quality 80;", &[]),
+        ("main", "load_module modules/ngx_http_image_filter_module.so;", &[]),
+    ]);
+}
+
+#[test]
 fn settings_of_what_is_not_in_use_are_warnings() {
     check(&[
         (
             "http",
-            "xslt_types a/b; ssl_ech_file a; image_filter_buffer 1m;",
+            "xslt_types a/b; ssl_ech_file a; perl_modules a;",
             &[
                 "[warn] \"xslt_types\" has no effect",
                 "[warn] \"ssl_ech_file\" has no effect",
-                "[warn] \"image_filter_buffer\" has no effect",
+                "[warn] \"perl_modules\" has no effect",
             ],
         ),
         (
@@ -209,17 +234,17 @@ fn lines_are_counted_and_a_table_says_what_is_needed() {
                 xslt_param a b;
                 xslt_last_modified on;
                 location /u { xslt_stylesheet a; }
-                location / { image_filter test; }
+                location / { perl a; }
             }
         }
         ",
     );
-    assert!(text.contains(" XSLT: 3 lines, ") && !text.contains("images: "), "{text}");
+    assert!(text.contains(" XSLT: 3 lines, ") && !text.contains("Perl: "), "{text}");
     let (_, table) =
         text.split_once("this configuration needs features that are not available yet:\n").expect("a table");
     let rows: Vec<&str> = table.lines().take(2).collect();
-    assert!(rows[0].starts_with("  XSLT    4 lines in 1 server, /"), "{text}");
-    assert!(rows[1].starts_with("  images  1 line in 1 server, /"), "{text}");
+    assert!(rows[0].starts_with("  XSLT  4 lines in 1 server, /"), "{text}");
+    assert!(rows[1].starts_with("  Perl  1 line in 1 server, /"), "{text}");
     assert!(!printed("http { xslt_types a/b; }\n").contains("needs features that are not available"));
 }
 
@@ -231,6 +256,7 @@ fn the_configuration_of_debian_s_package_passes() {
     let conf = "
         load_module modules/ngx_http_headers_more_filter_module.so;
         load_module modules/ngx_http_image_filter_module.so;
+        load_module modules/ngx_http_perl_module.so;
         events { worker_connections 768; }
         http {
             sendfile on; tcp_nopush on; types_hash_max_size 2048; server_tokens build;
@@ -252,7 +278,7 @@ fn the_configuration_of_debian_s_package_passes() {
     assert_eq!(code, 0, "{found:?}");
     assert_eq!(
         found,
-        ["[warn] \"modules/ngx_http_image_filter_module.so\" is not loaded, modules of nginx cannot be"]
+        ["[warn] \"modules/ngx_http_perl_module.so\" is not loaded, modules of nginx cannot be"]
     );
 }
 

@@ -14,6 +14,8 @@ pub struct ErrorPage {
     pub status: Option<u16>,
     /// An `error_page` is being served; its own failures have no page.
     pub is_last: bool,
+    /// The next response stands for one that could not be changed as a whole, and goes out as it is.
+    pub is_plain: bool,
     /// Fields of the answer that the page stands for; they go out with it.
     kept: Option<Box<Headers>>,
 }

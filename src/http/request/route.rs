@@ -30,6 +30,11 @@ impl Route {
         self.redirects <= INTERNAL_REDIRECTS_MAX
     }
 
+    /// The path may not change any more.
+    pub fn is_spent(&self) -> bool {
+        self.redirects > INTERNAL_REDIRECTS_MAX
+    }
+
     /// A location is searched for by the path as it is now.
     pub fn search(&mut self) {
         self.rewriting = self.rewriting.searched();

@@ -10,6 +10,7 @@ use std::fmt;
 use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::request::subrequest::Subrequest;
+use crate::http::response::whole::Whole;
 
 /// A part of a body.
 #[derive(Debug)]
@@ -82,11 +83,15 @@ struct Stage {
 
 /// The filters of one response, in the order in which they run.
 #[derive(Debug, Default)]
-pub struct Filters(Vec<Stage>);
+pub struct Filters {
+    stages: Vec<Stage>,
+    /// Takes what comes out of them as a whole, before the head is sent.
+    whole: Option<Box<dyn Whole>>,
+}
 
 impl Filters {
     pub fn add(&mut self, filter: impl BodyFilter + 'static) {
-        self.0.push(Stage {
+        self.stages.push(Stage {
             filter: Box::new(filter),
             is_ended: false,
             is_over: false,
@@ -95,22 +100,36 @@ impl Filters {
         });
     }
 
+    /// Puts a change to the whole behind the filters that there are. Those that are added later belong to its result.
+    pub fn set_whole(&mut self, whole: impl Whole + 'static) {
+        self.whole = Some(Box::new(whole));
+    }
+
+    pub fn take_whole(&mut self) -> Option<Box<dyn Whole>> {
+        self.whole.take()
+    }
+
+    /// Puts filters behind these.
+    pub fn append(&mut self, later: Self) {
+        self.stages.extend(later.stages);
+    }
+
     /// True if a filter waits for its pieces to be processed; [`Filters::push`] without data lets it
     /// continue.
     pub fn waits(&self) -> bool {
-        self.0.iter().any(|stage| stage.waits)
+        self.stages.iter().any(|stage| stage.waits)
     }
 
     /// The cost of running this many bytes through all filters (`runtime::worked`).
     pub fn work(&self, bytes: usize) -> u32 {
-        (self.0.len() * (1 + bytes / FILTERED_BYTES)) as u32
+        (self.stages.len() * (1 + bytes / FILTERED_BYTES)) as u32
     }
 
     /// Runs bytes through all filters.
     pub fn push(&mut self, request: &mut Request, data: &[u8], signal: Signal) -> Result<Vec<Piece>, Error> {
         let mut pieces = vec![Piece::Bytes(data.to_vec())];
         let mut is_end = signal == Signal::End;
-        for stage in &mut self.0 {
+        for stage in &mut self.stages {
             stage.is_ended |= is_end;
             pieces = stage.push(request, pieces, signal)?;
             is_end = stage.is_over;

@@ -13,6 +13,7 @@ pub mod headers;
 pub mod media_types;
 pub mod output;
 pub mod redirect;
+pub mod whole;
 
 use std::borrow::Cow;
 

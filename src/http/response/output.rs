@@ -8,11 +8,13 @@ use std::task::{Context, Poll, ready};
 
 use crate::http::downstream::Downstream;
 use crate::http::h1::writer::{Started, Terms};
+use crate::http::request::Request;
 use crate::http::request::ahead::Sink;
 use crate::http::request::error::{Error, Limit};
 use crate::http::response::Response;
 use crate::http::response::coded::Coding;
 use crate::http::response::filter::Signal;
+use crate::http::response::whole::{self, Need, Whole};
 use crate::http::{h1, streams};
 use crate::net::budget::Share;
 use crate::net::pace::Pace;
@@ -36,6 +38,18 @@ enum Writer {
     Memory(Box<Memory>),
     /// Passes the body to the task whose response it becomes part of.
     Ahead(Sink),
+    /// Gives the body to a change that needs it as a whole.
+    Held(Box<Held>),
+}
+
+/// A response whose head waits for a change to its whole body.
+#[derive(Debug)]
+struct Held {
+    whole: Box<dyn Whole>,
+    /// The change needs no more: the head may go.
+    is_ready: bool,
+    /// Where the result goes.
+    output: Output,
 }
 
 /// A body in memory, up to a maximum length.
@@ -106,7 +120,7 @@ impl Output {
         match &mut self.writer {
             Writer::H1(writer) => writer.start(response, terms),
             Writer::Stream(writer) => writer.start(response, &terms),
-            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => Self::headless(&terms),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) | Writer::Held(_) => Self::headless(&terms),
         }
     }
 
@@ -115,7 +129,7 @@ impl Output {
         match &mut self.writer {
             Writer::H1(writer) => writer.start_tunnel(response, terms),
             Writer::Stream(writer) => writer.start_tunnel(response, terms),
-            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => Self::headless(terms),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) | Writer::Held(_) => Self::headless(terms),
         }
     }
 
@@ -196,13 +210,54 @@ impl Output {
         }
     }
 
+    /// Gives the body to this change from now on, until [`Output::take_held`]. False: nobody gets the response.
+    pub fn hold(&mut self, whole: Box<dyn Whole>) -> bool {
+        if matches!(self.writer, Writer::Nobody) {
+            return false;
+        }
+        let output = std::mem::take(self);
+        self.writer = Writer::Held(Box::new(Held { whole, is_ready: false, output }));
+        true
+    }
+
+    /// True if the change needs no more of the body.
+    pub fn is_ready(&self) -> bool {
+        matches!(&self.writer, Writer::Held(held) if held.is_ready)
+    }
+
+    /// Lets the change make its result.
+    pub async fn finish_held(
+        &mut self,
+        request: &mut Request,
+        client: Downstream<'_>,
+    ) -> Result<Vec<u8>, Error> {
+        match &mut self.writer {
+            Writer::Held(held) => held.whole.finish(request, client).await,
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Takes the change out: the body goes to the client again.
+    pub fn take_held(&mut self) -> Option<Box<dyn Whole>> {
+        match std::mem::take(&mut self.writer) {
+            Writer::Held(held) => {
+                *self = held.output;
+                Some(held.whole)
+            }
+            other => {
+                self.writer = other;
+                None
+            }
+        }
+    }
+
     /// The number of bytes that wait for the client.
     #[inline]
     pub fn pending_bytes(&self) -> usize {
         match &self.writer {
             Writer::H1(writer) => writer.pending_count(),
             Writer::Stream(writer) => writer.pending_bytes(),
-            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => 0,
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) | Writer::Held(_) => 0,
         }
     }
 
@@ -211,7 +266,7 @@ impl Output {
         match &self.writer {
             Writer::H1(writer) => writer.pending_count(),
             Writer::Stream(writer) => writer.pending_count(),
-            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => 0,
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) | Writer::Held(_) => 0,
         }
     }
 
@@ -221,7 +276,7 @@ impl Output {
         match &self.writer {
             Writer::H1(writer) => writer.is_last(),
             Writer::Stream(writer) => writer.is_last(),
-            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) | Writer::Held(_) => false,
         }
     }
 
@@ -229,7 +284,7 @@ impl Output {
         match &mut self.writer {
             Writer::H1(writer) => writer.abandon(),
             Writer::Stream(writer) => writer.abandon(),
-            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => {}
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) | Writer::Held(_) => {}
         }
     }
 
@@ -238,14 +293,15 @@ impl Output {
         match &self.writer {
             Writer::H1(writer) => writer.takes_trailers(),
             Writer::Stream(writer) => writer.takes_trailers(),
-            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) | Writer::Held(_) => false,
         }
     }
 
     /// True if some bytes must not go straight to the connection, so that [`Output::emit`] is needed.
     #[inline]
     pub fn is_special(&self) -> bool {
-        self.special.is_some() || matches!(self.writer, Writer::Memory(_) | Writer::Ahead(_))
+        self.special.is_some()
+            || matches!(self.writer, Writer::Memory(_) | Writer::Ahead(_) | Writer::Held(_))
     }
 
     pub fn is_paced(&self) -> bool {
@@ -272,7 +328,7 @@ impl Output {
         match &self.writer {
             Writer::H1(writer) => self.special.is_some() || writer.wants_body(),
             Writer::Stream(writer) => self.special.is_some() || writer.wants_body(),
-            Writer::Memory(_) | Writer::Ahead(_) => true,
+            Writer::Memory(_) | Writer::Ahead(_) | Writer::Held(_) => true,
             Writer::Nobody => false,
         }
     }
@@ -306,7 +362,7 @@ impl Output {
         match &mut self.writer {
             Writer::H1(writer) => writer.frame(data),
             Writer::Stream(writer) => (writer.frame(data), b""),
-            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => (&data[..0], b""),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) | Writer::Held(_) => (&data[..0], b""),
         }
     }
 
@@ -316,7 +372,7 @@ impl Output {
         match &mut self.writer {
             Writer::H1(writer) => writer.end(trailers),
             Writer::Stream(writer) => writer.end(trailers),
-            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) | Writer::Held(_) => false,
         }
     }
 
@@ -326,7 +382,7 @@ impl Output {
         match &mut self.writer {
             Writer::H1(writer) => writer.join(data, tail),
             Writer::Stream(writer) => writer.join(data),
-            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) | Writer::Held(_) => false,
         }
     }
 
@@ -360,7 +416,7 @@ impl Output {
         match &mut self.writer {
             Writer::H1(writer) => writer.hold_last(data, tail),
             Writer::Stream(writer) => writer.hold_last(data),
-            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) | Writer::Held(_) => false,
         }
     }
 
@@ -370,7 +426,7 @@ impl Output {
         match &mut self.writer {
             Writer::H1(writer) => writer.settle(done, data, tail),
             Writer::Stream(writer) => writer.settle(done, data),
-            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => {}
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) | Writer::Held(_) => {}
         }
     }
 
@@ -402,6 +458,7 @@ impl Output {
             Writer::Nobody => return Ok(()),
             Writer::Memory(memory) => return memory.keep(data).await,
             Writer::Ahead(sink) => return sink.write(data).await,
+            Writer::Held(held) => return held.take(data).await,
         }
         if !self.is_coded() {
             return self.emit_plain(client, data, signal, sent).await;
@@ -482,6 +539,18 @@ impl Output {
             outcome?;
             self.hold_last(kept, b"");
         }
+        Ok(())
+    }
+}
+
+impl Held {
+    async fn take(&mut self, data: &[u8]) -> Result<(), Error> {
+        match self.whole.push(data) {
+            Need::More => {}
+            Need::Nothing => self.is_ready = true,
+            Need::Stop => return Err(whole::stopped()),
+        }
+        runtime::worked(1 + (data.len() / COPIED_BYTES) as u32).await;
         Ok(())
     }
 }
