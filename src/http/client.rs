@@ -50,16 +50,7 @@ pub struct Client<'a> {
 
 impl<'a> Client<'a> {
     pub fn new(downstream: Downstream<'a>) -> Self {
-        let output = Output::new(downstream);
-        Self {
-            downstream,
-            output,
-            filters: None,
-            is_within: false,
-            has_started: false,
-            is_held: false,
-            holds: false,
-        }
+        Self::with(downstream, Output::new(downstream), false)
     }
 
     /// The client of a subrequest: it continues the body that `outer` has started, until [`Client::resume`].
@@ -76,12 +67,16 @@ impl<'a> Client<'a> {
 
     /// For a request without a waiting client: neither head nor body is written.
     pub fn nobody() -> Self {
-        let (downstream, output) = (Downstream::Nobody, Output::nothing());
+        Self::with(Downstream::Nobody, Output::nothing(), true)
+    }
+
+    #[inline]
+    fn with(downstream: Downstream<'a>, output: Output, is_within: bool) -> Self {
         Self {
             downstream,
             output,
             filters: None,
-            is_within: true,
+            is_within,
             has_started: false,
             is_held: false,
             holds: false,

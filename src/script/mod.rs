@@ -7,6 +7,7 @@
 //! `stream`, which are near copies of each other.
 
 pub mod captures;
+pub mod file_path;
 pub mod geo;
 pub mod geoip2;
 pub mod keyval;

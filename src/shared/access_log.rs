@@ -10,10 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::number::{parse_millis, parse_size};
-use crate::base::path::steps_up;
 use crate::config::{Diagnostic, Node, Span, params};
 use crate::log::{self, access, named};
 use crate::script::Scope;
+use crate::script::file_path::FilePath;
 use crate::script::value::{self, Script};
 use crate::shared::Environment;
 use crate::shared::log_format::Format;
@@ -25,14 +25,8 @@ const GZIP_BUFFER_BYTES: usize = 64 * 1024;
 /// The destination of a log's lines.
 pub enum Sink<S> {
     File(access::File),
-    Named(Name<S>),
-}
-
-/// The name of a log that depends on the scope.
-pub struct Name<S> {
-    script: Script<S>,
-    /// The number of `..` in the configuration's own text: values must not add any.
-    steps_up: usize,
+    /// The name depends on the scope.
+    Named(FilePath<S>),
 }
 
 /// Finds the format that a line names, if it names one; the span is that of the name or of the line.
@@ -50,9 +44,7 @@ impl<S> Clone for Sink<S> {
     fn clone(&self) -> Self {
         match self {
             Self::File(file) => Self::File(*file),
-            Self::Named(Name { script, steps_up }) => {
-                Self::Named(Name { script: script.clone(), steps_up: *steps_up })
-            }
+            Self::Named(name) => Self::Named(name.clone()),
         }
     }
 }
@@ -146,8 +138,7 @@ impl<S: Scope> Sink<S> {
         }
         if is_named {
             let path = cx.prefix().join(name).to_string_lossy().into_owned();
-            let script = Script::compile_text(&path, node.arg_span(0), cx)?;
-            return Ok(Self::Named(Name { script, steps_up: steps_up(path.as_bytes()) }));
+            return Ok(Self::Named(FilePath::compile(&path, node.arg_span(0), cx)?));
         }
         let file = access::File::declare(name, cx.prefix(), options, cx.names());
         Ok(Self::File(file.map_err(|why| Diagnostic::error(node.arg_span(0), why))?))
@@ -180,14 +171,24 @@ pub fn read_cache(node: &Node) -> Result<Option<Arc<named::Cache>>, Diagnostic> 
 
 /// Appends a line to the log whose name depends on the scope. Nothing is written where a value, such as a user that nobody has
 /// checked, leads out of the directory: a client would choose a file and much of the line.
-pub fn append_named<S: Scope>(scope: &mut S, name: &Name<S>, cache: Option<&Arc<named::Cache>>, line: &[u8]) {
-    let allowed = name.steps_up;
-    let name = name.script.to_vec(scope);
-    if steps_up(&name) > allowed {
-        let name = log::Text(&name);
-        log::error!(scope.logger(), &*scope, "\"{name}\" leads out of its directory: the line is not logged");
-        return;
-    }
+pub fn append_named<S: Scope>(
+    scope: &mut S,
+    name: &FilePath<S>,
+    cache: Option<&Arc<named::Cache>>,
+    line: &[u8],
+) {
+    let name = match name.evaluate(scope) {
+        Ok(name) => name,
+        Err(name) => {
+            let name = log::Text(&name);
+            log::error!(
+                scope.logger(),
+                &*scope,
+                "\"{name}\" leads out of its directory: the line is not logged"
+            );
+            return;
+        }
+    };
     let path = Path::new(OsStr::from_bytes(&name));
     let written = match cache {
         Some(cache) => cache.append(path, line, clock::monotonic_ms()),

@@ -82,7 +82,7 @@ pub enum Turn {
     ThreeQuarters,
 }
 
-/// What to make of an image.
+/// A change to an image.
 #[derive(Clone, Copy, Debug)]
 pub struct Change {
     pub shape: Shape,

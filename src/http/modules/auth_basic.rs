@@ -18,7 +18,6 @@ use std::rc::Rc;
 
 use crate::base::base64;
 use crate::base::crypt::{self, Scheme};
-use crate::base::path::steps_up;
 use crate::config::directive::{custom, millis};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, settings};
 use crate::http::config::compile::Cx;
@@ -32,6 +31,7 @@ use crate::proto::message::Method;
 use crate::runtime::blocking::{self, Lane, PASSWORDS_WAITING_MAX};
 use crate::runtime::channel::Notify;
 use crate::runtime::{self, now_ms};
+use crate::script::file_path::FilePath;
 use crate::sys::file as cached;
 
 settings! {
@@ -48,9 +48,8 @@ settings! {
 #[derive(Clone, Debug)]
 struct File {
     folder: PathBuf,
-    path: Script,
-    /// The number of `..` in the configuration's own text: a client must not add any, and so name a file that it has written.
-    steps_up: usize,
+    /// A client must not choose a file that it has written.
+    path: FilePath<Request>,
 }
 
 const CONTEXTS: Context = Context::ANY.or(Context::LIMIT_EXCEPT);
@@ -87,8 +86,8 @@ fn auth_basic(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
 }
 
 fn auth_basic_user_file(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let path = Script::compile(&node.args[0], cx)?;
-    let file = File { folder: cx.options.folder.clone(), path, steps_up: steps_up(node.arg(0).as_bytes()) };
+    let path = FilePath::compile(node.arg(0), node.arg_span(0), cx)?;
+    let file = File { folder: cx.options.folder.clone(), path };
     conf.file.put(file, node)
 }
 
@@ -109,12 +108,14 @@ fn check(request: &mut Request, realm: &'static Script, file: &'static File) -> 
         log::info!(request.error_log(), &*request, "{}", what);
         return refuse(request);
     }
-    let name = file.path.to_vec(request);
-    if steps_up(&name) > file.steps_up {
-        let name = log::Text(&name);
-        log::error!(request.error_log(), &*request, "\"{}\" leads out of its directory", name);
-        return Verdict::Done(Reply::Status(403));
-    }
+    let name = match file.path.evaluate(request) {
+        Ok(name) => name,
+        Err(name) => {
+            let name = log::Text(&name);
+            log::error!(request.error_log(), &*request, "\"{}\" leads out of its directory", name);
+            return Verdict::Done(Reply::Status(403));
+        }
+    };
     let path = file.folder.join(OsStr::from_bytes(&name)).into_os_string().into_vec();
     match read_users(&path, false) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -74,7 +74,7 @@ impl BlockConf for Conf {
     }
 }
 
-/// What is done with images.
+/// The ways to treat an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Off,

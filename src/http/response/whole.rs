@@ -12,7 +12,7 @@ use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::verdict::Reply;
 
-/// What a change needs after it has got some bytes.
+/// The need of a change for more, after it has got some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     More,

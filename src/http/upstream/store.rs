@@ -9,16 +9,15 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use crate::base::path::steps_up;
 use crate::config::{Diagnostic, Inherit, Node, Setting};
 use crate::http::config::compile::Cx;
 use crate::http::modules::static_file;
 use crate::http::request::Request;
-use crate::http::scope::Script;
 use crate::http::temp_file::{self, TempFile};
 use crate::log;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
+use crate::script::file_path::FilePath;
 
 /// Where responses are stored.
 #[derive(Clone, Debug)]
@@ -26,8 +25,7 @@ pub enum Place {
     Off,
     /// As the file that the URI names below `root` or `alias`.
     Root,
-    /// With the number of `..` in the configuration's own text.
-    File(Script, usize),
+    File(FilePath<Request>),
 }
 
 /// Reads `proxy_store`.
@@ -35,7 +33,7 @@ pub fn place(slot: &mut Inherit<Place>, cx: &mut Cx, node: &Node) -> Result<(), 
     let place = match node.arg(0) {
         "off" => Place::Off,
         "on" => Place::Root,
-        text => Place::File(Script::compile(&node.args[0], cx)?, steps_up(text.as_bytes())),
+        text => Place::File(FilePath::compile(text, node.arg_span(0), cx)?),
     };
     slot.put(place, node)
 }
@@ -87,15 +85,14 @@ impl Store {
         let target = match conf.store()? {
             Place::Off => return None,
             Place::Root => static_file::path(request).ok()?,
-            Place::File(script, allowed) => {
-                let path = script.to_vec(request);
-                if steps_up(&path) > *allowed {
+            Place::File(path) => match path.evaluate(request) {
+                Ok(path) => path,
+                Err(path) => {
                     let path = log::Text(&path);
                     log::error!(request.error_log(), &*request, "\"{path}\" leads out of its directory");
                     return None;
                 }
-                path
-            }
+            },
         };
         let target = PathBuf::from(OsString::from_vec(target));
         let target = request.config.prefix.join(target);
