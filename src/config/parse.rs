@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use crate::config::lexer::{Error, Lexer, Token};
 use crate::config::load::Loader;
-use crate::config::rows::Rows;
 use crate::config::{Block, Diagnostic, FileId, Node, Span, Text, Word};
 
 /// Maximum depth of nested blocks, counted across included files. nginx's only limit is its stack.
@@ -31,6 +30,7 @@ pub(super) fn parse(
         depth,
         words: Vec::new(),
         content,
+        spare: Vec::new(),
         open: Vec::new(),
         loader,
     };
@@ -62,6 +62,8 @@ struct Parser<'a> {
     words: Vec<Written>,
     /// The content of the block being read.
     content: Block,
+    /// Memory for the content of the next block.
+    spare: Vec<Node>,
     open: Vec<Open>,
     loader: &'a mut Loader,
 }
@@ -147,7 +149,11 @@ impl Parser<'_> {
             return;
         }
         let is_data = node.as_ref().is_some_and(|node| self.loader.is_data(&node.name.text));
-        let content = if is_data { Block::Data(Rows::default()) } else { Block::default() };
+        let content = if is_data {
+            Block::Data(Box::default())
+        } else {
+            Block::Directives(std::mem::take(&mut self.spare))
+        };
         let before = std::mem::replace(&mut self.content, content);
         self.open.push(Open { node, before });
     }
@@ -279,10 +285,9 @@ impl Parser<'_> {
 
     fn finish_block(&mut self) {
         let Some(open) = self.open.pop() else { return };
-        let mut content = std::mem::replace(&mut self.content, open.before);
+        let content = std::mem::replace(&mut self.content, open.before);
         if let Some(mut node) = open.node {
-            content.shrink();
-            node.block = Some(content);
+            node.block = Some(content.fitted(&mut self.spare));
             self.content.push(node);
         }
     }

@@ -218,19 +218,24 @@ impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
         // Directives without effect have no field that could detect a second one.
         let mut accepted: SmallVec<[(&str, &str); 8]> = SmallVec::new();
         for node in nodes {
-            if let Some(Shape::Accepted(check)) = self.find(&node.name.text, context).map(|row| row.shape)
+            let row = self.row(&node.name.text, context);
+            if let Some(Shape::Accepted(check)) = row.map(|row| row.info.shape)
                 && let Some(diagnostic) = repeated(node, check, &mut accepted)
             {
                 cx.diagnostics().push(diagnostic);
                 continue;
             }
-            self.apply(node, context, partial, cx);
+            self.apply_row(row, node, context, partial, cx);
         }
     }
 
     /// Applies one directive in a block of kind `context`.
     pub fn apply(&self, node: &Node, context: Context, partial: &mut P, cx: &mut X) {
-        let applied = match self.row(&node.name.text, context) {
+        self.apply_row(self.row(&node.name.text, context), node, context, partial, cx);
+    }
+
+    fn apply_row(&self, row: Option<&Row>, node: &Node, context: Context, partial: &mut P, cx: &mut X) {
+        let applied = match row {
             None => match absent::feature(&node.name.text).filter(|_| !self.has_row(&node.name.text)) {
                 Some(feature) => {
                     cx.diagnostics().1.directive(feature, node);

@@ -8,12 +8,12 @@
 
 use std::ops::Range;
 
-use smallvec::SmallVec;
 use toml::Spanned;
 use toml::de::{DeArray, DeString, DeTable, DeValue};
 
 use crate::config::load::Loader;
 use crate::config::parse::DEPTH_MAX;
+use crate::config::tree::Words;
 use crate::config::{Block, Diagnostic, FileId, Node, Span, Text, Word};
 
 /// Parses all of `text`, the source `file`, inside `depth` blocks.
@@ -151,18 +151,14 @@ impl Reader<'_> {
     }
 
     /// The arguments and directives of a block.
-    fn inside(
-        &mut self,
-        value: &Spanned<DeValue<'_>>,
-        table: &DeTable<'_>,
-    ) -> Option<(SmallVec<[Word; 1]>, Vec<Node>)> {
+    fn inside(&mut self, value: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Option<(Words, Vec<Node>)> {
         if self.depth >= DEPTH_MAX {
             self.refuse(value, &format!("blocks are nested more than {DEPTH_MAX} deep"), "");
             return None;
         }
         let is_args = |key: &Spanned<DeString<'_>>| key.get_ref() == "args";
         let args = match table.iter().find(|(key, _)| is_args(key)).map(|(_, value)| value) {
-            None => SmallVec::new(),
+            None => Words::new(),
             Some(value) => match value.get_ref() {
                 DeValue::Array(array) => self.words(&array.iter().collect::<Vec<_>>()),
                 _ => self.words(&[value]),
@@ -175,8 +171,8 @@ impl Reader<'_> {
         Some((args, children))
     }
 
-    fn words(&mut self, values: &[&Spanned<DeValue<'_>>]) -> SmallVec<[Word; 1]> {
-        let mut words = SmallVec::with_capacity(values.len());
+    fn words(&mut self, values: &[&Spanned<DeValue<'_>>]) -> Words {
+        let mut words = Words::with_capacity(values.len());
         for value in values {
             let range = value.span();
             let text: Text = match value.get_ref() {

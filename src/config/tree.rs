@@ -95,11 +95,14 @@ pub struct Word {
     pub quoted: bool,
 }
 
+/// The arguments of a directive. Most have one or two.
+pub type Words = SmallVec<[Word; 2]>;
+
 /// One directive: `name args… ;` or `name args… { block }`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     pub name: Word,
-    pub args: SmallVec<[Word; 1]>,
+    pub args: Words,
     /// `None`: ended by `;`. `Some`: a block, possibly empty.
     pub block: Option<Block>,
     /// From the name to the `;` or the `{`.
@@ -110,8 +113,8 @@ pub struct Node {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Block {
     Directives(Vec<Node>),
-    /// The entries of a `map` or `geo` instead of directives.
-    Data(Rows),
+    /// The entries of a `map` or `geo` instead of directives. In a box: each directive has room for a block.
+    Data(Box<Rows>),
 }
 
 impl Default for Block {
@@ -142,11 +145,22 @@ impl Block {
         }
     }
 
-    /// Frees memory reserved for growing.
-    pub fn shrink(&mut self) {
+    /// The same block without memory reserved for growing. `spare` gets that memory, if it is more than it has.
+    #[must_use]
+    pub fn fitted(self, spare: &mut Vec<Node>) -> Self {
         match self {
-            Self::Directives(nodes) => nodes.shrink_to_fit(),
-            Self::Data(rows) => rows.shrink(),
+            Self::Directives(mut nodes) => {
+                let mut exact = Vec::with_capacity(nodes.len());
+                exact.append(&mut nodes);
+                if nodes.capacity() > spare.capacity() {
+                    *spare = nodes;
+                }
+                Self::Directives(exact)
+            }
+            Self::Data(mut rows) => {
+                rows.shrink();
+                Self::Data(rows)
+            }
         }
     }
 }
@@ -174,7 +188,7 @@ impl Node {
     /// The entries of a block of data, however they are stored.
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         let rows = match &self.block {
-            Some(Block::Data(rows)) => Some(rows),
+            Some(Block::Data(rows)) => Some(&**rows),
             _ => None,
         };
         self.children().iter().map(Entry::of).chain(rows.into_iter().flat_map(Rows::iter))

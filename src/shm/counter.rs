@@ -271,7 +271,10 @@ fn clear_slot(area: &Area, index: usize) {
 pub fn slot(kind: Kind, name: &str) -> Option<Slot> {
     let name = fingerprint(kind as u8, name.as_bytes());
     let index = INDEX.lock().unwrap_or_else(PoisonError::into_inner).find(area(), name)?;
-    let detail = kind.has_detail().then(|| detail::of_name(name)).flatten();
+    if !kind.has_detail() {
+        return Some(Slot::at(area(), index));
+    }
+    let detail = detail::of_name(name);
     let mut details = DETAILS.lock().unwrap_or_else(PoisonError::into_inner);
     match detail {
         Some(detail) => _ = details.insert(index, detail),

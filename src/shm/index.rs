@@ -6,6 +6,7 @@
 //! during an upgrade two of them may do so at the same time.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -29,10 +30,28 @@ impl Table {
     }
 }
 
+/// The hash of a fingerprint, which is one itself.
+#[derive(Default)]
+struct Fingerprint(u64);
+
+impl Hasher for Fingerprint {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.0 = self.0.rotate_left(8) ^ u64::from(byte));
+    }
+
+    fn write_u64(&mut self, fingerprint: u64) {
+        self.0 = fingerprint;
+    }
+}
+
 /// One master's knowledge of a table.
 pub(super) struct Index {
     table: &'static Table,
-    by_name: HashMap<u64, u32>,
+    by_name: HashMap<u64, u32, BuildHasherDefault<Fingerprint>>,
     free: Vec<u32>,
     /// Places that had no name when they were read: free, or another master was about to name them.
     nameless: Vec<u32>,
@@ -44,7 +63,7 @@ pub(super) struct Index {
 
 impl Index {
     pub fn new(table: &'static Table) -> Self {
-        Self { table, by_name: HashMap::new(), free: Vec::new(), nameless: Vec::new(), read: 0, end: 0 }
+        Self { table, by_name: HashMap::default(), free: Vec::new(), nameless: Vec::new(), read: 0, end: 0 }
     }
 
     /// The place of a name, assigned now if it has none. `None`: all are in use.
@@ -71,6 +90,9 @@ impl Index {
         };
         (self.table.name)(area, index as usize).store(name, Relaxed);
         self.by_name.insert(name, index);
+        if self.read == index as usize {
+            self.read += 1;
+        }
         self.end = self.end.max(index as usize + 1);
         Some(index)
     }

@@ -181,7 +181,7 @@ const TURNS: &str = "turns";
 impl SharedTurns {
     /// Finds or creates those of a group, for its most preferred peers. `None`: all places are in use. For the master.
     pub fn of(group: &str) -> Option<Self> {
-        Some(Self { place: place(group, TURNS)?, at: 0 })
+        Some(Self { place: place(&full_name(group, TURNS))?, at: 0 })
     }
 
     /// Those for peers of this priority; from the eighth on all have the same.
@@ -230,11 +230,16 @@ static TABLE: Table =
 
 static INDEX: LazyLock<Mutex<Index>> = LazyLock::new(|| Mutex::new(Index::new(&TABLE)));
 
-/// Finds or creates the place of a peer. `None`: all 65,536 are in use.
+/// The name of a group's peer in shared memory.
+pub fn full_name(group: &str, peer: impl std::fmt::Display) -> String {
+    format!("{group}/{peer}")
+}
+
+/// Finds or creates the place of a peer by its [`full_name`]. `None`: all 65,536 are in use.
 ///
 /// For the master while it compiles a configuration; too slow for the path of a request.
-pub fn place(group: &str, peer: &str) -> Option<Place> {
-    let name = fingerprint(KIND, format!("{group}/{peer}").as_bytes());
+pub fn place(peer: &str) -> Option<Place> {
+    let name = fingerprint(KIND, peer.as_bytes());
     let index = INDEX.lock().unwrap_or_else(PoisonError::into_inner).find(area(), name)?;
     Some(Place::at(area(), index))
 }
@@ -501,7 +506,7 @@ mod tests {
 
     #[test]
     fn connections_of_several_peers_are_those_of_each() {
-        let places = ["b", "a", "c"].map(|name| place("peers.several", name).expect("room"));
+        let places = ["b", "a", "c"].map(|name| place(&full_name("peers.several", name)).expect("room"));
         let _held = [places[0].enter(), places[2].enter(), places[2].enter()];
         let mut counts = [7; 3];
         in_use_of_all(places.into_iter(), &mut counts);
@@ -511,7 +516,7 @@ mod tests {
 
     #[test]
     fn a_peer_is_found_again_by_its_group_and_its_name() {
-        let index = |group, peer| place(group, peer).expect("room").index();
+        let index = |group, peer| place(&full_name(group, peer)).expect("room").index();
         let first = index("peers.test", "10.0.0.1:80");
         assert_eq!(index("peers.test", "10.0.0.1:80"), first);
         assert_ne!(index("peers.test", "10.0.0.2:80"), first);
@@ -564,7 +569,7 @@ mod tests {
 
     #[test]
     fn connections_count_while_their_guards_live() {
-        let place = place("peers.test", "guards").expect("room");
+        let place = place("peers.test/guards").expect("room");
         let guards: Vec<InUse> = (0..3).map(|_| place.enter()).collect();
         assert_eq!(place.in_use(), 3);
         drop(guards);
@@ -619,7 +624,7 @@ mod tests {
 
     #[test]
     fn statuses_are_counted_each_until_there_are_too_many() {
-        let place = place("peers.test", "statuses").expect("room");
+        let place = place("peers.test/statuses").expect("room");
         for (status, count) in [(200, 3), (404, 1), (200, 2)] {
             place.count_status(status, count);
         }

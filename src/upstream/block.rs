@@ -25,7 +25,7 @@ const RETRIES_PER_S: u32 = 10;
 /// The settings of one block while it is read.
 #[derive(Debug, Default)]
 pub struct Block {
-    servers: Vec<Server>,
+    servers: Vec<Arc<Server>>,
     idle: Option<(usize, bool)>,
     has_zone: bool,
     state: Option<Arc<StateFile>>,
@@ -103,7 +103,7 @@ impl Block {
         if !server.resolve {
             look_up(&mut server, node.arg_span(0), names, out);
         }
-        self.servers.push(server);
+        self.servers.push(Arc::new(server));
         Ok(())
     }
 
@@ -130,13 +130,14 @@ impl Block {
                 Diagnostic::warning(span, message).help("make the folder, or name a file in another one"),
             );
         }
-        self.servers = state_file::read(&path, default_port).map_err(|why| {
+        let mut servers = state_file::read(&path, default_port).map_err(|why| {
             Diagnostic::error(span, why)
                 .help("the file has lines such as \"server 127.0.0.1:8080 weight=2;\"")
         })?;
-        for server in self.servers.iter_mut().filter(|server| !server.resolve) {
+        for server in servers.iter_mut().filter(|server| !server.resolve) {
             look_up(server, span, names, out);
         }
+        self.servers = servers.into_iter().map(Arc::new).collect();
         self.state = Some(Arc::new(StateFile { path: path.into(), span }));
         Ok(())
     }
@@ -240,7 +241,8 @@ fn incompatible(node: &Node) -> Diagnostic {
 
 /// Takes the addresses of a server's name; a finding if it has none.
 pub(super) fn look_up(server: &mut Server, span: Span, names: &Names, out: &mut Diagnostics) {
-    if server.resolve(names) {
+    // An address has been there since `Server::new`.
+    if !server.addresses.is_empty() || server.resolve(names) {
         return;
     }
     let message = format!("host not found in upstream \"{}\"", server.name);
@@ -341,7 +343,7 @@ pub fn server<'a>(
     if matches!(server.host, Host::Inet { port: 0, .. }) && server.service.is_none() {
         return Err((Some(0), format!("no port in upstream \"{name}\"")));
     }
-    server.resolve &= server.host.literal().is_none(); // an address needs no lookup
+    server.resolve = server.resolve && server.host.literal().is_none(); // an address needs no lookup
     Ok(server)
 }
 

@@ -155,24 +155,24 @@ impl Group {
     /// Like [`Group::of`], with the settings of an `upstream` block. `is_shared`: it has a `zone`.
     pub fn with(
         (part, name): (&'static str, &str),
-        servers: Vec<Server>,
+        servers: Vec<impl Into<Arc<Server>>>,
         method: Method,
         keepalive: Keepalive,
         is_shared: bool,
     ) -> Self {
         let full = full_name(part, name);
         let slot = counter::slot(counter::Kind::Upstream, &full);
-        let shared = servers.iter().map(|server| Self::assign(&full, server)).collect();
         let turns = if is_shared { SharedTurns::of(&full) } else { None };
-        Self { part, method, keepalive, is_shared, turns, slot, shared, ..Self::uncounted(name, servers) }
+        let mut group = Self::uncounted(name, servers);
+        group.shared = group.servers.iter().map(|server| Self::assign(&full, server)).collect();
+        Self { part, method, keepalive, is_shared, turns, slot, ..group }
     }
 
     /// Assigns the counters and places of a server's addresses, as only a master may.
     fn assign(group: &str, server: &Server) -> Arc<[Shared]> {
         let shared = |address: &Address| {
-            let peer = address.to_string();
-            let slot = counter::slot(counter::Kind::Peer, &format!("{group}/{peer}"));
-            Shared { slot, place: peers::place(group, &peer) }
+            let peer = peers::full_name(group, address);
+            Shared { slot: counter::slot(counter::Kind::Peer, &peer), place: peers::place(&peer) }
         };
         server.addresses.iter().map(shared).collect()
     }
@@ -270,13 +270,15 @@ impl Group {
 
     /// A group that a worker makes while it serves. It counts nothing in shared memory: names that come from
     /// requests would use up the tables, and only the master assigns places.
-    pub fn uncounted(name: &str, mut servers: Vec<Server>) -> Self {
-        for (server, id) in servers.iter_mut().zip(0..) {
-            server.id = id;
-        }
+    pub fn uncounted(name: &str, servers: Vec<impl Into<Arc<Server>>>) -> Self {
+        let with_id = |(server, id): (_, u32)| {
+            let mut server: Arc<Server> = server;
+            Arc::make_mut(&mut server).id = id;
+            server
+        };
+        let servers: Vec<Arc<Server>> = servers.into_iter().map(Into::into).zip(0..).map(with_id).collect();
         let configured_count = servers.len();
         let has_slow_start = servers.iter().any(|server| server.slow_start_ms != 0);
-        let servers = servers.into_iter().map(Arc::new).collect();
         Self {
             name: name.into(),
             part: "",

@@ -152,7 +152,7 @@ impl Draft {
 
     /// Defines a group whose block has errors, which were reported: the uses of its name are no further ones.
     pub fn define_refused(&mut self, name: &str, span: Span) {
-        let group = Group::uncounted(name, Vec::new());
+        let group = Group::uncounted(name, Vec::<Server>::new());
         // The first of two blocks with this name counts.
         let _ = self.define(Defined { group, resolver: None, resolver_timeout_ms: None }, span);
     }
@@ -203,7 +203,7 @@ impl Draft {
         let mut groups = Vec::with_capacity(self.entries.len());
         for (index, entry) in self.entries.into_iter().enumerate() {
             if aliases.contains_key(&index) {
-                groups.push(Arc::new(Group::uncounted(&entry.name, Vec::new())));
+                groups.push(Arc::new(Group::uncounted(&entry.name, Vec::<Server>::new())));
                 continue;
             }
             if let Some(port) = entry.port.filter(|_| defined.contains(&entry.name.to_ascii_lowercase())) {

@@ -104,12 +104,12 @@ pub fn place(key: &str, group: &str, is_placed: bool, spots: &mut [Spot]) {
     };
     let mut room = COUNTED_MAX.saturating_sub(count);
     for spot in spots {
-        let peer = spot.address.to_string();
-        spot.place = is_placed.then(|| peers::place(group, &peer)).flatten().map(|place| place.index());
+        let peer = peers::full_name(group, &spot.address);
+        spot.place = is_placed.then(|| peers::place(&peer)).flatten().map(|place| place.index());
         let had = before.iter().find(|old| old.address == spot.address).and_then(|old| old.slot);
         spot.slot = had.or_else(|| {
             room = room.checked_sub(1)?;
-            counter::slot(counter::Kind::Peer, &format!("{group}/{peer}")).map(Slot::index)
+            counter::slot(counter::Kind::Peer, &peer).map(Slot::index)
         });
     }
 }

@@ -623,7 +623,7 @@ mod tests {
         let moved = Loads::new([last.state()].into_iter());
         moved.set_asked(0, false);
         assert!(is_plain(&moved));
-        let place = peers::place("load.test", "plain").expect("room");
+        let place = peers::place("load.test/plain").expect("room");
         let shared = Loads::new([LoadState::new(4, Some(place))].into_iter());
         shared.set_asked(0, false);
         assert!(!is_plain(&shared), "others add to its words");
@@ -634,7 +634,7 @@ mod tests {
 
     #[test]
     fn clear_words_spare_the_question_to_the_peer() {
-        let place = peers::place("load.test", "told").expect("room");
+        let place = peers::place("load.test/told").expect("room");
         let loads = Loads::new([LoadState::new(4, Some(place))].into_iter());
         assert!(!loads.is_usable(0), "only the peer knows");
         loads.set_clear_suffices(0, true);
@@ -658,7 +658,7 @@ mod tests {
 
     #[test]
     fn shared_weights_are_those_of_all_workers_and_bounded() {
-        let place = peers::place("load.test", "shared").expect("room");
+        let place = peers::place("load.test/shared").expect("room");
         let workers = [(), ()].map(|()| Loads::new([LoadState::new(5, Some(place))].into_iter()));
         let [first, second] = workers.each_ref().map(|loads| loads.get(0).expect("its load"));
         assert_eq!((first.weigh(100), second.weigh(100)), ((5, 5), (10, 5)));
@@ -682,7 +682,7 @@ mod tests {
 
     #[test]
     fn an_agent_lowers_the_share_of_its_peer() {
-        let place = |name: &str| peers::place("load.agent", name).expect("room");
+        let place = |name: &str| peers::place(&peers::full_name("load.agent", name)).expect("room");
         let list =
             Loads::new(["a", "b"].map(|name| LoadState::new(1, None).with_agent(place(name))).into_iter());
         let loads: Vec<Load> = list.iter().collect();

@@ -725,7 +725,7 @@ mod tests {
     fn a_time_of_the_future_does_not_take_it_out_for_ever() {
         let host = address::parse_upstream("127.0.0.1:83", 80).unwrap();
         let server = Server::new("127.0.0.1:83", host);
-        let place = peers::place("peer.test", "a_time_of_the_future").unwrap();
+        let place = peers::place("peer.test/a_time_of_the_future").unwrap();
         let shared = Shared { slot: None, place: Some(place) };
         let peer = Peer::new(&server, 0, server.addresses[0].clone(), shared, true);
         for words in [u64::MAX, 1 << 62, 20_000] {
@@ -754,7 +754,7 @@ mod tests {
         let host = address::parse_upstream("127.0.0.1:84", 80).unwrap();
         let server = Server { fails_max: 2, ..Server::new("127.0.0.1:84", host) };
         let slot = counter::slot(counter::Kind::Peer, "peer.test unavailable").unwrap();
-        let place = peers::place("peer.test", "unavailable");
+        let place = peers::place("peer.test/unavailable");
         let shared = Shared { slot: Some(slot), place };
         let peer = Peer::new(&server, 0, server.addresses[0].clone(), shared, true);
         let count = || slot.get(counter::Word::UNAVAILABLE);
@@ -774,7 +774,7 @@ mod tests {
     fn a_zone_shares_failures_but_a_group_without_keeps_its_own() {
         let host = address::parse_upstream("127.0.0.1:82", 80).unwrap();
         let server = Server::new("127.0.0.1:82", host);
-        let shared = Shared { slot: None, place: peers::place("peer.test", "a_zone_shares_failures") };
+        let shared = Shared { slot: None, place: peers::place("peer.test/a_zone_shares_failures") };
         assert!(shared.place.is_some());
         let peer = |is_shared| Peer::new(&server, 0, server.addresses[0].clone(), shared, is_shared);
         let (first, second, apart) = (peer(true), Rc::new(peer(true)), peer(false));

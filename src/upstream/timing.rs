@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn workers_share_the_averages_of_a_zone_whatever_they_write() {
-        let place = peers::place("timing.test", "shared");
+        let place = peers::place("timing.test/shared");
         let (first, second) = (Timing::default(), Timing::default());
         first.peak(place, 5000, 1000);
         assert_eq!(second.peak_us(place, 1000), 5000);

@@ -39,15 +39,17 @@ pub fn check(listens: &[Listen], servers: &[Vec<usize>], upstreams: &Groups, cx:
     let Passes(fixed) = std::mem::take(&mut cx.passes);
     let mut next: HashMap<usize, HashSet<usize>> = HashMap::new();
     let mut edges = Vec::new();
+    let ports: HashSet<u16> = listens.iter().filter_map(|listen| listen.address.port()).collect();
+    let mut reached: HashMap<usize, Vec<usize>> = HashMap::new();
     for (group, place) in &fixed {
-        let group = upstreams.get(*group).into_iter();
-        for address in group.flat_map(|group| &group.servers).filter_map(|server| known(&server.host)) {
-            let reached = |listen: &&Listen| leads_to(&address, listen);
-            for (index, listen) in listens.iter().enumerate().filter(|(_, listen)| reached(listen)) {
-                let targets = servers.get(index).cloned().unwrap_or_default();
-                next.entry(place.server).or_default().extend(&targets);
-                edges.push((place, targets, listen.address.to_string()));
-            }
+        let reached = reached.entry(*group).or_insert_with(|| {
+            let servers = upstreams.get(*group).into_iter().flat_map(|group| &group.servers);
+            servers.flat_map(|server| reached_listens(&server.host, listens, &ports)).collect()
+        });
+        for &index in &*reached {
+            let targets = servers.get(index).cloned().unwrap_or_default();
+            next.entry(place.server).or_default().extend(&targets);
+            edges.push((place, targets, listens[index].address.to_string()));
         }
     }
     for (place, targets, address) in edges {
@@ -66,6 +68,16 @@ pub fn check(listens: &[Listen], servers: &[Vec<usize>], upstreams: &Groups, cx:
             cx.diagnostics.push(warning.help(help));
         }
     }
+}
+
+/// The indexes of the listens that a host leads to. `ports`: theirs; most hosts have another one.
+fn reached_listens(host: &Host, listens: &[Listen], ports: &HashSet<u16>) -> Vec<usize> {
+    if matches!(host, Host::Inet { port, .. } if !ports.contains(port)) {
+        return Vec::new();
+    }
+    let Some(address) = known(host) else { return Vec::new() };
+    let reached = listens.iter().enumerate().filter(|(_, listen)| leads_to(&address, listen));
+    reached.map(|(index, _)| index).collect()
 }
 
 /// The address of a host that needs no resolver.
