@@ -6,11 +6,16 @@ use std::process::Command;
 
 use super::place::{has, run, shipped};
 
-/// A compiler of version 1.2.3 that prints its arguments, and the script beside the profiles of these versions.
+/// A compiler of version 1.2.3 that prints its arguments, and the script beside the profiles of these versions. It has no
+/// linker yet.
 fn place(versions: &[&str]) -> (tempfile::TempDir, PathBuf, PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
     let (compiler, script) = (folder.path().join("compiler"), folder.path().join("rustc"));
-    let text = "#!/bin/sh\n[ \"$1\" != --version ] || { echo 'rustc 1.2.3 (0123abcde 2026-01-02)'; exit; }\necho \"$@\"\n";
+    let text = format!(
+        "#!/bin/sh\ncase \"$*\" in\n--version) echo 'rustc 1.2.3 (0123abcde 2026-01-02)' ;;\n'--print sysroot') echo '{}' ;;\n\
+         *) echo \"$@\" ;;\nesac\n",
+        folder.path().display()
+    );
     std::fs::write(&compiler, text).expect("a compiler");
     std::fs::set_permissions(&compiler, std::fs::Permissions::from_mode(0o755)).expect("it may run");
     std::fs::copy(shipped("scripts/profile/rustc"), &script).expect("the script");
@@ -52,6 +57,36 @@ fn optimized_builds_use_the_profile_of_their_compiler() {
 }
 
 #[test]
+fn the_program_is_linked_in_the_order_that_was_recorded() {
+    let (folder, compiler, script) = place(&["1.2.3"]);
+    let pass = |words: &str| passed(&script, &compiler, words, None);
+    let words = "--crate-name one --crate-type bin -C opt-level=3";
+    let real = folder.path().canonicalize().expect("a folder");
+    let with_profile = |words: &str| format!("{words} -Cprofile-use={}/1.2.3.profdata", real.display());
+    std::fs::write(real.join("1.2.3.order"), "main\n").expect("an order");
+    // Another linker may not know the option.
+    assert_eq!(pass(words), with_profile(words));
+    let linker = real.join("lib/rustlib/x86_64-unknown-linux-gnu/bin/gcc-ld/ld.lld");
+    std::fs::create_dir_all(linker.parent().expect("a folder")).expect("its folder");
+    std::fs::copy(&compiler, &linker).expect("the compiler's own linker");
+    let option = format!(
+        "-Clink-arg=-Wl,--symbol-ordering-file={}/1.2.3.order,--no-warn-symbol-ordering",
+        real.display()
+    );
+    assert_eq!(pass(words), format!("{} {option}", with_profile(words)));
+    for (words, reason) in [
+        ("--crate-name one --crate-type lib -C opt-level=3", "a library is not linked"),
+        ("--crate-type bin -C opt-level=3 -C linker=clang", "another linker"),
+        ("--crate-type bin -C opt-level=3 -C link-arg=-fuse-ld=mold", "another linker"),
+        ("--crate-type bin -C opt-level=3 --target aarch64-unknown-linux-gnu", "another machine's linker"),
+    ] {
+        assert_eq!(pass(words), with_profile(words), "{reason}");
+    }
+    std::fs::remove_file(real.join("1.2.3.order")).expect("it was there");
+    assert_eq!(pass(words), with_profile(words));
+}
+
+#[test]
 fn another_compiler_has_no_profile() {
     let (_folder, compiler, script) = place(&["1.2.4", "1.2.30"]);
     let words = "--crate-name one -C opt-level=3";
@@ -82,7 +117,9 @@ fn cargo_runs_the_script_for_this_package() {
 #[test]
 fn shellcheck_finds_nothing() {
     if has("shellcheck") {
-        for script in ["scripts/profile/rustc", "scripts/profile/record", "scripts/daemons"] {
+        for script in
+            ["scripts/profile/rustc", "scripts/profile/record", "scripts/profile/order", "scripts/daemons"]
+        {
             let outcome = run(Command::new("shellcheck").arg("--external-sources").arg(shipped(script)));
             assert_eq!((outcome.code, outcome.out.as_str()), (Some(0), ""), "{script}");
         }
