@@ -112,8 +112,10 @@ impl Master {
         self.shut_removed();
         known::retain(&self.roster.names.values().map(|name| name.key.clone()).collect());
         self.steer();
-        // The previous workers may all have died meanwhile.
-        self.sweep_counters();
+        // The previous workers may all have died meanwhile. The first generation has none.
+        if self.supervisor.generation() > 1 {
+            self.sweep_counters();
+        }
         let (generation, checksum) = (self.supervisor.generation(), self.cycle.config.checksum);
         log::notice!(log::process(), &(), "generation {generation} serves configuration {checksum:08x}");
         let state = self.settings().control_state(&self.cycle.config.prefix);

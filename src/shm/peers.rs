@@ -19,6 +19,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use super::area::{Area, Header, PEER_WORDS, PEERS, area, fingerprint};
 use super::index::{Index, Table};
 use super::{heartbeat, lanes};
+use crate::sys::address::SockAddr;
 
 /// The kind byte of the names of peers, which no kind of counter has.
 const KIND: u8 = 254;
@@ -181,7 +182,7 @@ const TURNS: &str = "turns";
 impl SharedTurns {
     /// Finds or creates those of a group, for its most preferred peers. `None`: all places are in use. For the master.
     pub fn of(group: &str) -> Option<Self> {
-        Some(Self { place: place(&full_name(group, TURNS))?, at: 0 })
+        Some(Self { place: place(&format!("{group}/{TURNS}"))?, at: 0 })
     }
 
     /// Those for peers of this priority; from the eighth on all have the same.
@@ -231,8 +232,12 @@ static TABLE: Table =
 static INDEX: LazyLock<Mutex<Index>> = LazyLock::new(|| Mutex::new(Index::new(&TABLE)));
 
 /// The name of a group's peer in shared memory.
-pub fn full_name(group: &str, peer: impl std::fmt::Display) -> String {
-    format!("{group}/{peer}")
+pub fn full_name(group: &str, peer: &SockAddr) -> String {
+    let mut name = String::with_capacity(group.len() + "/255.255.255.255:65535".len());
+    name.push_str(group);
+    name.push('/');
+    peer.push_to(&mut name);
+    name
 }
 
 /// Finds or creates the place of a peer by its [`full_name`]. `None`: all 65,536 are in use.
@@ -506,7 +511,7 @@ mod tests {
 
     #[test]
     fn connections_of_several_peers_are_those_of_each() {
-        let places = ["b", "a", "c"].map(|name| place(&full_name("peers.several", name)).expect("room"));
+        let places = ["b", "a", "c"].map(|name| place(&format!("peers.several/{name}")).expect("room"));
         let _held = [places[0].enter(), places[2].enter(), places[2].enter()];
         let mut counts = [7; 3];
         in_use_of_all(places.into_iter(), &mut counts);
@@ -516,7 +521,7 @@ mod tests {
 
     #[test]
     fn a_peer_is_found_again_by_its_group_and_its_name() {
-        let index = |group, peer| place(&full_name(group, peer)).expect("room").index();
+        let index = |group, peer| place(&format!("{group}/{peer}")).expect("room").index();
         let first = index("peers.test", "10.0.0.1:80");
         assert_eq!(index("peers.test", "10.0.0.1:80"), first);
         assert_ne!(index("peers.test", "10.0.0.2:80"), first);

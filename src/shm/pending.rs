@@ -380,7 +380,7 @@ mod tests {
     use crate::shm::counter::{Kind, Slot, slot};
     use crate::shm::detail::{End, Protocol};
     use crate::shm::histogram::named;
-    use crate::shm::peers::{full_name, place};
+    use crate::shm::peers::place;
 
     /// The counters of some facts, and the facts.
     struct Case {
@@ -394,7 +394,7 @@ mod tests {
         fn new(name: &str) -> Self {
             let zone = slot(Kind::Zone, name).expect("room");
             let peer = slot(Kind::Peer, name).expect("room");
-            let place = place(&full_name("pending.test", name)).expect("room");
+            let place = place(&format!("pending.test/{name}")).expect("room");
             let histogram = named(&format!("pending {name}")).expect("room");
             let facts = Facts::new(200, Protocol::Http11, End::OK);
             let [a, b, c] = Shape::new([Some(zone), None, None], facts, [Some(70), None, None, None]).words();

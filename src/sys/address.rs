@@ -60,6 +60,21 @@ impl SockAddr {
     pub fn is_unix(&self) -> bool {
         matches!(self, Self::Unix(_))
     }
+
+    /// Appends what `Display` writes, for IPv4 many times faster.
+    pub fn push_to(&self, text: &mut String) {
+        let Self::Inet(SocketAddr::V4(v4)) = self else {
+            return text.push_str(&self.to_string());
+        };
+        let mut number = itoa::Buffer::new();
+        for octet in v4.ip().octets() {
+            text.push_str(number.format(octet));
+            text.push('.');
+        }
+        text.pop();
+        text.push(':');
+        text.push_str(number.format(v4.port()));
+    }
 }
 
 impl From<SocketAddr> for SockAddr {
@@ -90,6 +105,8 @@ mod tests {
         let inet = |text: &str| SockAddr::Inet(text.parse().unwrap());
         let cases = [
             (inet("127.0.0.1:8080"), "127.0.0.1:8080"),
+            (inet("255.0.10.255:65535"), "255.0.10.255:65535"),
+            (SockAddr::Datagram(Box::new("10.0.0.1:53".parse().unwrap())), "10.0.0.1:53"),
             (inet("[::1]:80"), "[::1]:80"),
             (SockAddr::Unix("/run/app.sock".into()), "unix:/run/app.sock"),
             (SockAddr::Unix(PathBuf::new()), "unix:"),
@@ -97,6 +114,9 @@ mod tests {
         ];
         for (address, text) in cases {
             assert_eq!(address.to_string(), text);
+            let mut appended = "to ".to_owned();
+            address.push_to(&mut appended);
+            assert_eq!(appended, format!("to {text}"));
         }
     }
 

@@ -402,7 +402,8 @@ impl Groups {
     /// configuration is about to start.
     pub fn forget_health(&self, is_new: bool) {
         let now_ms = clock::monotonic_ms();
-        for group in self.iter() {
+        // Without checks nothing changes, and reading the places would bring them into memory.
+        for group in self.iter().filter(|group| is_new || group.checks.is_some()) {
             for place in group.places() {
                 let health = place.health(now_ms).0;
                 let begins = match group.checks {

@@ -682,7 +682,7 @@ mod tests {
 
     #[test]
     fn an_agent_lowers_the_share_of_its_peer() {
-        let place = |name: &str| peers::place(&peers::full_name("load.agent", name)).expect("room");
+        let place = |name: &str| peers::place(&format!("load.agent/{name}")).expect("room");
         let list =
             Loads::new(["a", "b"].map(|name| LoadState::new(1, None).with_agent(place(name))).into_iter());
         let loads: Vec<Load> = list.iter().collect();
