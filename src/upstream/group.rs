@@ -271,12 +271,10 @@ impl Group {
     /// A group that a worker makes while it serves. It counts nothing in shared memory: names that come from
     /// requests would use up the tables, and only the master assigns places.
     pub fn uncounted(name: &str, servers: Vec<impl Into<Arc<Server>>>) -> Self {
-        let with_id = |(server, id): (_, u32)| {
-            let mut server: Arc<Server> = server;
-            Arc::make_mut(&mut server).id = id;
-            server
-        };
-        let servers: Vec<Arc<Server>> = servers.into_iter().map(Into::into).zip(0..).map(with_id).collect();
+        let mut servers: Vec<Arc<Server>> = servers.into_iter().map(Into::into).collect();
+        for (server, id) in servers.iter_mut().zip(0..) {
+            Arc::make_mut(server).id = id;
+        }
         let configured_count = servers.len();
         let has_slow_start = servers.iter().any(|server| server.slow_start_ms != 0);
         Self {
