@@ -176,7 +176,9 @@ fn weigh(nodes: &[Node]) -> (usize, usize) {
     let mut bytes = std::mem::size_of_val(nodes);
     let mut count = nodes.len();
     for node in nodes {
-        bytes += node.name.text.len() + node.args.capacity() * size_of_val(&node.name);
+        // Words that fit are inside their node, which is counted already.
+        let apart = if node.args.spilled() { node.args.capacity() } else { 0 };
+        bytes += node.name.text.len() + apart * size_of_val(&node.name);
         bytes += node.args.iter().map(|word| word.text.len()).sum::<usize>();
         let (inside, below) = weigh(node.children());
         let spare = match &node.block {
