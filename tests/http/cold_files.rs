@@ -36,6 +36,9 @@ fn write_cold(path: &Path, content: &[u8]) {
     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
 }
 
+/// The kernel takes an eviction as advice, and keeps pages that a processor still has in its list of new ones.
+const ATTEMPTS_MAX: usize = 100;
+
 /// The number of the worker's threads, except its first.
 fn pool_threads(daemon: &Daemon) -> usize {
     let tasks = fs::read_dir(format!("/proc/{}/task", daemon.worker())).unwrap();
@@ -48,12 +51,19 @@ fn check(path: &str, file: &str, length: usize, fields: &str, expected: std::ops
     assert_eq!(Client::connect(daemon.port(0)).get("/warm.bin").text(), "warm");
     assert_eq!(pool_threads(&daemon), 0, "nothing to read from a disk yet");
     let content = content(length);
-    write_cold(&daemon.path(file), &content);
     let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{fields}\r\n");
-    let response = fetch(daemon.port(0), &request);
-    assert!(response.body == content[expected], "{path}");
-    let is_memory = statfs(daemon.folder()).unwrap().filesystem_type() == TMPFS_MAGIC;
-    assert!(is_memory || is_stand_in() || pool_threads(&daemon) > 0, "{path} was read in the loop");
+    let can_evict = statfs(daemon.folder()).unwrap().filesystem_type() != TMPFS_MAGIC && !is_stand_in();
+    let mut is_read_by_another_thread = false;
+    for _ in 0..if can_evict { ATTEMPTS_MAX } else { 1 } {
+        write_cold(&daemon.path(file), &content);
+        let response = fetch(daemon.port(0), &request);
+        assert!(response.body == content[expected.clone()], "{path}");
+        is_read_by_another_thread = pool_threads(&daemon) > 0;
+        if is_read_by_another_thread {
+            break;
+        }
+    }
+    assert!(!can_evict || is_read_by_another_thread, "{path} was read in the loop");
 }
 
 #[test]
