@@ -84,6 +84,8 @@ pub struct H3 {
     /// The marks (ECN) of the datagrams that have arrived, and of the last one that was sent.
     pub marks: Vec<u8>,
     pub sent_mark: u8,
+    /// Nothing is sent.
+    is_held: bool,
 }
 
 /// A socket that tells marks.
@@ -190,6 +192,7 @@ impl H3 {
             receiver: Some(Receiver::default()),
             marks: Vec::new(),
             sent_mark: 0,
+            is_held: false,
         };
         client.transmit();
         client
@@ -248,6 +251,17 @@ impl H3 {
         self.until("a response", |client| client.lost.is_some() || client.answers[&id].is_over());
         assert!(self.answers[&id].is_over(), "the connection ended: {:?}", self.lost);
         self.answers.remove(&id).expect("it was asked for")
+    }
+
+    /// The same for a request in early data. The handshake's last flight is held back until the server has answered:
+    /// a server that reads it together with the request is right to call the request's data early no longer.
+    pub fn early_answer(&mut self, id: StreamId) -> Answer {
+        self.write();
+        self.transmit();
+        self.is_held = true;
+        let answer = self.answer(id);
+        self.is_held = false;
+        answer
     }
 
     /// Waits for the end of the connection; the code of the server's CONNECTION_CLOSE, of HTTP/3 or of QUIC.
@@ -350,6 +364,9 @@ impl H3 {
     }
 
     fn transmit(&mut self) {
+        if self.is_held {
+            return;
+        }
         while let Some(event) = self.connection.poll_endpoint_events() {
             if let Some(event) = self.endpoint.handle_event(self.handle, event) {
                 self.connection.handle_event(event);
