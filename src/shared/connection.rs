@@ -6,14 +6,13 @@
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::base::network;
 use crate::log::{self, format};
 use crate::net::tls::Info;
 use crate::net::transport::Probe;
 use crate::proto::proxy_protocol::{Header, Tlv};
 use crate::script::Scope;
 use crate::script::variable::{Argument, Variable, prefix, variable};
-use crate::sys::address::SockAddr;
+use crate::sys::address::{SockAddr, write_ip};
 use crate::sys::clock;
 use crate::sys::names;
 use crate::sys::socket::TcpInfo;
@@ -83,7 +82,7 @@ fn decimal(value: u64, out: Out) -> bool {
 }
 
 fn address(ip: IpAddr, out: Out) -> bool {
-    network::write_ip(ip, out);
+    write_ip(ip, out);
     true
 }
 

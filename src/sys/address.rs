@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -66,14 +66,27 @@ impl SockAddr {
         let Self::Inet(SocketAddr::V4(v4)) = self else {
             return text.push_str(&self.to_string());
         };
-        let mut number = itoa::Buffer::new();
-        for octet in v4.ip().octets() {
-            text.push_str(number.format(octet));
-            text.push('.');
-        }
-        text.pop();
+        octets(*v4.ip(), |part| text.push_str(part));
         text.push(':');
-        text.push_str(number.format(v4.port()));
+        text.push_str(itoa::Buffer::new().format(v4.port()));
+    }
+}
+
+/// Appends an address as text, many times faster than its `Display` does for IPv4.
+pub fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
+    match ip {
+        IpAddr::V4(v4) => octets(v4, |part| out.extend_from_slice(part.as_bytes())),
+        IpAddr::V6(v6) => out.extend_from_slice(v6.to_string().as_bytes()),
+    }
+}
+
+/// The decimal octets of an address and the dots between them, in order.
+fn octets(ip: Ipv4Addr, mut push: impl FnMut(&str)) {
+    for (index, octet) in ip.octets().into_iter().enumerate() {
+        if index > 0 {
+            push(".");
+        }
+        push(itoa::Buffer::new().format(octet));
     }
 }
 
@@ -99,6 +112,15 @@ impl fmt::Display for SockAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_written_as_they_are_displayed() {
+        for text in ["0.0.0.0", "1.20.255.100", "255.255.255.255", "::", "2001:db8::1", "::ffff:10.0.0.1"] {
+            let (ip, mut out): (IpAddr, _) = (text.parse().expect(text), b"for ".to_vec());
+            write_ip(ip, &mut out);
+            assert_eq!(String::from_utf8(out).expect("ASCII"), format!("for {ip}"));
+        }
+    }
 
     #[test]
     fn prints_as_nginx_does() {
