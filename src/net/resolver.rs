@@ -225,7 +225,9 @@ impl Resolver {
         };
         let best = services.iter().map(|service| service.priority).min().unwrap_or(0);
         let mut places = Vec::new();
-        for Service { priority, weight, port, target } in services.iter() {
+        // The root as a target says that there is no such service (RFC 2782); nobody listens at port 0.
+        let offered = |service: &&Service| !service.target.is_root() && service.port != 0;
+        for Service { priority, weight, port, target } in services.iter().filter(offered) {
             let left_ms = deadline_ms.saturating_sub(runtime::now_ms());
             let (value, until_ms) = self.find((target.clone(), Sought::Addresses), left_ms).await;
             expires_ms = expires_ms.min(until_ms);

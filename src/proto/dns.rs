@@ -17,6 +17,10 @@ const HEADER_BYTES: usize = 12;
 const ALIASES_MAX: usize = 16;
 /// Maximum number of addresses or services taken from one answer; the rest is ignored.
 const RECORDS_MAX: usize = 256;
+/// The same for the names of an address, of which one is used.
+const HOSTS_MAX: usize = 4;
+/// Maximum number of pointers in a name, which has no more labels than that (RFC 1035 §2.3.4).
+const POINTERS_MAX: usize = 128;
 
 const CNAME: u16 = 5;
 const SOA: u16 = 6;
@@ -36,6 +40,10 @@ pub enum Kind {
 pub struct Name(Box<[u8]>);
 
 impl Name {
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// `None` if the text is not a valid name.
     pub fn new(text: &[u8]) -> Option<Self> {
         let text = text.strip_suffix(b".").unwrap_or(text);
@@ -138,7 +146,8 @@ pub enum NoAnswer {
 pub fn write_query(id: u16, name: &Name, kind: Kind, out: &mut Vec<u8>) {
     out.extend_from_slice(&id.to_be_bytes());
     out.extend_from_slice(&[0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0]);
-    for label in name.0.split(|&byte| byte == b'.') {
+    // The root, to which an alias or a service may lead, has no labels.
+    for label in name.0.split(|&byte| byte == b'.').filter(|label| !label.is_empty()) {
         out.push(label.len() as u8);
         out.extend_from_slice(label);
     }
@@ -255,7 +264,7 @@ impl Records {
             if host.0.is_empty() {
                 return Err(NoAnswer::Malformed);
             }
-            if self.hosts.len() < RECORDS_MAX {
+            if self.hosts.len() < HOSTS_MAX {
                 self.hosts.push((owner, ttl_s, host));
             }
         } else if kind == Kind::Srv {
@@ -367,10 +376,12 @@ impl Reader<'_> {
     }
 
     /// Reads a name, which may continue at an earlier place through a pointer (RFC 1035 §4.1.4). Each pointer
-    /// must lead backwards, so that there are no circles.
+    /// must lead backwards, so that there are no circles, and their number is limited, so that a message of chains
+    /// takes no longer than any other.
     fn name(&mut self) -> Result<Name, NoAnswer> {
         let mut text = Vec::new();
         let (mut at, mut earliest, mut is_away) = (self.at, self.at, false);
+        let mut pointers = 0;
         loop {
             let length = usize::from(*self.message.get(at).ok_or(NoAnswer::Malformed)?);
             at += 1;
@@ -380,7 +391,8 @@ impl Reader<'_> {
                     self.at = at + 1;
                 }
                 at = (length & 0x3f) << 8 | low;
-                if at >= earliest {
+                pointers += 1;
+                if at >= earliest || pointers > POINTERS_MAX {
                     return Err(NoAnswer::Malformed);
                 }
                 earliest = at;
@@ -591,6 +603,30 @@ mod tests {
             let answer = message(0x8180, Kind::A, [1, 0], &records);
             assert_eq!(read(&answer, Kind::A), Err(NoAnswer::Malformed), "{what}");
         }
+    }
+
+    #[test]
+    fn a_name_has_no_more_pointers_than_labels() {
+        for (count, is_read) in [(POINTERS_MAX, true), (POINTERS_MAX + 1, false)] {
+            // The data of a record of another kind: the root, and pointers, each to the one before.
+            let first = message(0x8180, Kind::A, [2, 0], &record(QUESTION, 99, 60, b"")).len();
+            let place = |index: usize| if index == 0 { first } else { first + 2 * index - 1 };
+            let pointers: Vec<u8> =
+                (0..count - 1).flat_map(|index| (0xc000 | place(index) as u16).to_be_bytes()).collect();
+            let last = place(count - 1);
+            let chain = record(QUESTION, 99, 60, &[&b"\0"[..], &pointers].concat());
+            let owner = (0xc000 | last as u16).to_be_bytes();
+            let answer =
+                message(0x8180, Kind::A, [2, 0], &[chain, record(&owner, 1, 60, &[10, 0, 0, 1])].concat());
+            assert_eq!(read(&answer, Kind::A) != Err(NoAnswer::Malformed), is_read, "{count}");
+        }
+    }
+
+    #[test]
+    fn the_root_is_asked_for_as_such() {
+        let mut query = Vec::new();
+        write_query(ID, &Name(Box::default()), Kind::A, &mut query);
+        assert_eq!(query[HEADER_BYTES..], [0, 0, 1, 0, 1]);
     }
 
     #[test]

@@ -379,3 +379,27 @@ fn a_name_server_that_does_not_stop_talking_holds_nobody_up() {
     is_over.store(1, Ordering::SeqCst);
     assert_eq!(waiting.response().status, 502);
 }
+
+#[test]
+fn servers_that_fail_at_once_are_asked_after_pauses() {
+    let nobody = || format!("127.0.0.1:{}", crate::support::port::refusing());
+    let refusing = || Dns::start(|query| query.fail(REFUSED));
+    // Says that the answer is longer, and gives none by TCP either.
+    let truncating = Dns::start(|query| query.truncate());
+    let one = refusing();
+    for (resolver, what) in [
+        (format!("{} {}", nobody(), nobody()), "nobody there"),
+        (format!("{} {}", one.address(), nobody()), "one refuses"),
+        (truncating.address(), "truncated"),
+    ] {
+        let conf = CONF.replace("resolver_timeout 3s", "resolver_timeout 2500ms");
+        let daemon =
+            Setup::new(&conf).set("RESOLVER", format!("{resolver} ipv6=off")).set("ORIGIN_PORT", 1).start();
+        assert_eq!(status(&daemon, "www.test"), 502, "{what}");
+        let failures = daemon.log_count("while resolving \"www.test\"");
+        assert!(failures <= 12, "{what}: {failures} failures in 2.5 s");
+    }
+    // By UDP and by TCP, at the start and after one second.
+    let asked = truncating.asked("www.test", A);
+    assert!((2..=6).contains(&asked), "{asked}");
+}

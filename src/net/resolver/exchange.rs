@@ -46,6 +46,8 @@ struct Port {
     io: Option<Io>,
     /// The server refuses such questions.
     refusal: Option<Code>,
+    /// It has failed since the last pause.
+    has_failed: bool,
 }
 
 enum Event {
@@ -97,25 +99,31 @@ impl<'a> Exchange<'a> {
         Err(Failure::TimedOut)
     }
 
-    /// Waits for answers. True when all questions are answered, false when it is the next server's turn.
+    /// Waits for answers. True when all questions are answered, false when it is the next server's turn: at once if this
+    /// one has failed, but only as long as there is one that has not. Otherwise a pause comes first, or servers that
+    /// all fail at once would be asked without end.
     async fn listen(&mut self, timer: &mut Timer, buffer: &mut [u8]) -> bool {
         loop {
             match poll_fn(|cx| self.poll_event(cx, timer, buffer)).await {
-                Event::Silence => return false,
+                Event::Silence => {
+                    self.ports.iter_mut().for_each(|port| port.has_failed = false);
+                    return false;
+                }
                 Event::Broken(server, error) => {
                     self.ports[server].io = None;
                     self.complain(server, "recv()", &error);
-                    // If no server is left, hurrying on would only repeat the failures: wait for the timer.
-                    if self.ports.iter().any(|port| port.io.is_some()) || self.is_untried() {
+                    self.ports[server].has_failed = true;
+                    if self.may_hurry() {
                         return false;
                     }
                 }
                 Event::Datagram(server, length) => {
-                    let is_refusal = self.take(server, &buffer[..length]).await;
+                    let has_failed = self.take(server, &buffer[..length]).await;
                     if self.questions.iter().all(|question| question.answer.is_some()) {
                         return true;
                     }
-                    if is_refusal {
+                    self.ports[server].has_failed |= has_failed;
+                    if has_failed && self.may_hurry() {
                         return false;
                     }
                 }
@@ -123,9 +131,10 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// True if some server was never asked: it is next.
-    fn is_untried(&self) -> bool {
-        self.ports.iter().any(|port| port.io.is_none() && port.refusal.is_none()) && self.ports.len() > 1
+    /// True if another server may know more, or all have refused.
+    fn may_hurry(&self) -> bool {
+        let may_answer = |port: &Port| port.refusal.is_none() && !port.has_failed;
+        self.ports.iter().any(may_answer) || self.all_refused().is_some()
     }
 
     fn send(&mut self, server: usize) -> io::Result<()> {
