@@ -117,17 +117,23 @@ pub async fn run(stream: &impl Carrier, side: Box<Switched>, request: &mut Reque
 impl<C: Carrier> Tunnel<'_, C> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
         loop {
-            if self.stream.poll_gone(cx).is_ready() {
+            let is_over = self.has_client_ended && self.has_upstream_ended;
+            if !is_over && self.stream.poll_gone(cx).is_ready() {
                 return Poll::Ready(Err(Cut::Client));
             }
             let has_moved = match (self.poll_up(cx), self.poll_down(cx)) {
                 (Err(cut), _) | (_, Err(cut)) => return Poll::Ready(Err(cut)),
                 (Ok(up), Ok(down)) => up || down,
             };
-            if self.has_client_ended && self.has_upstream_ended {
+            // What the transport holds back has been counted as sent, but is lost when the transport is dropped.
+            let flushed = self.upstream.poll_flush(cx);
+            if let Poll::Ready(Err(error)) = flushed {
+                return Poll::Ready(Err(Cut::Upstream(error)));
+            }
+            if self.has_client_ended && self.has_upstream_ended && flushed.is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            if !has_moved {
+            if !has_moved && !self.upstream.took_some() {
                 break;
             }
             self.timer.cancel();
@@ -174,9 +180,6 @@ impl<C: Carrier> Tunnel<'_, C> {
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Result<bool, Cut> {
         if self.has_upstream_ended {
             return Ok(false);
-        }
-        if let Poll::Ready(Err(error)) = self.upstream.poll_flush(cx) {
-            return Err(Cut::Upstream(error));
         }
         let mut has_moved = false;
         if self.down.data().is_empty() {
