@@ -353,10 +353,9 @@ impl Master {
         }
     }
 
+    /// Queues an answer. It counts as unanswered until its last part has been sent, so that a worker that reads nothing
+    /// cannot order without end.
     pub(super) fn answer(&mut self, worker: WorkerId, number: u32, status: u16, body: &[u8]) {
-        if let Some(worker) = self.worker_mut(worker) {
-            worker.ledger.answer();
-        }
         let mut rest = body;
         loop {
             let (part, next) = rest.split_at(rest.len().min(PART_BYTES_MAX));
@@ -369,21 +368,21 @@ impl Master {
         }
     }
 
+    /// Sends what the workers' sockets take. One whose socket is full holds up only itself.
     fn send_answers(&mut self) {
-        for _ in 0..self.orders.unsent.len() {
-            let Some((id, part)) = self.orders.unsent.pop_front() else { return };
+        let mut full: Vec<WorkerId> = Vec::new();
+        for (id, part) in std::mem::take(&mut self.orders.unsent) {
+            let Some(worker) = self.worker_mut(id) else { continue }; // it is gone, and so is its client
+            let is_last = part.is_last;
+            let message = ToWorker::Answer(part);
             // A change is told before it is answered, so that whoever asked sees it.
-            let is_first_told = |worker: &mut Worker| !worker.has_untold();
-            match self.worker_mut(id) {
-                None => {} // it is gone, and so is its client
-                Some(worker) => {
-                    let message = ToWorker::Answer(part);
-                    if !is_first_told(worker) || !worker.send(&message) {
-                        let ToWorker::Answer(part) = message else { return };
-                        self.orders.unsent.push_front((id, part));
-                        return;
-                    }
+            if !full.contains(&id) && !worker.has_untold() && worker.send(&message) {
+                if is_last {
+                    worker.ledger.answer();
                 }
+            } else if let ToWorker::Answer(part) = message {
+                full.push(id);
+                self.orders.unsent.push_back((id, part));
             }
         }
     }
