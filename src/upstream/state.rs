@@ -115,6 +115,11 @@ impl Set {
         self.levels.is_empty()
     }
 
+    /// The number of peers at the level that has the most.
+    pub fn largest_level(&self) -> usize {
+        self.levels.iter().map(|list| list.peers.len()).max().unwrap_or(0)
+    }
+
     /// Every peer, in order of priority.
     pub fn all(&self) -> impl Iterator<Item = &Rc<Peer>> {
         self.levels.iter().flat_map(|list| &list.peers)
@@ -206,12 +211,12 @@ impl GroupState {
     /// other servers, and those of this one that stay as they are, keep their state.
     pub fn edit(&self, position: usize, server: Server, shared: Arc<[Shared]>) -> bool {
         let old = self.set();
-        // The addresses of a name that is followed are known here, not to the master.
-        let found = (server.resolve && !server.is_removed).then(|| self.found(&old, position));
-        let is_followed = server.resolve;
+        // The line has no addresses of a name. They are known here, and to the master only if it is not followed.
+        let is_name = server.resolve || server.addresses.is_empty();
+        let found = (is_name && !server.is_removed).then(|| self.found(&old, position));
         let spots = found.unwrap_or_else(|| spots(&server.addresses));
         let Some(mut group) = old.group.with_server(position, server, Some(shared)) else { return false };
-        if is_followed {
+        if is_name {
             group = group.with_addresses(position, &spots);
         }
         self.put(Arc::new(group), position, spots);

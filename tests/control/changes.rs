@@ -41,6 +41,28 @@ fn add(daemon: &Daemon, address: &str) -> u64 {
 }
 
 #[test]
+fn a_server_with_a_name_keeps_its_addresses_when_it_is_changed() {
+    if is_stand_in() {
+        return;
+    }
+    let origin = Origin::saying("one");
+    let conf = CONF.replace("server %%ORIGIN%%;", "server localhost:%%PORT%% max_fails=0;");
+    let daemon = Setup::new(&conf).set("PORT", origin.port()).level("notice").start();
+    let answer = control(&daemon, "PATCH", &format!("{SERVERS}/0"), r#"{"weight": 5}"#);
+    assert_eq!((answer.status, &answer.json()["weight"]), (200, &json!(5)));
+    let weights = || {
+        let peers = control(&daemon, "GET", "/api/9/http/upstreams/u", "").json()["peers"].clone();
+        let peers = peers.as_array().cloned().unwrap_or_default();
+        peers.iter().map(|peer| peer["weight"].as_u64()).collect::<Vec<_>>()
+    };
+    wait_for("the new weight", || {
+        let weights = weights();
+        (!weights.is_empty() && weights.iter().all(|weight| *weight == Some(5))).then_some(())
+    });
+    (0..8).for_each(|_| assert_eq!(get(daemon.port(0), "/").text(), "one"));
+}
+
+#[test]
 fn a_server_is_added_changed_and_removed() {
     if is_stand_in() {
         return;
