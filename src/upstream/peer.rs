@@ -393,7 +393,11 @@ impl Peer {
 
     /// Sets the part of its weight that its slow start permits now.
     fn ramp(&self, now_ms: u64) {
-        let returned_ms = self.past(Word::ReturnedMs, &self.returned_ms, now_ms);
+        let mut returned_ms = self.past(Word::ReturnedMs, &self.returned_ms, now_ms);
+        // Written by the prober, also for a group without `zone`.
+        for place in [self.checked.map(|(place, _)| place), self.advised].into_iter().flatten() {
+            returned_ms = returned_ms.max(place.past_ms(Word::ReturnedMs, now_ms));
+        }
         let seat = self.seat.borrow();
         let (load, elapsed_ms) = (seat.load(), now_ms - returned_ms);
         if returned_ms == 0 || elapsed_ms >= self.slow_start_ms {
