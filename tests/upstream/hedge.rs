@@ -168,3 +168,46 @@ fn a_group_that_is_slow_as_a_whole_is_not_asked_twice_for_ever() {
     daemon.wait_log("no second server is asked: more than 10 % of the requests to \"pair\" are slow");
     assert!(other.requests().len() <= 20, "{}", other.requests().len());
 }
+
+#[test]
+fn a_second_exchange_without_room_leaves_the_first_alone() {
+    let ((go, slow), (_other_go, other)) = (on_demand(), on_demand());
+    // The listener, two clients and their connections to the slow server: none is left.
+    let conf = format!("events {{ worker_connections 5; }}\n{CONF}");
+    let daemon =
+        Setup::new(&conf).set("SLOW", slow.address()).set("OTHER", other.address()).level("info").start();
+    let mut clients = ["/never", "/"].map(|path| {
+        let mut client = Client::connect(daemon.port(0));
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        client
+    });
+    slow.wait_requests(2);
+    daemon.wait_log("a second server is asked after 50 ms");
+    clients.iter().for_each(|_| go.send("slow").expect("it waits"));
+    clients.iter_mut().for_each(|client| assert_eq!(client.response().text(), "slow"));
+    daemon.wait_log("no second server is asked: .*worker_connections are not enough");
+    assert_eq!(other.requests().len(), 0);
+}
+
+#[test]
+fn a_hedge_that_fails_is_one_of_the_tries() {
+    let ((go, first), (other_go, second)) = (on_demand(), on_demand());
+    let third = Origin::saying("third");
+    let conf = "http {
+        upstream three { keepalive 0; server %%FIRST%% max_fails=0; server %%SECOND%% max_fails=0;
+                         server %%THIRD%% max_fails=0; }
+        server { listen 127.0.0.1:%%PORT_0%%; proxy_hedge_after 50ms; proxy_next_upstream_tries 2;
+                 location / { proxy_pass http://three; } }
+    }";
+    let addresses = [("FIRST", first.address()), ("SECOND", second.address()), ("THIRD", third.address())];
+    let setup = addresses.iter().fold(Setup::new(conf), |setup, (name, address)| setup.set(name, address));
+    let daemon = setup.level("info").start();
+    let mut client = Client::connect(daemon.port(0));
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    second.wait_requests(1);
+    go.send("").expect("it waits");
+    other_go.send("").expect("it waits");
+    assert_eq!(client.response().status, 502);
+    let asked = [&first, &second, &third].map(|origin| origin.requests().len());
+    assert_eq!(asked, [1, 1, 0]);
+}

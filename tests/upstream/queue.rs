@@ -132,3 +132,46 @@ fn repeated_requests_are_a_share_of_all() {
     assert_eq!(good.requests().len(), 40 - failed);
     wait_for("the warning", || daemon.log().contains("\"retry_budget\" permits no more").then_some(()));
 }
+
+#[test]
+fn a_server_that_is_added_gets_those_who_wait() {
+    let ((go, origin), added) = (on_demand(), Origin::saying("added"));
+    let conf = "http { upstream u { zone u 64k; server %%ORIGIN%% max_conns=1; queue 10; }
+         server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://u; }
+                  location /api { api write=on; allow 127.0.0.1; deny all; } } }";
+    let daemon = Setup::new(conf).set("ORIGIN", origin.address()).level("info").start();
+    let mut first = ask(&daemon, "/first");
+    origin.wait_requests(1);
+    let mut waits = ask(&daemon, "/waits");
+    std::thread::sleep(std::time::Duration::from_millis(30)); // so that it waits
+    let body = format!(r#"{{"server":"{}"}}"#, added.address());
+    let mut api = Client::connect(daemon.port(0));
+    api.send(format!(
+        "POST /api/9/http/upstreams/u/servers HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    ));
+    assert_eq!(api.response().status, 201);
+    assert_eq!(waits.response().text(), "added");
+    go.send(()).expect("it waits");
+    assert_eq!(first.response().text(), "/first");
+}
+
+#[test]
+fn a_server_that_has_refused_a_request_does_not_get_it_again() {
+    let (go, origin) = on_demand();
+    let busy = Origin::replying(|_| b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_vec());
+    let conf = "http { upstream u { server %%BUSY%% max_fails=0; server %%ORIGIN%% max_fails=0 max_conns=1; queue 10; }
+         proxy_next_upstream error http_503;
+         server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://u; } } }";
+    let daemon = Setup::new(conf).set("BUSY", busy.address()).set("ORIGIN", origin.address()).start();
+    let mut first = ask(&daemon, "/first");
+    origin.wait_requests(1);
+    let mut second = ask(&daemon, "/second");
+    busy.wait_requests(2);
+    std::thread::sleep(std::time::Duration::from_millis(50)); // more than the queue's longest pause
+    for (client, text) in [(&mut first, "/first"), (&mut second, "/second")] {
+        go.send(()).expect("it waits");
+        assert_eq!(client.response().text(), text);
+    }
+    assert_eq!(busy.requests().len(), 2);
+}

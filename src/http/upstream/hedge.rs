@@ -72,23 +72,24 @@ impl Pass<'_, '_> {
         let permitted = self.request.passes().next();
         let is_good = |answer: &Answer| !permitted.permits(Fault::Status(answer.head.head.status), false);
         let is_asked = Cell::new(false);
+        let mut refusal = None;
         let end = {
             let (mut first, mut second) = (pin!(self.turn(peer)), pin!(other.hedge(after_ms, &is_asked)));
             let (mut first_failure, mut second_failure) = (None, None);
+            let (mut is_second_over, refusal) = (false, &mut refusal);
             poll_fn(|cx| {
                 if first_failure.is_none()
                     && let Poll::Ready(ended) = first.as_mut().poll(cx)
                 {
                     match ended {
-                        Err(Stop::Peer(failure)) if is_asked.get() && second_failure.is_none() => {
+                        Err(Stop::Peer(failure)) if is_asked.get() && !is_second_over => {
                             first_failure = Some(failure);
                         }
                         ended => return Poll::Ready(End::First(ended, second_failure.take())),
                     }
                 }
-                if second_failure.is_none()
-                    && let Poll::Ready(ended) = second.as_mut().poll(cx)
-                {
+                if !is_second_over && let Poll::Ready(ended) = second.as_mut().poll(cx) {
+                    is_second_over = true;
                     match (ended, first_failure.take()) {
                         (Ok(answer), failure) if is_good(&answer) || failure.is_some() => {
                             return Poll::Ready(End::Second(answer, failure));
@@ -96,7 +97,13 @@ impl Pass<'_, '_> {
                         (Err(Stop::Peer(failed)), Some(failure)) => {
                             return Poll::Ready(End::First(Err(Stop::Peer(failure)), Some(failed)));
                         }
-                        (Err(stop @ Stop::Request(_)), _) => return Poll::Ready(End::First(Err(stop), None)),
+                        // This server lacks room for a second connection. The first one is as good as before.
+                        (Err(Stop::Request(error)), failure) => {
+                            *refusal = Some(error);
+                            if let Some(failure) = failure {
+                                return Poll::Ready(End::First(Err(Stop::Peer(failure)), None));
+                            }
+                        }
                         (Err(Stop::Peer(failed)), None) => second_failure = Some(failed),
                         (Ok(answer), _) => {
                             let status = answer.head.head.status;
@@ -109,11 +116,17 @@ impl Pass<'_, '_> {
             .await
         };
         let now_ms = runtime::now_ms();
+        if let Some(error) = refusal {
+            log::error!(self.request.error_log(), &*self.request, "no second server is asked: {error}");
+        }
         match end {
             End::First(result, failure) => {
                 if let Some(failure) = failure {
                     other.tell(&failure);
-                    other.session.finish(failure.kind.fault().into(), now_ms);
+                    if other.session.finish(failure.kind.fault().into(), now_ms) {
+                        other.tell_disabled();
+                    }
+                    self.session.learn_from(&other.session);
                 }
                 if is_asked.get() {
                     other.request.upstream.end();
@@ -162,7 +175,12 @@ impl Pass<'_, '_> {
             );
             return pending().await;
         }
-        let Some(peer) = self.session.pick(now_ms) else { return pending().await };
+        let picked = self.session.pick(now_ms);
+        if let Some(ejection) = self.session.take_ejection() {
+            self.tell_ejection(&ejection);
+        }
+        let group = &self.goal.group;
+        let Some(peer) = picked else { return pending().await };
         group.hedges.spend(SHARE, now_ms);
         is_asked.set(true);
         self.request.upstream.begin(Some(peer.clone()), group);

@@ -18,6 +18,8 @@ impl Pass<'_, '_> {
     /// Picks a peer, after those requests that wait already. `None`: none could be used in time, or the queue is full.
     pub(super) async fn pick_or_wait(&mut self, waiting: &Rc<Waiting>) -> Result<Option<Rc<Peer>>, Error> {
         let Some(rule) = self.goal.group.group.queue else { return Ok(None) };
+        // A pick that fails may add peers that have just become full: those are asked again.
+        let tried = self.session.tried_peers();
         if waiting.is_empty()
             && let Some(peer) = self.session.pick(runtime::now_ms())
         {
@@ -30,15 +32,21 @@ impl Pass<'_, '_> {
             self.tell_queue("is full");
             return Ok(None);
         };
-        Box::pin(self.wait(ticket, rule)).await
+        Box::pin(self.wait(ticket, rule, &tried)).await
     }
 
-    async fn wait(&mut self, mut ticket: Ticket, rule: Rule) -> Result<Option<Rc<Peer>>, Error> {
-        let session = &mut self.session;
+    /// Waits for any peer of the group but those that have been `tried`. The group may change meanwhile.
+    async fn wait(
+        &mut self,
+        mut ticket: Ticket,
+        rule: Rule,
+        tried: &[Rc<Peer>],
+    ) -> Result<Option<Rc<Peer>>, Error> {
+        let (session, group) = (&mut self.session, &self.goal.group);
         let picked = async {
             loop {
                 ticket.turn().await;
-                session.start_over();
+                session.look_again(group, tried);
                 if let Some(peer) = session.pick(runtime::now_ms()) {
                     return peer;
                 }
