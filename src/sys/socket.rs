@@ -602,6 +602,8 @@ pub struct TcpInfo {
     pub congestion_window: u32,
     /// In bytes.
     pub receive_space: u32,
+    /// The time for which sending has waited for the peer to read.
+    pub window_limited_us: u64,
 }
 
 /// TCP_INFO of a descriptor; `None` if it is not a TCP connection.
@@ -618,6 +620,7 @@ pub fn tcp_info(fd: RawFd) -> Option<TcpInfo> {
             rtt_variance_us: info.tcpi_rttvar,
             congestion_window: info.tcpi_snd_cwnd,
             receive_space: info.tcpi_rcv_space,
+            window_limited_us: info.tcpi_rwnd_limited,
         })
     }
 }

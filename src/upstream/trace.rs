@@ -65,6 +65,8 @@ pub struct Attempt {
     pub length: u64,
     pub received: u64,
     pub sent: u64,
+    /// The longest time for which the response was not read because its client took no more.
+    pub held_ms: u64,
 }
 
 impl Attempt {
@@ -332,6 +334,7 @@ impl Attempt {
             length: fields.count()?,
             received: fields.count()?,
             sent: fields.count()?,
+            held_ms: 0,
         })
     }
 }

@@ -203,3 +203,70 @@ fn a_peer_that_breaks_its_answers_off_is_left_out() {
         daemon.wait_log("upstream server temporarily disabled");
     }
 }
+
+const PAIR: &str = "http {
+    upstream pair { server %%FIRST%% fail_timeout=1h; server %%SECOND%% fail_timeout=1h; }
+    server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://pair; } }
+}";
+
+/// The time that a server in these tests is kept waiting for: longer than a client must be slow for to be blamed itself.
+const HELD: Duration = Duration::from_millis(1500);
+
+#[test]
+fn a_server_that_does_not_wait_for_a_slow_upload_has_not_failed() {
+    let impatient = || {
+        Origin::start(|peer| {
+            let Some(request) = peer.head() else { return };
+            if request.method == "POST" {
+                std::thread::sleep(HELD); // and it gives up
+            } else {
+                peer.send(ok(b"served"));
+            }
+        })
+    };
+    let (first, second) = (impatient(), impatient());
+    let daemon = Setup::new(PAIR).set("FIRST", first.address()).set("SECOND", second.address()).start();
+    let slow = [(); 2].map(|()| {
+        let mut client = Client::connect(daemon.port(0));
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n");
+        client.send("x".repeat(40_000));
+        client
+    });
+    for mut client in slow {
+        assert_eq!(client.response().status, 502);
+    }
+    assert_eq!([first.requests().len(), second.requests().len()], [1, 1]);
+    assert_eq!([(); 2].map(|()| get(daemon.port(0), "/").text()), ["served", "served"]);
+}
+
+#[test]
+fn a_server_that_does_not_wait_for_a_slow_download_has_not_failed() {
+    let impatient = |framing: &'static str| {
+        Origin::start(move |peer| {
+            let Some(request) = peer.request() else { return };
+            if request.target != "/long" {
+                peer.send(ok(b"served"));
+                return;
+            }
+            peer.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n"));
+            let end = Instant::now() + HELD;
+            let piece = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
+            peer.stream().set_write_timeout(Some(HELD)).expect("a socket");
+            while Instant::now() < end && peer.try_send(piece.as_bytes()).is_ok() {}
+        })
+    };
+    for framing in ["Content-Length: 1000000000", "Transfer-Encoding: chunked"] {
+        let (first, second) = (impatient(framing), impatient(framing));
+        let daemon = Setup::new(PAIR).set("FIRST", first.address()).set("SECOND", second.address()).start();
+        let slow = [(); 2].map(|()| {
+            let mut client = Client::connect(daemon.port(0));
+            client.send("GET /long HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            client
+        });
+        first.wait_ended(1);
+        second.wait_ended(1);
+        slow.into_iter().for_each(|mut client| _ = client.rest());
+        daemon.wait_log("prematurely closed");
+        assert_eq!([(); 2].map(|()| get(daemon.port(0), "/").text()), ["served", "served"], "{framing}");
+    }
+}

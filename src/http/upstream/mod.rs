@@ -63,7 +63,7 @@ pub use crate::shared::name;
 use crate::sys::clock;
 use crate::upstream::session::Ejection;
 use crate::upstream::trace::Action;
-use crate::upstream::{Fault, Peer, Session};
+use crate::upstream::{Fault, Outcome, Peer, Session};
 use answer::Next;
 use cache::Course;
 use exchange::{Answer, Stop};
@@ -71,6 +71,10 @@ use outgoing::Outgoing;
 use retry::Chance;
 use sticky::Binding;
 use target::Goal;
+
+/// A server that gives up after having waited for the client for this long has not failed: a client that is slow on
+/// purpose would otherwise have every server of a group left out.
+const SLOW_CLIENT_MS: u64 = 1000;
 
 /// How often a peer gets a request again that it has not begun.
 const REPEATS_MAX: u32 = 2;
@@ -233,7 +237,8 @@ impl Pass<'_, '_> {
             Step::Body => {}
         }
         let relayed = self.relay(answer).await;
-        if relayed.as_ref().is_err_and(|error| error.side == Side::Upstream) {
+        let is_cut = relayed.as_ref().is_err_and(|error| error.side == Side::Upstream);
+        if is_cut && self.request.upstream.last().held_ms < SLOW_CLIENT_MS {
             self.blame();
         }
         relayed.map(|()| None)
@@ -422,8 +427,9 @@ impl Pass<'_, '_> {
         let attempt = self.request.upstream.last();
         attempt.status = status;
         attempt.sent = self.outgoing.sent;
+        let outcome = if self.is_held_by_client() { Outcome::Next } else { fault.into() };
         self.request.upstream.end();
-        if self.session.finish(fault.into(), runtime::now_ms()) {
+        if self.session.finish(outcome, runtime::now_ms()) {
             self.tell_disabled();
         }
         if !self.chance().goes_on_after(fault) || !self.retries() {
@@ -433,6 +439,14 @@ impl Pass<'_, '_> {
         }
         self.outgoing.rewind();
         Ok(None)
+    }
+
+    /// True if the peer has long been waiting for the rest of the client's body: it has not failed if it gives up then.
+    /// Otherwise a slow client could have every server of a group left out.
+    fn is_held_by_client(&mut self) -> bool {
+        let is_waiting =
+            self.outgoing.has_begun() && !self.outgoing.is_done() && !self.outgoing.waits_for_upstream;
+        is_waiting && self.request.upstream.last().response_us() >= SLOW_CLIENT_MS * 1000
     }
 
     /// True if the group's budget permits another retry.
@@ -535,7 +549,9 @@ impl Pass<'_, '_> {
     fn too_late(&mut self) -> Error {
         if !self.client.has_started() {
             self.request.upstream.last().status = 504;
-            self.blame();
+            if !self.is_held_by_client() {
+                self.blame();
+            }
         }
         Error::upstream(Kind::Late).by(Limit::TotalTimeout)
     }

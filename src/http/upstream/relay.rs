@@ -15,7 +15,7 @@ use crate::http::client::Client;
 use crate::http::modules::counters;
 use crate::http::request::Request;
 use crate::http::request::body::DECODED_BYTES;
-use crate::http::request::error::{Call, During, Error, Kind, Limit};
+use crate::http::request::error::{Call, During, Error, Kind, Limit, Side};
 use crate::http::response::Response;
 use crate::http::response::body_file::Spill;
 use crate::http::upstream::Pass;
@@ -29,11 +29,12 @@ use crate::http::upstream::switched::Switched;
 use crate::http::upstream::{h1, notes};
 use crate::log;
 use crate::net::pace::Pace;
-use crate::net::transport::Raw;
+use crate::net::transport::{Probe, Raw};
 use crate::proto::head::ResponseHead;
 use crate::proto::header::Id;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, Io, Timer, race, relay};
+use crate::shared::connection::Connected;
 use crate::upstream::trace::Action;
 
 /// A remaining body of at least this length is moved inside the kernel, or read into the client's records.
@@ -134,6 +135,7 @@ impl<'c> Pass<'_, 'c> {
             fill: None,
             lost: None,
             pause,
+            read_ms: runtime::now_ms(),
             drip: Drip::default(),
         });
         Ok(Begun { head, head_length, rest: Some((stream, used)) })
@@ -349,6 +351,8 @@ struct Stream {
     lost: Option<Error>,
     /// Runs while the upstream pauses and something is held back.
     pause: Timer,
+    /// The time of the last read, or of the head.
+    read_ms: u64,
     drip: Drip,
 }
 
@@ -418,7 +422,7 @@ impl Stream {
     /// Notes the error of a client that has left while its response is being stored. Errors: any other one.
     fn client_is_lost(&mut self, outcome: Result<(), Error>) -> Result<(), Error> {
         match outcome {
-            Err(error) if error.side == crate::http::request::error::Side::Client && self.fill.is_some() => {
+            Err(error) if error.side == Side::Client && self.fill.is_some() => {
                 self.lost = Some(error);
                 Ok(())
             }
@@ -435,6 +439,7 @@ impl Stream {
                 return Err(Error::upstream(kind));
             }
             if let Some((left, sockets)) = self.spliceable(pass) {
+                self.note_held(pass);
                 splice(pass, sockets, left).await?;
                 self.carrier.decoder().moved(left);
                 return Ok(());
@@ -559,6 +564,13 @@ impl Stream {
         })
     }
 
+    /// Notes for how long nothing has been read, which is up to the client.
+    fn note_held(&self, pass: &mut Pass<'_, '_>) {
+        let held_ms = runtime::now_ms().saturating_sub(self.read_ms);
+        let attempt = pass.request.upstream.last();
+        attempt.held_ms = attempt.held_ms.max(held_ms);
+    }
+
     async fn read(&mut self, pass: &mut Pass<'_, '_>) -> Result<usize, Error> {
         let left = self.carrier.decoder().raw_left();
         let asked_ms = runtime::now_ms();
@@ -566,15 +578,17 @@ impl Stream {
         if self.pace.is_some() {
             limit = limit.min(self.pause(pass).await?);
         }
+        self.note_held(pass);
         loop {
             match poll_fn(|cx| self.poll_read(cx, pass, limit)).await {
                 Ok(None) if self.may_refill(pass.client) => Box::pin(self.refill(pass)).await?,
                 Ok(None) => Box::pin(pass.client.let_go(pass.request)).await?,
                 Ok(Some(count)) => {
+                    self.read_ms = runtime::now_ms();
                     if let Some(pace) = &mut self.pace {
                         pace.pass(count as u64);
                     } else if left.is_some() && pass.client.pending() == 0 {
-                        let waited_ms = runtime::now_ms().saturating_sub(asked_ms);
+                        let waited_ms = self.read_ms.saturating_sub(asked_ms);
                         self.drip.count(waited_ms, count as u64, pass.request.passes().read_timeout_ms());
                     }
                     return Ok(count);
@@ -677,7 +691,16 @@ async fn splice(pass: &mut Pass<'_, '_>, (source, target): (&Io, Raw<'_>), left:
     let mut gone = pin!(gone);
     let mut left = left;
     while left > 0 {
-        let part = if pass.client.is_paced() { left.min(pass.client.pace().await?) } else { left };
+        let part = match pass.client.is_paced() {
+            true => {
+                let asked_ms = runtime::now_ms();
+                let part = left.min(pass.client.pace().await?);
+                let attempt = pass.request.upstream.last();
+                attempt.held_ms = attempt.held_ms.max(runtime::now_ms().saturating_sub(asked_ms));
+                part
+            }
+            false => left,
+        };
         let mut counting = Counting::new(pass, part, left);
         let moving = target.splice(source, part, &limits, |is_near| counting.at_end(is_near));
         let (count, error) = match race(moving, gone.as_mut()).await {
@@ -689,6 +712,12 @@ async fn splice(pass: &mut Pass<'_, '_>, (source, target): (&Io, Raw<'_>), left:
         counting.end(count);
         if let Some(error) = error {
             pass.request.keep_alive = false;
+            if error.side == Side::Upstream
+                && let Some(info) = pass.request.probe().and_then(Probe::tcp_info)
+            {
+                let attempt = pass.request.upstream.last();
+                attempt.held_ms = attempt.held_ms.max(info.window_limited_us / 1000);
+            }
             return Err(error);
         }
     }
