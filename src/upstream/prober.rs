@@ -215,6 +215,7 @@ impl Watched {
                 runtime::spawn(Rc::clone(self).check(Rc::clone(&subject), number));
             }
         }
+        self.open_or_close();
     }
 
     /// Begins again with the health that shared memory has of each peer: another process has checked meanwhile.
@@ -224,6 +225,7 @@ impl Watched {
             subject.courses.replace(self.courses(place));
             subject.health.set(combined(subject.courses.borrow().iter()));
         }
+        self.open_or_close();
     }
 
     /// The checks of a peer, each of which begins with the health that shared memory has.
@@ -362,7 +364,7 @@ impl Watched {
         let now_ms = runtime::now_ms();
         let before = subject.health.replace(health);
         self.count(subject, place, (before, health), now_ms);
-        if before != health && self.state.group.fails_open {
+        if before != health {
             self.open_or_close();
         }
         self.write(subject);
@@ -393,9 +395,12 @@ impl Watched {
         }
     }
 
-    /// Decides anew whether all peers are to be used because all are unhealthy.
+    /// Decides anew whether all peers are to be used because all are unhealthy (`fail_open`).
     fn open_or_close(&self) {
         let subjects: Vec<Rc<Subject>> = self.subjects.borrow().values().cloned().collect();
+        if !self.state.group.fails_open || subjects.is_empty() {
+            return;
+        }
         let is_open = subjects.iter().all(|subject| subject.health.get() == Health::Unhealthy);
         if self.is_open.replace(is_open) != is_open {
             let name = &self.state.group.name;

@@ -1,6 +1,7 @@
 //! `health_check`: who is asked, how often, and what becomes of those that fail. The backends are scripted; each
 //! test waits for the log line about a change of health, or for the requests that a backend has got.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -329,6 +330,8 @@ fn a_group_that_fails_open_uses_all_its_servers_when_all_are_unhealthy() {
     one.is_ill(true);
     daemon.wait_log("all peers of upstream \"app\" are unhealthy: all are used");
     wait_for("both to be used", || (bodies(&daemon, 4) == ["ill"; 4]).then_some(()));
+    daemon.reload();
+    wait_for("the next prober to know", || (daemon.log_count("all are used") == 2).then_some(()));
     one.is_ill(false);
     daemon.wait_log("not all peers of upstream \"app\" are unhealthy any more");
     assert_eq!(bodies(&daemon, 6), ["one"; 6]);
@@ -412,6 +415,7 @@ fn client(port: u16, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
 #[test]
 fn workers_that_are_killed_under_load_leave_true_counts_and_checks_go_on() {
     const CONNS_MAX: usize = 3;
+    const AGE: Duration = Duration::from_millis(250);
     let holds = Arc::new(AtomicBool::new(false));
     let checks = Arc::new(AtomicUsize::new(0));
     let (held, counted) = (Arc::clone(&holds), Arc::clone(&checks));
@@ -433,13 +437,14 @@ fn workers_that_are_killed_under_load_leave_true_counts_and_checks_go_on() {
     let stop = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..6).map(|_| client(daemon.port(0), Arc::clone(&stop))).collect();
     let mut seed = u64::from(std::process::id());
-    let mut last = Vec::new();
+    let mut seen: HashMap<i32, Instant> = HashMap::new();
     for _ in 0..200 {
-        // A worker that lived for a moment is replaced at once.
+        // One that dies younger is replaced ever later.
         let workers = wait_for("workers of some age", || {
             let workers = daemon.workers_now();
-            let old: Vec<i32> = workers.iter().copied().filter(|pid| last.contains(pid)).collect();
-            last = workers;
+            seen.retain(|pid, _| workers.contains(pid));
+            let is_old = |pid: &i32| seen.entry(*pid).or_insert_with(Instant::now).elapsed() >= AGE;
+            let old: Vec<i32> = workers.into_iter().filter(is_old).collect();
             std::thread::sleep(Duration::from_millis(20));
             (old.len() >= 3).then_some(old)
         });
