@@ -66,7 +66,7 @@ pub struct Attempt {
     pub received: u64,
     pub sent: u64,
     /// The longest time for which the response was not read because its client took no more.
-    pub held_ms: u64,
+    pub held_ms: u32,
 }
 
 impl Attempt {
@@ -76,6 +76,11 @@ impl Attempt {
             (None, Some(group)) => group.0.as_bytes(),
             (None, None) => b"-",
         }
+    }
+
+    /// Notes that the response was not read for this long because its client took no more.
+    pub fn note_held(&mut self, ms: u64) {
+        self.held_ms = self.held_ms.max(u32::try_from(ms).unwrap_or(u32::MAX));
     }
 
     /// Adds the turn to its peer's counters.

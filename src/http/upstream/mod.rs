@@ -238,7 +238,7 @@ impl Pass<'_, '_> {
         }
         let relayed = self.relay(answer).await;
         let is_cut = relayed.as_ref().is_err_and(|error| error.side == Side::Upstream);
-        if is_cut && self.request.upstream.last().held_ms < SLOW_CLIENT_MS {
+        if is_cut && u64::from(self.request.upstream.last().held_ms) < SLOW_CLIENT_MS {
             self.blame();
         }
         relayed.map(|()| None)

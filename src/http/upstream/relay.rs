@@ -566,9 +566,7 @@ impl Stream {
 
     /// Notes for how long nothing has been read, which is up to the client.
     fn note_held(&self, pass: &mut Pass<'_, '_>) {
-        let held_ms = runtime::now_ms().saturating_sub(self.read_ms);
-        let attempt = pass.request.upstream.last();
-        attempt.held_ms = attempt.held_ms.max(held_ms);
+        pass.request.upstream.last().note_held(runtime::now_ms().saturating_sub(self.read_ms));
     }
 
     async fn read(&mut self, pass: &mut Pass<'_, '_>) -> Result<usize, Error> {
@@ -695,8 +693,7 @@ async fn splice(pass: &mut Pass<'_, '_>, (source, target): (&Io, Raw<'_>), left:
             true => {
                 let asked_ms = runtime::now_ms();
                 let part = left.min(pass.client.pace().await?);
-                let attempt = pass.request.upstream.last();
-                attempt.held_ms = attempt.held_ms.max(runtime::now_ms().saturating_sub(asked_ms));
+                pass.request.upstream.last().note_held(runtime::now_ms().saturating_sub(asked_ms));
                 part
             }
             false => left,
@@ -715,8 +712,7 @@ async fn splice(pass: &mut Pass<'_, '_>, (source, target): (&Io, Raw<'_>), left:
             if error.side == Side::Upstream
                 && let Some(info) = pass.request.probe().and_then(Probe::tcp_info)
             {
-                let attempt = pass.request.upstream.last();
-                attempt.held_ms = attempt.held_ms.max(info.window_limited_us / 1000);
+                pass.request.upstream.last().note_held(info.window_limited_us / 1000);
             }
             return Err(error);
         }
