@@ -376,12 +376,17 @@ impl Master {
             let is_last = part.is_last;
             let message = ToWorker::Answer(part);
             // A change is told before it is answered, so that whoever asked sees it.
-            if !full.contains(&id) && !worker.has_untold() && worker.send(&message) {
+            let is_full = full.contains(&id);
+            if !is_full && !worker.has_untold() && worker.send(&message) {
                 if is_last {
                     worker.ledger.answer();
                 }
-            } else if let ToWorker::Answer(part) = message {
+                continue;
+            }
+            if !is_full {
                 full.push(id);
+            }
+            if let ToWorker::Answer(part) = message {
                 self.orders.unsent.push_back((id, part));
             }
         }

@@ -397,10 +397,10 @@ impl Watched {
 
     /// Decides anew whether all peers are to be used because all are unhealthy (`fail_open`).
     fn open_or_close(&self) {
-        let subjects: Vec<Rc<Subject>> = self.subjects.borrow().values().cloned().collect();
-        if !self.state.group.fails_open || subjects.is_empty() {
+        if !self.state.group.fails_open || self.subjects.borrow().is_empty() {
             return;
         }
+        let subjects: Vec<Rc<Subject>> = self.subjects.borrow().values().cloned().collect();
         let is_open = subjects.iter().all(|subject| subject.health.get() == Health::Unhealthy);
         if self.is_open.replace(is_open) != is_open {
             let name = &self.state.group.name;
