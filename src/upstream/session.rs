@@ -178,12 +178,17 @@ impl Session {
         self.current = other.current.take();
         (self.begun_ms, self.has_error) = (other.begun_ms, other.has_error);
         self.waits_since_ms = other.waits_since_ms.take();
-        (self.tried, self.level, self.cursor) = (other.tried.clone(), other.level, other.cursor.clone());
+        self.go_on_from(&other);
     }
 
     /// Counts the failed turn of a course that began [beside](Session::beside) this one, whose own turn goes on.
     pub fn learn_from(&mut self, other: &Self) {
         self.tries_left = self.tries_left.saturating_sub(1);
+        self.go_on_from(other);
+    }
+
+    /// Chooses the next peer as if the turns of the other course were its own.
+    fn go_on_from(&mut self, other: &Self) {
         (self.tried, self.level, self.cursor) = (other.tried.clone(), other.level, other.cursor.clone());
     }
 
@@ -322,10 +327,10 @@ impl Session {
         }
         self.start_over();
         let Some(list) = self.set.levels.first() else { return };
-        for (index, _) in
-            list.peers.iter().enumerate().filter(|(_, own)| except.iter().any(|peer| Rc::ptr_eq(own, peer)))
-        {
-            self.tried.add(index);
+        for (index, own) in list.peers.iter().enumerate() {
+            if except.iter().any(|peer| Rc::ptr_eq(own, peer)) {
+                self.tried.add(index);
+            }
         }
     }
 

@@ -383,13 +383,12 @@ fn a_name_server_that_does_not_stop_talking_holds_nobody_up() {
 #[test]
 fn servers_that_fail_at_once_are_asked_after_pauses() {
     let nobody = || format!("127.0.0.1:{}", crate::support::port::refusing());
-    let refusing = || Dns::start(|query| query.fail(REFUSED));
+    let refusing = Dns::start(|query| query.fail(REFUSED));
     // Says that the answer is longer, and gives none by TCP either.
     let truncating = Dns::start(|query| query.truncate());
-    let one = refusing();
     for (resolver, what) in [
         (format!("{} {}", nobody(), nobody()), "nobody there"),
-        (format!("{} {}", one.address(), nobody()), "one refuses"),
+        (format!("{} {}", refusing.address(), nobody()), "one refuses"),
         (truncating.address(), "truncated"),
     ] {
         let conf = CONF.replace("resolver_timeout 3s", "resolver_timeout 2500ms");

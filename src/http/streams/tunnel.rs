@@ -117,20 +117,19 @@ pub async fn run(stream: &impl Carrier, side: Box<Switched>, request: &mut Reque
 impl<C: Carrier> Tunnel<'_, C> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
         loop {
-            let is_over = self.has_client_ended && self.has_upstream_ended;
-            if !is_over && self.stream.poll_gone(cx).is_ready() {
+            if !self.is_over() && self.stream.poll_gone(cx).is_ready() {
                 return Poll::Ready(Err(Cut::Client));
             }
             let has_moved = match (self.poll_up(cx), self.poll_down(cx)) {
                 (Err(cut), _) | (_, Err(cut)) => return Poll::Ready(Err(cut)),
                 (Ok(up), Ok(down)) => up || down,
             };
-            // What the transport holds back has been counted as sent, but is lost when the transport is dropped.
+            // Bytes that the transport holds back have been counted as sent, but are lost when it is dropped.
             let flushed = self.upstream.poll_flush(cx);
             if let Poll::Ready(Err(error)) = flushed {
                 return Poll::Ready(Err(Cut::Upstream(error)));
             }
-            if self.has_client_ended && self.has_upstream_ended && flushed.is_ready() {
+            if self.is_over() && flushed.is_ready() {
                 return Poll::Ready(Ok(()));
             }
             if !has_moved && !self.upstream.took_some() {
@@ -142,6 +141,11 @@ impl<C: Carrier> Tunnel<'_, C> {
             self.timer.set(runtime::now_ms() + self.timeout_ms);
         }
         self.timer.poll_expired(cx).map(|()| Err(Cut::Silence))
+    }
+
+    /// Both directions have ended.
+    fn is_over(&self) -> bool {
+        self.has_client_ended && self.has_upstream_ended
     }
 
     /// From the client to the upstream. True: something has moved.

@@ -689,15 +689,12 @@ async fn splice(pass: &mut Pass<'_, '_>, (source, target): (&Io, Raw<'_>), left:
     let mut gone = pin!(gone);
     let mut left = left;
     while left > 0 {
-        let part = match pass.client.is_paced() {
-            true => {
-                let asked_ms = runtime::now_ms();
-                let part = left.min(pass.client.pace().await?);
-                pass.request.upstream.last().note_held(runtime::now_ms().saturating_sub(asked_ms));
-                part
-            }
-            false => left,
-        };
+        let mut part = left;
+        if pass.client.is_paced() {
+            let asked_ms = runtime::now_ms();
+            part = left.min(pass.client.pace().await?);
+            pass.request.upstream.last().note_held(runtime::now_ms().saturating_sub(asked_ms));
+        }
         let mut counting = Counting::new(pass, part, left);
         let moving = target.splice(source, part, &limits, |is_near| counting.at_end(is_near));
         let (count, error) = match race(moving, gone.as_mut()).await {
